@@ -1,0 +1,66 @@
+"""The table all stages read: one row a clip (Kinetics) or a key frame (AVA), kept as one Parquet file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import whole_file
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # unique in the manifest, safe as a file name
+        ("video", pa.string()),  # the source video
+        ("path", pa.string()),  # relative to the manifest's folder; empty when no file was found
+        ("split", pa.string()),
+        ("labels", pa.list_(pa.int32())),  # class indices from 0; AVA: those of all boxes together
+        ("start", pa.float64()),  # seconds of the segment in the file
+        ("end", pa.float64()),  # NaN: to the end of the file
+        ("frames", pa.int64()),  # of the segment; null until the file was decoded, like the next three
+        ("fps", pa.float64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("second", pa.int64()),  # AVA: timestamp in the annotation, else null
+        ("key", pa.float64()),  # AVA: seconds of the key frame in the file, else NaN
+        ("boxes", pa.list_(pa.list_(pa.float64()))),  # AVA: [x1, y1, x2, y2] in [0, 1], else null
+        ("box_labels", pa.list_(pa.list_(pa.int32()))),  # AVA: class indices of each box
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`labels[c]` is the name of class c; an empty name marks a class id that the label map leaves out."""
+
+    rows: pd.DataFrame
+    labels: tuple[str, ...]
+
+    def split(self, name: str) -> Manifest:
+        return Manifest(self.rows[self.rows["split"] == name].reset_index(drop=True), self.labels)
+
+    def write(self, path: Path) -> None:
+        table = pa.Table.from_pandas(self.rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+        table = table.replace_schema_metadata({"labels": json.dumps(self.labels)})
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises InputError when the file is missing or is no manifest."""
+    if not path.is_file():
+        raise InputError("no manifest", path, "run the stage that writes it first")
+    try:
+        table = pq.read_table(path)
+        labels = json.loads(table.schema.metadata[b"labels"])
+        rows = table.cast(SCHEMA).to_pandas()
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"not a manifest: {error}", path, "write it again with its stage") from None
+    return Manifest(rows, tuple(labels))

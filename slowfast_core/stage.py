@@ -1,0 +1,111 @@
+"""What makes a stage a stage: its output appears whole or not at all, and the same inputs are not worked on twice."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import sync, write_whole
+
+RECORD = "stage.json"
+
+
+class StageResult(BaseModel):
+    """What every stage returns and `--json` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    status: Literal["done", "unchanged", "failed"] = "done"
+    seconds: float = 0.0
+    outputs: dict[str, str] = {}
+    summary: str = ""  # one line for people
+    digest: str = ""  # identity of what the next stage reads
+    weights_digest: str | None = None
+    data_version: str | None = None
+    metrics: dict[str, float] = {}
+
+
+def run_once(
+    stage: str, output: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]
+) -> StageResult:
+    """Run `work(partial)` once for these inputs and publish the folder it filled as `output`.
+
+    `inputs` is everything the result depends on, as JSON values. `work` returns the fields of StageResult; paths in
+    `outputs` are relative to the folder. When it is killed, the next call with the same inputs hands it the same
+    partial folder, with whatever it had finished there.
+    """
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    partial = output.with_name(f".{output.name}.partial")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        if _key_of(output) == key:
+            return _result(output, "unchanged")
+        if _key_of(partial) != key:
+            _start_partial(partial, key)
+            started = time.monotonic()
+            fields = dict(work(partial))
+            result = StageResult(stage=stage, seconds=round(time.monotonic() - started, 2), **fields)
+            write_whole(partial / RECORD, json.dumps({"key": key, **result.model_dump()}, indent=1))
+        _publish(partial, output)
+        return _result(output, "done")
+
+
+def read_result(folder: Path) -> StageResult:
+    """The result of the finished stage in `folder`. Raises InputError when there is none."""
+    if not (folder / RECORD).is_file():
+        raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
+    return _result(folder, "unchanged")
+
+
+def _key_of(folder: Path) -> str | None:
+    record = folder / RECORD
+    return json.loads(record.read_text())["key"] if record.is_file() else None
+
+
+def _result(folder: Path, status: str) -> StageResult:
+    fields = json.loads((folder / RECORD).read_text())
+    del fields["key"]
+    fields["outputs"] = {name: str(folder / path) for name, path in fields["outputs"].items()}
+    return StageResult(**{**fields, "status": status})
+
+
+def _start_partial(partial: Path, key: str) -> None:
+    """Keep the partial folder of these inputs; clear one that was begun for others."""
+    begun = partial / "inputs.sha256"
+    if partial.exists() and (not begun.is_file() or begun.read_text() != key):
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    if not begun.exists():
+        write_whole(begun, key)
+
+
+def _publish(partial: Path, output: Path) -> None:
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    sync(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Hold the stage's lock; the system lets it go when the process dies."""
+    with output.with_name(f".{output.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
+        yield
