@@ -20,9 +20,9 @@ class Advance(Protocol):
     def __call__(self, steps: float = 1, note: str = "") -> None: ...
 
 
-def bar() -> Progress:
+def bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def progress(stage: str, total: float) -> Iterator[Advance]:
     if target := os.environ.get(PROGRESS_FILE):
         yield _lines(Path(target), stage, total)
     elif sys.stderr.isatty():
-        with bar() as display:
+        with bar(Console(stderr=True)) as display:
             task = display.add_task(stage, total=total, note="")
             yield lambda steps=1, note="": display.update(task, advance=steps, note=note)
     else:

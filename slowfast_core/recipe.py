@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class Synthetic(Section):
-    """Sizes of the generated source (`data.source: synthetic`); `videos` counts each class (kinetics) or the whole set (ava)."""
+    """Sizes of the generated source (`data.source: synthetic`); the videos are of each class (kinetics) or all (ava)."""
 
     train_videos: Positive = 80
     val_videos: Positive = 12
@@ -170,7 +170,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.train.batch % self.compute.workers:
-            raise ValueError(f"train.batch ({self.train.batch}) must divide by compute.workers ({self.compute.workers})")
+            raise ValueError(
+                f"train.batch {self.train.batch} does not divide by compute.workers {self.compute.workers}"
+            )
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
         if self.finetune and self.finetune.finetune:
@@ -223,7 +225,7 @@ def _find(name_or_path: str) -> Path:
 
 def _read(path: Path, may_extend: bool = True) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", path, "mend the file") from None
     if not isinstance(tree, dict):
@@ -231,11 +233,10 @@ def _read(path: Path, may_extend: bool = True) -> dict[str, Any]:
     if parent := tree.pop("extends", None):
         if not may_extend:
             raise InputError("a recipe may extend only one that extends none", path, f"extend the root of {parent!r}")
-        base = _read(_find_beside(path, parent), may_extend=False)
-        tree = _merge(base, tree)
+        tree = _merge(_read(_find_beside(path, parent), may_extend=False), tree)
     if isinstance(branch := tree.get("finetune"), str):
         tree["finetune"] = _read(_find_beside(path, branch))
-    return tree
+    return dict(tree)
 
 
 def _find_beside(path: Path, name: str) -> Path:

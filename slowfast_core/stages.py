@@ -1,16 +1,18 @@
-"""The flow: each stage of a recipe with its inputs and its output in the workspace. The CLI, DVC and KFP all call these.
+"""The flow: each stage of a recipe, with its inputs and its output in the workspace. CLI, DVC and KFP all call these.
 
 Heavy libraries are imported by the stage that needs them, so that an unchanged stage answers at once.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.validation import validate
+from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
 from slowfast_core.stage import StageResult
@@ -29,17 +31,25 @@ def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
+    """The clip store, and its version in the workspace's DVC remote; under `dvc repro` DVC itself sees to that."""
     name = recipe.data.name
-    return extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), at.data(name, "extract"))
+    output = at.data(name, "extract")
+    result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
+    if "DVC_STAGE" not in os.environ and not (output / "store.dvc").exists():
+        from slowfast_core.data.versions import track
+
+        track(output / "store", at.root / "data", at.dvc_remote)
+    return result
 
 
-def run_train(recipe: Recipe, at: Workspace, init_from: Path | None = None) -> StageResult:
-    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, init_from)
+def run_train(recipe: Recipe, at: Workspace) -> StageResult:
+    start = Path(recipe.train.init_from) if recipe.train.init_from else None
+    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
-    store, checkpoint = at.data(recipe.data.name, "extract"), at.run(recipe.name, "train")
-    return evaluate(recipe, store, checkpoint, at.run(recipe.name, "evaluate"), at)
+    store, training = at.data(recipe.data.name, "extract"), at.run(recipe.name, "train")
+    return evaluate(recipe, store, training, at.run(recipe.name, "evaluate"), at)
 
 
 def run_register(recipe: Recipe, at: Workspace) -> StageResult:
@@ -55,3 +65,11 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
     "evaluate": run_evaluate,
     "register": run_register,
 }
+
+
+def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
+    """The recipe of the branch, starting from what this recipe trains in the workspace."""
+    if recipe.finetune is None:
+        raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
+    train = recipe.finetune.train.model_copy(update={"init_from": str(at.run(recipe.name, "train"))})
+    return recipe.finetune.model_copy(update={"train": train})

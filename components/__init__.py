@@ -1,0 +1,1 @@
+"""The flow's stages as Kubeflow components: thin, and all alike."""

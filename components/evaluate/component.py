@@ -1,0 +1,21 @@
+"""The held-out split under the paper's test views: metrics and a report."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    recipe: str,
+    workspace: str,
+    clips: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    from components.shell import run
+
+    result = run("evaluate", recipe, workspace, report, "report")
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)

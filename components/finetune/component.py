@@ -1,0 +1,18 @@
+"""Ray Train on the clip store, from the weights of another training."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finetune(
+    recipe: str,
+    workspace: str,
+    clips: dsl.Input[dsl.Dataset],
+    start: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+) -> None:
+    from components.shell import run
+
+    run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"])

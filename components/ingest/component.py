@@ -1,0 +1,12 @@
+"""Videos and official annotations to one manifest."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ingest(recipe: str, workspace: str, manifest: dsl.Output[dsl.Dataset]) -> None:
+    from components.shell import run
+
+    run("ingest", recipe, workspace, manifest, "manifest")

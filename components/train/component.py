@@ -1,0 +1,12 @@
+"""Ray Train on the clip store, from random weights."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(recipe: str, workspace: str, clips: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) -> None:
+    from components.shell import run
+
+    run("train", recipe, workspace, model, "weights")

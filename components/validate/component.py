@@ -1,0 +1,21 @@
+"""The quality gate: good rows go on, bad ones into quarantine."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(
+    recipe: str,
+    workspace: str,
+    ingested: dsl.Input[dsl.Dataset],
+    manifest: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    import shutil
+
+    from components.shell import run
+
+    result = run("validate", recipe, workspace, manifest, "manifest")
+    shutil.copyfile(result.outputs["report"], report.path)

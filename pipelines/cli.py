@@ -1,0 +1,72 @@
+"""The `slowfast` command: the library's commands and those that run the whole DAG."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
+from slowfast_core.errors import InputError
+from slowfast_core.recipe import Recipe, load_recipe
+from slowfast_core.stage import StageResult
+from slowfast_core.workspace import Workspace
+
+
+class Runner(StrEnum):
+    subprocess = "subprocess"
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides,
+    runner: Annotated[Runner, typer.Option(help="How each stage runs.")] = Runner.subprocess,
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole Kubeflow DAG on this machine; a second run has nothing to do."""
+    from pipelines.local import run_local, summary_table
+
+    workspace = Workspace.at(at)
+    resolved = load_recipe(recipe, overrides)
+    results = run_local(resolved, workspace, quiet=as_json)
+    if as_json:
+        print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
+        return
+    stdout.print(summary_table(results))
+    _say_what_next(resolved, results, workspace)
+
+
+def _say_what_next(recipe: Recipe, results: list[tuple[str, StageResult]], at: Workspace) -> None:
+    print("\nReports:")
+    for name, result in results:
+        if report := result.outputs.get("report"):
+            print(f"  {name} {result.stage}: {report}")
+    where = "" if at == Workspace.at() else f" --workspace {at.root}"
+    example = next((at.data(recipe.data.name, "extract") / "store" / "clips").glob("*.mp4"), "VIDEO")
+    print("\nNext:")
+    print(f"  slowfast ui{where}        compare the runs and see the registered models in MLflow")
+    if recipe.model.head == "classify":
+        print(f"  slowfast predict {example} --model models:/{recipe.register_.model}@champion{where}")
+
+
+def main() -> None:
+    """Exit codes: 0 done; 2 the input or the recipe is wrong (one line); 1 anything else."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"slowfast: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001  the last line of defence of a command
+        if debug:
+            traceback.print_exc()
+        print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,148 @@
+"""The whole DAG on this machine, by KFP's own local runner, with a line and a bar for each stage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TaskID
+from rich.table import Table
+
+from slowfast_core.errors import InputError
+from slowfast_core.progress import PROGRESS_FILE, bar
+from slowfast_core.recipe import Recipe
+from slowfast_core.stage import StageResult
+from slowfast_core.workspace import Workspace
+
+
+class StageFailed(Exception):
+    """A stage broke for another reason than its input; the log has the rest."""
+
+
+def run_local(recipe: Recipe, at: Workspace, quiet: bool = False) -> list[tuple[str, StageResult]]:
+    """Run every stage; return (recipe name, result) of each. Raises InputError or StageFailed."""
+    logs = at.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    logs.mkdir(parents=True, exist_ok=True)
+    events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
+    events.touch()
+    display = Display(Console(file=sys.stderr, quiet=quiet))
+    problem: Exception | None = None
+    with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
+        try:
+            _run_pipeline(recipe, at)
+        except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
+            problem = error
+    if display.refusal:
+        raise InputError.said(display.refusal)
+    if problem is not None:
+        raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
+    return display.results
+
+
+def _run_pipeline(recipe: Recipe, at: Workspace) -> None:
+    from kfp import local
+
+    from pipelines.training import classification, with_finetuning
+
+    warnings.filterwarnings("ignore", module="kfp")
+    runner = local.SubprocessRunner(use_venv=False)
+    local.init(runner, pipeline_root=str(at.root / "kfp"), raise_on_error=True)
+    if recipe.finetune is None:
+        classification(recipe=recipe.to_json(), workspace=str(at.root))
+        return
+    first = recipe.model_copy(update={"finetune": None})
+    with_finetuning(recipe=first.to_json(), finetune_recipe=recipe.finetune.to_json(), workspace=str(at.root))
+
+
+class Display:
+    """What the events of the components look like on a terminal: a line a stage, a bar in the long ones."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.results: list[tuple[str, StageResult]] = []
+        self.refusal = ""
+        self.failure = ""
+        self.bars = bar(console)
+        self.task: TaskID | None = None
+
+    @contextlib.contextmanager
+    def follow(self, events: Path) -> Iterator[None]:
+        stop = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
+        with self.bars:
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+
+    def _watch(self, events: Path, stop: threading.Event) -> None:
+        with events.open(encoding="utf-8") as file:
+            rest = ""
+            while True:
+                last_look = stop.is_set()
+                *lines, rest = (rest + file.read()).split("\n")
+                for line in lines:
+                    self._show(json.loads(line))
+                if last_look:
+                    return
+                stop.wait(0.1)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        match event.get("event"):
+            case "start":
+                name = f"{event['recipe']} {event['stage']}"
+                self.task = self.bars.add_task(name, total=None, note="")
+            case "end":
+                self._end(event["recipe"], StageResult(**event["result"]))
+            case "refused":
+                self.refusal = event["message"]
+            case "failed":
+                self.failure = f"{event['recipe']} {event['stage']}: {event['message']}"
+            case _ if self.task is not None:
+                self.bars.update(self.task, completed=event["done"], total=event["total"], note=event["note"])
+
+    def _end(self, recipe: str, result: StageResult) -> None:
+        self.results.append((recipe, result))
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+            self.task = None
+        said = "nothing to do" if result.status == "unchanged" else result.summary
+        self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", highlight=False)
+
+
+def summary_table(results: list[tuple[str, StageResult]]) -> Table:
+    table = Table("recipe", "stage", "seconds", "status", "result")
+    table.columns[2].justify = "right"
+    for recipe, result in results:
+        table.add_row(recipe, result.stage, f"{result.seconds:.1f}", result.status, result.summary)
+    return table
+
+
+@contextlib.contextmanager
+def _kfp_output_to(path: Path) -> Iterator[None]:
+    with path.open("w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,102 @@
+"""Work on many files in processes of their own, so that one that hangs or crashes a decoder takes down only itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Failed:
+    reason: str
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def run_isolated(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, limit_seconds: float = 0
+) -> Iterator[tuple[Item, Result | Failed]]:
+    """Yield each item with `function(item)`, or with why it failed, in the order of completion.
+
+    `function` must be importable by its name. `workers` 0 takes all cores; `limit_seconds` 0 sets no limit to one item.
+    Workers end with their parent, however that ends: their pipe closes.
+    """
+    todo = list(reversed(items))
+    busy: dict[Connection, tuple[Process, Item]] = {}
+    idle: list[tuple[Connection, Process]] = []
+    try:
+        while todo or busy:
+            while todo and len(busy) < (workers or cores()):
+                pipe, process = idle.pop() if idle else _start(function, limit_seconds)
+                busy[pipe] = process, todo.pop()
+                pipe.send(busy[pipe][1])
+            for pipe in [pipe for pipe in wait(list(busy)) if isinstance(pipe, Connection)]:
+                process, item = busy.pop(pipe)
+                try:
+                    result = pipe.recv()
+                    idle.append((pipe, process))
+                except (EOFError, ConnectionResetError):
+                    pipe.close()
+                    result = Failed(_cause(process.wait(), limit_seconds))
+                yield item, result
+    finally:
+        for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
+            pipe.close()
+            process.kill()
+            process.wait()
+
+
+def _start(function: Callable[[Item], Result], limit_seconds: float) -> tuple[Connection, Process]:
+    # Not multiprocessing.Process: that runs the caller's main module again, which may be slow, or not be a file at all.
+    ours, theirs = multiprocessing.Pipe()
+    code = f"from {__name__} import _serve; _serve({theirs.fileno()})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    with theirs:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    try:
+        ours.send((function, limit_seconds))
+        ours.recv()
+    except (EOFError, OSError):
+        raise RuntimeError(f"a worker process for {function} could not start") from None
+    return ours, process
+
+
+def _serve(descriptor: int) -> None:
+    """The worker's main loop."""
+    pipe = Connection(descriptor)
+    function, limit_seconds = pipe.recv()
+    pipe.send("ready")
+    # Decoders write their complaints to stderr from C; what matters is sent back as a reason.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, limit_seconds)  # the system ends this process, wherever it hangs
+        try:
+            result = function(item)
+        except Exception as error:  # noqa: BLE001  (one item's failure, told to the parent)
+            result = Failed(" ".join(str(error).split()) or type(error).__name__)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send(result)
+
+
+def _cause(code: int, limit_seconds: float) -> str:
+    if code == -signal.SIGALRM:
+        return f"took longer than {limit_seconds:g} s"
+    return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit {code}'})"

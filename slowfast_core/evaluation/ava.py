@@ -1,0 +1,225 @@
+"""Frame mAP of AVA, as ActivityNet's `get_ava_performance.py` computes it, and its csv of detections.
+
+The protocol, in the order in which the official code applies it:
+ 1. rows of classes that the label map does not list are dropped, from ground truth and detections;
+ 2. of each key frame the 50 best detections are kept (P and M of facts/formats.md leave this out: `per_frame=None`);
+ 3. excluded key frames are dropped, from both; so are detections whose box is empty or inside out;
+ 4. in each key frame, from the best score down, a detection goes to the box of its class that it overlaps most; it is a
+    hit when their IoU is at least 0.5 and no better detection took that box, else a false positive: the second best box
+    is not tried. A key frame that has no ground truth is no exception: its detections are false positives;
+ 5. AP of a class is the area under its precision-recall curve over all key frames, each precision raised to the best at
+    that recall or more. Classes without ground truth have no AP (NaN) and are left out of the mean.
+The official order of equal scores depends on its sort; here they go by key frame, then as given.
+
+Shapes: G boxes of ground truth, D detections, B people, C classes. Boxes are x1 y1 x2 y2, one row for each class.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slowfast_core.errors import InputError
+from slowfast_core.evaluation.examples import Example
+from slowfast_core.files import whole_file
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+KeyFrame = tuple[str, int]  # video id, second
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """What is to be found in one key frame."""
+
+    boxes: Floats  # [G, 4]
+    classes: Ints  # [G]
+
+    def __post_init__(self) -> None:
+        if self.boxes.shape != (len(self.classes), 4) or self.classes.ndim != 1:
+            raise ValueError(f"boxes {self.boxes.shape} and classes {self.classes.shape} are not [G, 4] and [G]")
+
+    @classmethod
+    def of_people(cls, boxes: Sequence[Sequence[float]], box_labels: Sequence[Sequence[int]]) -> GroundTruth:
+        """From the manifest's row: a box for each person, and all the classes of each."""
+        each = [len(labels) for labels in box_labels]
+        rows = np.array([list(box) for box in boxes], dtype=np.float64).reshape(-1, 4)
+        return cls(rows.repeat(each, axis=0), np.array([c for labels in box_labels for c in labels], dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in one key frame."""
+
+    boxes: Floats  # [D, 4]
+    classes: Ints  # [D]
+    scores: Floats  # [D]
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if (self.boxes.shape, self.classes.shape, self.scores.shape) != ((count, 4), (count,), (count,)):
+            shapes = f"{self.boxes.shape}, {self.classes.shape}, {self.scores.shape}"
+            raise ValueError(f"boxes, classes, scores {shapes} are not [D, 4], [D], [D]")
+        if not np.isfinite(self.scores).all():
+            raise ValueError("scores are not finite")
+
+    @classmethod
+    def of_people(cls, boxes: Floats, scores: Floats) -> Detections:
+        """From the detection head: boxes [B, 4] with the score of every class [B, C]."""
+        people, classes = scores.shape
+        return cls(boxes.repeat(classes, axis=0), np.tile(np.arange(classes), people), scores.reshape(-1))
+
+    def __getitem__(self, chosen: Ints | Bools) -> Detections:
+        return Detections(self.boxes[chosen], self.classes[chosen], self.scores[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """`average_precision[c]` is NaN when class c is not listed or has no ground truth."""
+
+    names: tuple[str, ...]  # empty: the class is not listed
+    iou: float
+    average_precision: Floats  # [C]
+    truths: Ints  # [C] boxes of ground truth
+    found: Ints  # [C] detections
+    hits: Ints  # [C] detections that are right
+    frames: int  # with ground truth
+    frames_missed: int  # with ground truth, but no detection at all
+    frames_unknown: int  # with detections, but no ground truth; many of them: the two lists do not fit each other
+    worst: tuple[Example, ...]  # wrong, and surest of it
+    best: tuple[Example, ...]  # right, and surest of it
+
+    @property
+    def mean_average_precision(self) -> float:
+        return float(np.nanmean(self.average_precision))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"mAP": self.mean_average_precision}
+
+
+def evaluate_detections(
+    truth: Mapping[KeyFrame, GroundTruth],
+    detections: Mapping[KeyFrame, Detections],
+    names: Sequence[str],
+    excluded: Collection[KeyFrame] = (),
+    iou: float = 0.5,
+    per_frame: int | None = 50,
+    examples: int = 10,
+) -> DetectionResult:
+    """The official protocol. Raises InputError when no class that is listed has ground truth."""
+    listed = np.array([bool(name) for name in names])
+    truth = {key: _listed(truth[key], listed) for key in sorted(truth.keys() - set(excluded))}
+    truth = {key: each for key, each in truth.items() if len(each.classes)}
+    if not truth:
+        raise InputError("no box of a listed class", "ground truth", "check the label map and the exclusions")
+    kept = {key: _kept(detections[key], listed, per_frame) for key in sorted(detections.keys() - set(excluded))}
+    kept = {key: each for key, each in kept.items() if len(each.scores)}
+    nothing = GroundTruth(np.empty((0, 4)), np.empty(0, dtype=np.int64))
+    hits = {key: hits_of(each, truth.get(key, nothing), iou) for key, each in kept.items()}
+
+    hit = np.concatenate([np.empty(0, dtype=bool), *hits.values()])
+    scores = np.concatenate([np.empty(0), *(each.scores for each in kept.values())])
+    classes = np.concatenate([np.empty(0, dtype=np.int64), *(each.classes for each in kept.values())])
+    order = np.argsort(-scores, kind="stable")
+    truths = np.bincount(np.concatenate([each.classes for each in truth.values()]), minlength=len(names))
+    precision = [average_precision(hit[order][classes[order] == c], n) for c, n in enumerate(truths)]
+    keys, ends = list(kept), np.cumsum([len(each.scores) for each in kept.values()])
+
+    def example(n: int) -> Example:
+        frame = int(np.searchsorted(ends, n, side="right"))
+        key, row = keys[frame], n - int(ends[frame])  # the row from the end of its key frame
+        return _example(key, kept[key][np.array([row])], truth.get(key, nothing), names, iou)
+
+    def first(which: Bools) -> tuple[Example, ...]:
+        return tuple(example(n) for n in order[which[order]][:examples].tolist())
+
+    return DetectionResult(
+        names=tuple(names),
+        iou=iou,
+        average_precision=np.array(precision),
+        truths=truths,
+        found=np.bincount(classes, minlength=len(names)),
+        hits=np.bincount(classes[hit], minlength=len(names)),
+        frames=len(truth),
+        frames_missed=len(truth.keys() - kept.keys()),
+        frames_unknown=len(kept.keys() - truth.keys()),
+        worst=first(~hit),
+        best=first(hit),
+    )
+
+
+def hits_of(found: Detections, truth: GroundTruth, iou: float) -> Bools:
+    """Which detections [D] of one key frame, best score first, are right."""
+    hit = np.zeros(len(found.scores), dtype=bool)
+    if not len(truth.classes):
+        return hit
+    same_class = found.classes[:, None] == truth.classes
+    overlap = np.where(same_class, box_iou(found.boxes, truth.boxes), 0.0)  # [D, G]
+    nearest = overlap.argmax(axis=1)
+    close = np.flatnonzero(overlap.max(axis=1) >= iou)
+    _, first_of_each = np.unique(nearest[close], return_index=True)
+    hit[close[first_of_each]] = True
+    return hit
+
+
+def average_precision(hit: Bools, truths: int) -> float:
+    """Area under the precision-recall curve of one class, of its detections [D] best score first."""
+    if truths == 0:
+        return float("nan")
+    precision = hit.cumsum() / np.arange(1, len(hit) + 1)
+    raised = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(raised[hit].sum() / truths)  # recall grows by 1 / truths at each hit, and nowhere else
+
+
+def box_iou(boxes: Floats, others: Floats) -> Floats:
+    """Intersection over union [D, G] of boxes [D, 4] with others [G, 4]."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    corner = np.maximum(boxes[:, None, :2], others[:, :2])
+    opposite = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    shared = np.maximum(opposite - corner, 0).prod(axis=2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)[:, None] + (others[:, 2:] - others[:, :2]).prod(axis=1)
+    return np.asarray(shared / (area - shared))
+
+
+def write_detections(path: Path, detections: Mapping[KeyFrame, Detections]) -> None:
+    """The official csv, without header: video_id,second,x1,y1,x2,y2,action_id,score; action ids count from 1."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        for (video, second), each in sorted(detections.items(), key=lambda item: item[0]):
+            for box, c, score in zip(each.boxes.tolist(), each.classes.tolist(), each.scores.tolist(), strict=True):
+                # nine digits tell any two scores of float32 apart
+                rows.writerow([video, f"{second:04d}", *(f"{x:.5f}" for x in box), c + 1, f"{score:.9g}"])
+
+
+def _listed(truth: GroundTruth, listed: Bools) -> GroundTruth:
+    chosen = listed[_in_range(truth.classes, len(listed))]
+    return GroundTruth(truth.boxes[chosen], truth.classes[chosen])
+
+
+def _kept(found: Detections, listed: Bools, per_frame: int | None) -> Detections:
+    """Steps 1 to 3 of the protocol, best score first."""
+    found = found[listed[_in_range(found.classes, len(listed))]]
+    found = found[np.argsort(-found.scores, kind="stable")[:per_frame]]
+    upright = np.all(found.boxes[:, :2] < found.boxes[:, 2:], axis=1)
+    return found[upright]
+
+
+def _in_range(classes: Ints, count: int) -> Ints:
+    if len(classes) and not 0 <= classes.min() <= classes.max() < count:
+        raise ValueError(f"classes from {classes.min()} to {classes.max()} are not all in the {count} of the label map")
+    return classes
+
+
+def _example(key: KeyFrame, chosen: Detections, truth: GroundTruth, names: Sequence[str], iou: float) -> Example:
+    """One detection, beside the classes of what its box covers."""
+    covered = truth.classes[box_iou(chosen.boxes, truth.boxes)[0] >= iou]
+    actions = ", ".join(names[c] for c in np.unique(covered)) or "no box there"
+    return Example(f"{key[0]},{key[1]:04d}", actions, names[chosen.classes[0]], float(chosen.scores[0]))

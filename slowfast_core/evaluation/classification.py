@@ -1,0 +1,129 @@
+"""Accuracy of clip classification. Pure functions on scores that are already computed.
+
+Shapes: V views, N videos, C classes, k ranks. Classes count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slowfast_core.errors import InputError
+from slowfast_core.evaluation.examples import Example
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationResult:
+    """Shares are in [0, 1]; `per_class[c]` is NaN when no video is of class c."""
+
+    names: tuple[str, ...]
+    top1: float
+    top5: float
+    mean_class_accuracy: float
+    per_class: Floats  # [C]
+    confusion: Ints  # [C, C], true class down, predicted class across
+    worst: tuple[Example, ...]  # wrong, and surest of it
+    best: tuple[Example, ...]  # right, and surest of it
+
+    @property
+    def videos(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"top1": self.top1, "top5": self.top5, "mean_class_accuracy": self.mean_class_accuracy}
+
+
+def evaluate_classification(
+    ids: Sequence[str], scores: Floats, labels: Ints, names: Sequence[str], examples: int = 10
+) -> ClassificationResult:
+    """Every figure of the report, from `scores` [N, C] and `labels` [N]."""
+    if not len(ids):
+        raise InputError("no video to evaluate", "the evaluated split", "check the splits of the annotations")
+    scores, labels = _checked(scores, labels)
+    if scores.shape != (len(ids), len(names)):
+        raise ValueError(f"scores {scores.shape} do not fit {len(ids)} videos of {len(names)} classes")
+    predicted = scores.argmax(axis=1)
+    confusion = confusion_matrix(predicted, labels, len(names))
+    worst, best = _examples(ids, scores, labels, names, examples)
+    return ClassificationResult(
+        names=tuple(names),
+        top1=top_k_accuracy(scores, labels, 1),
+        top5=top_k_accuracy(scores, labels, 5),
+        mean_class_accuracy=mean_class_accuracy(confusion),
+        per_class=class_accuracy(confusion),
+        confusion=confusion,
+        worst=worst,
+        best=best,
+    )
+
+
+def average_views(scores: Floats, video: Ints, videos: int) -> Floats:
+    """Mean scores [N, C] of `videos` videos, from view scores [V, C] in any order; view v is of video `video[v]`."""
+    views = np.bincount(video, minlength=videos)
+    if len(views) > videos or not views.all():
+        raise ValueError(f"each of {videos} videos needs at least one view")
+    # float64 sums: the mean must not depend on the order in which the workers hand in their views
+    total = np.zeros((videos, scores.shape[1]))
+    np.add.at(total, video, scores.astype(np.float64))
+    return total / views[:, None]
+
+
+def top_k_accuracy(scores: Floats, labels: Ints, k: int) -> float:
+    """Share of videos whose label is among the k best scores (1.0 when there are no more than k classes).
+
+    Of equal scores the lower class comes first, as in `argmax`: the same score for every class gains nothing.
+    """
+    scores, labels = _checked(scores, labels)
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+    return float((rank < k).mean())
+
+
+def confusion_matrix(predicted: Ints, labels: Ints, classes: int) -> Ints:
+    """Counts [C, C]: true class down, predicted class across."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def class_accuracy(confusion: Ints) -> Floats:
+    """Share of each class's videos [C] that were recognised; NaN for a class without videos."""
+    videos = confusion.sum(axis=1)
+    return np.where(videos > 0, confusion.diagonal() / np.maximum(videos, 1), np.nan)
+
+
+def mean_class_accuracy(confusion: Ints) -> float:
+    """Mean over the classes that have videos."""
+    return float(np.nanmean(class_accuracy(confusion)))
+
+
+def _checked(scores: Floats, labels: Ints) -> tuple[Floats, Ints]:
+    """A NaN compares as false and would rank as a hit, so it must not come through."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} are not [N, C] and [N]")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores are not finite")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()} are not all in {scores.shape[1]} classes")
+    return scores, labels
+
+
+def _examples(
+    ids: Sequence[str], scores: Floats, labels: Ints, names: Sequence[str], count: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    predicted, sure = scores.argmax(axis=1), scores.max(axis=1)
+    order = np.argsort(-sure, kind="stable")
+
+    def first(which: npt.NDArray[np.bool_]) -> tuple[Example, ...]:
+        chosen = order[which[order]][:count]
+        return tuple(Example(ids[n], names[labels[n]], names[predicted[n]], float(sure[n])) for n in chosen)
+
+    return first(predicted != labels), first(predicted == labels)

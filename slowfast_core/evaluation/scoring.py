@@ -1,0 +1,92 @@
+"""A trained network on videos: the test protocol of the paper (section 4), or of detection (section 5).
+
+B clips, C channels, T frames, H height, W width, V views, K boxes, A classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from slowfast_core.data.augment import render, render_batch
+from slowfast_core.data.decoding import decode_frames, probe
+from slowfast_core.data.sampling import (
+    boxes_in_view,
+    centred_indices,
+    clip_indices,
+    spatial_views,
+    uniform_starts,
+    whole_view,
+)
+from slowfast_core.errors import InputError
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import load_weights
+from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
+
+Floats = NDArray[np.float32]
+RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest")
+
+
+class Scorer:
+    """The network in a checkpoint folder (`model.safetensors`, `checkpoint.json`), ready to score."""
+
+    def __init__(self, checkpoint: Path, test: Evaluate | None = None) -> None:
+        """`test` are other views than the checkpoint's own recipe has."""
+        recipe, self.labels = read_checkpoint(checkpoint)
+        self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = build_model(recipe.model, recipe.clip)
+        self.network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
+        self.network.eval().to(self.device)
+
+    def score_video(self, path: Path) -> Floats:
+        """Softmax `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
+        info = probe(path)
+        starts = uniform_starts(self.clip, info.frames, self.test.clips)
+        wanted = [clip_indices(self.clip, start, info.frames) for start in starts]
+        unique = sorted({i for indices in wanted for i in indices})
+        place = {frame: i for i, frame in enumerate(unique)}
+        frames_THWC = torch.from_numpy(decode_frames(path, unique)).to(self.device)
+        crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
+        scores_VA = []
+        for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
+            video_CTHW = render(frames_THWC, view)
+            clips = [video_CTHW[:, [place[i] for i in indices]] for indices in wanted]
+            step = self.test.batch_views
+            scores_VA += [self._softmax(clips[i : i + step]) for i in range(0, len(clips), step)]
+        mean_A: Floats = torch.cat(scores_VA).mean(0).numpy()
+        return mean_A
+
+    def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
+        """Sigmoid scores `[K, A]` of relative boxes at `key` seconds, and which of the boxes they belong to."""
+        info = probe(path)
+        indices = centred_indices(self.clip, round(key * info.fps), info.frames)
+        view = whole_view(info.width, info.height, self.test.size)
+        kept = boxes_in_view(boxes, info.width, info.height, view)
+        frames_THWC = torch.from_numpy(decode_frames(path, indices))
+        boxes_K5 = torch.tensor([(0.0, *box) for _, box in kept]).reshape(-1, 5).to(self.device)
+        with torch.inference_mode():
+            logits_KA = self.network(render_batch([frames_THWC], [view], self.device), boxes_K5)
+        return [i for i, _ in kept], logits_KA.sigmoid().cpu().numpy()
+
+    def _softmax(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
+        clips_BCTHW = torch.stack(clips_CTHW).contiguous(memory_format=torch.channels_last_3d)
+        with torch.inference_mode():
+            return functional.softmax(self.network(clips_BCTHW), dim=1).cpu()
+
+
+def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe and the label names kept beside the weights. Raises InputError when there are none."""
+    path = folder / "checkpoint.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError("no checkpoint", path, "give a folder written by `slowfast train`") from None
+    labels = tuple(record["labels"])
+    return parse_recipe({k: v for k, v in record.items() if k not in RECORD_EXTRAS}, str(path)), labels

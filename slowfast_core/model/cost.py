@@ -1,0 +1,42 @@
+"""What a recipe's network costs, counted by PyTorch's own operator counter on a network without storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from slowfast_core.model.build import build_model
+from slowfast_core.recipe import Clip, Model
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    gflops: float  # multiply-adds x 1e9 of one view, as the paper counts
+    by_stage: dict[str, float]
+
+
+def cost_of(model: Model, clip: Clip, size: int) -> Cost:
+    """Cost of one `size` x `size` view."""
+    with torch.device("meta"):
+        network = build_model(model, clip).eval()
+        view_BCTHW = torch.empty(1, 3, clip.fast_frames, size, size)
+        inputs = [view_BCTHW] if model.head == "classify" else [view_BCTHW, torch.empty(0, 5)]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if model.head == "classify":
+            network(*inputs)
+        else:  # the head's cost depends on the number of boxes; the paper counts the trunk
+            network.trunk.features(view_BCTHW)
+    modules = counter.get_flop_counts()
+    wanted = {name.split(".", 2)[-1]: name for name in modules if _is_stage(name)}
+    by_stage = {short: sum(modules[name].values()) / 2e9 for short, name in wanted.items()}
+    parameters = sum(p.numel() for p in network.parameters())
+    return Cost(parameters, counter.get_total_flops() / 2e9, by_stage)
+
+
+def _is_stage(name: str) -> bool:
+    """Names like Classifier.trunk.slow.stages.2 and Classifier.trunk.laterals.0."""
+    parts = name.split(".")
+    return (len(parts) >= 3 and parts[-2] in ("stages", "laterals")) or parts[-1] in ("stem", "projection")

@@ -1,0 +1,34 @@
+"""Action detection (paper, section 5): RoI features of the res5 maps, one sigmoid a class.
+
+B clips, C channels, T frames, H height, W width, K boxes over all clips.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from slowfast_core.model.roi_align import roi_align
+from slowfast_core.model.slowfast import OnePathway, SlowFast
+
+STRIDE = 16  # input pixels a cell of the dilated res5 map
+
+
+class Detector(nn.Module):
+    """Average over time, RoIAlign, spatial max, concatenation, dropout, fully connected: logits `[K, classes]`."""
+
+    def __init__(self, trunk: SlowFast | OnePathway, classes: int, dropout: float, roi_size: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.roi_size = roi_size
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(trunk.channels, classes)
+
+    def forward(self, fast_BCTHW: Tensor, boxes_K5: Tensor) -> Tensor:
+        """Boxes are `[clip index, x1, y1, x2, y2]` in pixels of the clip."""
+        pooled = []
+        for x_BCTHW in self.trunk.features(fast_BCTHW):
+            regions_KCSS = roi_align(x_BCTHW.mean(dim=2), boxes_K5, self.roi_size, 1 / STRIDE)
+            pooled.append(regions_KCSS.amax(dim=(2, 3)))
+        logits: Tensor = self.projection(self.dropout(torch.cat(pooled, dim=1)))
+        return logits

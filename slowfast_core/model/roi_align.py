@@ -1,0 +1,40 @@
+"""RoIAlign in plain PyTorch, so that detection needs no compiled extension.
+
+N maps, C channels, H height, W width, K boxes, S bins a side. The mean over a bin's regular grid of bilinear samples is
+separable, hence two small matrix products a box: `rows_KSH @ map_KCHW @ columns_KWS`. Samples and borders are those of
+Mask R-CNN's RoIAlign with `aligned=True` and an adaptive number of samples, ceil(bin size).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def roi_align(maps_NCHW: Tensor, boxes_K5: Tensor, size: int, scale: float) -> Tensor:
+    """Boxes are `[map index, x1, y1, x2, y2]` in input pixels, `scale` map cells each. Returns `[K, C, size, size]`."""
+    height, width = maps_NCHW.shape[-2:]
+    x1, y1, x2, y2 = (boxes_K5[:, 1:] * scale - 0.5).unbind(1)
+    rows_KSH = _bin_weights(y1, y2, size, height).to(maps_NCHW.dtype)
+    columns_KSW = _bin_weights(x1, x2, size, width).to(maps_NCHW.dtype)
+    maps_KCHW = maps_NCHW[boxes_K5[:, 0].long()]
+    return torch.einsum("ksh,kchw,ktw->kcst", rows_KSH, maps_KCHW, columns_KSW)
+
+
+def _bin_weights(low_K: Tensor, high_K: Tensor, size: int, cells: int) -> Tensor:
+    """How much of each of the map's cells goes into each bin along one axis: `[K, size, cells]`."""
+    if low_K.numel() == 0:
+        return low_K.new_zeros(0, size, cells)
+    bin_K = (high_K - low_K) / size
+    samples_K = bin_K.ceil().clamp(min=1)
+    most = int(samples_K.max())
+    step = torch.arange(most, device=low_K.device, dtype=low_K.dtype)
+    within_KP = (step + 0.5) / samples_K[:, None]
+    bins_S = torch.arange(size, device=low_K.device, dtype=low_K.dtype)
+    points_KSP = low_K[:, None, None] + (bins_S[None, :, None] + within_KP[:, None, :]) * bin_K[:, None, None]
+    counted_KSP = (points_KSP >= -1) & (points_KSP <= cells) & (step < samples_K[:, None])[:, None, :]
+    points_KSP = points_KSP.clamp(0, cells - 1)
+    cell_W = torch.arange(cells, device=low_K.device, dtype=low_K.dtype)
+    bilinear_KSPW = (1 - (points_KSP[..., None] - cell_W).abs()).clamp(min=0)
+    summed_KSW = (bilinear_KSPW * counted_KSP[..., None]).sum(dim=2)
+    return summed_KSW / samples_K[:, None, None]

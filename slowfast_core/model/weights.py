@@ -1,0 +1,74 @@
+"""Weights as safetensors: their digest, and starting one network from another's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import whole_file
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor when a network started from another's weights."""
+
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]  # in the network, not (or in another shape) in the weights
+    dropped: tuple[str, ...]  # in the weights, not used
+
+    def __str__(self) -> str:
+        def some(names: tuple[str, ...]) -> str:
+            return f" ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else ""
+
+        return (
+            f"{len(self.loaded)} tensors loaded, {len(self.new)} new{some(self.new)}, "
+            f"{len(self.dropped)} dropped{some(self.dropped)}"
+        )
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """One digest for names, shapes, types and values, whatever the file they are kept in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with whole_file(path) as temporary:
+        save_file(plain, temporary)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Raises InputError when the file is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read weights: {error}", path, "give a folder written by `slowfast train`") from None
+
+
+def start_from(network: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
+    """Copy the tensors that fit by name and shape; the classifier is always new. Raises InputError when none fits."""
+    own = network.state_dict()
+    fit = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own and own[name].shape == tensor.shape and not name.startswith("projection.")
+    }
+    if not fit:
+        raise InputError("no tensor of the start weights fits this network", "train.init_from", "start from its kind")
+    network.load_state_dict(fit, strict=False)
+    new = tuple(name for name in own if name not in fit)
+    dropped = tuple(name for name in weights if name not in fit)
+    return LoadReport(tuple(fit), new, dropped)

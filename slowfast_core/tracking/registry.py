@@ -1,0 +1,260 @@
+"""The model registry: a version for each set of weights, with its lineage, aliased challenger and champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
+from slowfast_core.recipe import Recipe, parse_recipe
+from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.tracking.gate import Decision, decide
+from slowfast_core.tracking.lineage import Environment, Lineage, missing
+from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
+from slowfast_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PACKAGE = Path(__file__).resolve().parent.parent
+HEADLINE = {"classify": "top1", "detect": "mAP"}  # the metric that decides, by model.head
+CHAMPION, CHALLENGER = "champion", "challenger"
+EVALUATED_ON = "evaluation_data_version"
+TRAINED = ("seed", "clip", "model", "train", "compute")  # sections that shape the weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained and evaluated model that asks for a version."""
+
+    name: str  # of the registered model
+    recipe: str
+    training: Path
+    lineage: Lineage
+    headline: str
+    evaluated_on: str  # data version
+
+    @property
+    def metric(self) -> float:
+        return self.lineage.metrics[self.headline]
+
+    def tags(self) -> dict[str, str]:
+        known = self.lineage
+        short = ("seed", "data_version", "code_revision", "code_diff_sha256", "image", "parent_checkpoint")
+        ids = ("weights_digest", "training_run", "evaluation_run")
+        tags = {name: str(getattr(known, name)) for name in (*short, *ids)}
+        metrics = {f"metric_{name}": repr(value) for name, value in known.metrics.items()}
+        return {"recipe": self.recipe, EVALUATED_ON: self.evaluated_on, **tags, **metrics}
+
+
+def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at: Workspace) -> StageResult:
+    """Give the trained weights a version of `recipe.register_.model`. Raises InputError when its lineage has gaps."""
+    trained, evaluated = read_result(training), read_result(evaluation)
+    if trained.weights_digest != evaluated.weights_digest:
+        mend = "evaluate this training's checkpoint first"
+        raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
+    uri = store_uri(recipe.tracking, at)
+    inputs = {
+        "recipe": recipe.to_json(),
+        "uri": uri,
+        "checkpoint": _read(training / "checkpoint.json"),
+        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
+        "weights": trained.weights_digest,
+    }
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        candidate = _candidate(recipe, training, evaluation, uri)
+        return _register(candidate, recipe.register_.min_gain, folder, uri)
+
+    return run_once("register", output, inputs, work)
+
+
+def download_version(model: str, uri: str, folder: Path) -> Path:
+    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`."""
+    client = connect(uri)
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
+    try:
+        version = client.get_model_version_by_alias(name, last).version if sign == "@" else last
+        source = client.get_model_version_download_uri(name, str(version))
+        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+
+
+def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:
+    evaluated = read_result(evaluation)
+    recipe = _as_trained(recipe, training / "checkpoint.json")
+    headline = HEADLINE[recipe.model.head]
+    if headline not in evaluated.metrics:
+        raise InputError(f"the evaluation has no metric {headline!r}", evaluation, "evaluate with this recipe's head")
+    lineage = collect(recipe, training, evaluation, uri)
+    if unknown := missing(lineage):
+        mend = f"train and evaluate with this recipe, tracked at {uri}"
+        raise InputError(f"lineage is incomplete: {', '.join(unknown)}", training, mend)
+    evaluated_on = evaluated.data_version or lineage.data_version
+    return Candidate(recipe.register_.model, recipe.name, training, lineage, headline, evaluated_on)
+
+
+def _as_trained(recipe: Recipe, checkpoint: Path) -> Recipe:
+    """The recipe with the sections that the weights were trained with, should it have been edited since."""
+    trained = _read(checkpoint)
+    if absent := [section for section in TRAINED if section not in trained]:
+        raise InputError(f"the checkpoint does not record {', '.join(absent)}", checkpoint, "train with this version")
+    sections = {section: trained[section] for section in TRAINED}
+    return parse_recipe({**json.loads(recipe.to_json()), **sections}, str(checkpoint))
+
+
+def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Lineage:
+    """What is known; a run that the store at `uri` does not have counts as unknown."""
+    trained, evaluated = read_result(training), read_result(evaluation)
+    checkpoint = _read(training / "checkpoint.json")
+    run = checkpoint.get("run_id") or ""
+    evaluation_run = _read(evaluation / "run.json").get("run_id") or ""
+    recorded = (read_environment(uri, run) if run else None) or Environment()
+    return Lineage(
+        **recorded.model_dump(),
+        recipe=recipe.to_yaml(),
+        seed=recipe.seed,
+        data_version=trained.data_version or "",
+        parent_checkpoint=(checkpoint["parent_checkpoint"] or "none") if "parent_checkpoint" in checkpoint else "",
+        weights_digest=trained.weights_digest or "",
+        training_run=run if run and run_exists(uri, run) else "",
+        evaluation_run=evaluation_run if evaluation_run and run_exists(uri, evaluation_run) else "",
+        metrics=evaluated.metrics,
+    )
+
+
+def _register(candidate: Candidate, min_gain: float, folder: Path, uri: str) -> Mapping[str, Any]:
+    """Every step may be done again: a killed registration goes on where it was."""
+    client = connect(uri)
+    write_whole(folder / "lineage.json", candidate.lineage.model_dump_json(indent=1))
+    version = _find(client, candidate) or _create(client, candidate, folder / "lineage.json")
+    decision = _decide(client, candidate, version, min_gain)
+    client.set_registered_model_alias(candidate.name, CHALLENGER, version)
+    if decision.promote:
+        client.set_registered_model_alias(candidate.name, CHAMPION, version)
+    aliases = [CHALLENGER, CHAMPION] if decision.promote else [CHALLENGER]
+    record = {
+        "name": candidate.name,
+        "version": version,
+        "uri": f"models:/{candidate.name}/{version}",
+        "aliases": aliases,
+        "decision": {"promote": decision.promote, "reason": decision.reason},
+    }
+    write_whole(folder / "version.json", json.dumps(record, indent=1))
+    return {
+        "outputs": {"version": "version.json", "lineage": "lineage.json"},
+        "summary": f"{candidate.name} v{version}: {aliases[-1]} ({decision.reason})",
+        "digest": record["uri"],
+        "weights_digest": candidate.lineage.weights_digest,
+        "data_version": candidate.lineage.data_version,
+        "metrics": candidate.lineage.metrics,
+    }
+
+
+def _decide(client: MlflowClient, candidate: Candidate, version: str, min_gain: float) -> Decision:
+    champion = client.get_registered_model(candidate.name).aliases.get(CHAMPION)
+    if champion is None:
+        return decide(candidate.metric, None, min_gain)
+    if str(champion) == version:
+        return Decision(True, "already the champion")
+    tags = client.get_model_version(candidate.name, champion).tags
+    if f"metric_{candidate.headline}" not in tags:
+        return Decision(False, f"the champion v{champion} has no {candidate.headline} to compare with")
+    decision = decide(candidate.metric, float(tags[f"metric_{candidate.headline}"]), min_gain)
+    reason = f"{candidate.headline} {decision.reason}"
+    if tags.get(EVALUATED_ON) != candidate.evaluated_on:
+        reason += f", which was evaluated on other data ({tags.get(EVALUATED_ON, 'unknown')[:12]})"
+    return Decision(decision.promote, reason)
+
+
+def _find(client: MlflowClient, candidate: Candidate) -> str | None:
+    """The version these weights of this recipe already have, with the tags of this evaluation."""
+    same = f"name = '{candidate.name}' and tags.weights_digest = '{candidate.lineage.weights_digest}'"
+    found = [v for v in client.search_model_versions(same) if v.tags.get("recipe") == candidate.recipe]
+    if not found:
+        return None
+    version = str(found[0].version)
+    for key, value in candidate.tags().items():
+        client.set_model_version_tag(candidate.name, version, key, value)
+    return version
+
+
+def _create(client: MlflowClient, candidate: Candidate, lineage: Path) -> str:
+    """Log the model to its training run and register it; the version appears together with its tags."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    run = client.get_run(candidate.lineage.training_run)
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=candidate.name.replace(".", "-"),  # MLflow takes no dot here
+        source_run_id=run.info.run_id,
+        params=run.data.params,
+        tags={"weights_digest": candidate.lineage.weights_digest},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        _save_model(candidate.training, lineage, Path(folder) / "model", run.info.run_id, logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    try:
+        client.create_registered_model(candidate.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # As a source, `models:/ID` would be looked up at MLflow's global URI.
+    source, tags = logged.artifact_location, candidate.tags()
+    version = client.create_model_version(candidate.name, source, run.info.run_id, tags, model_id=logged.model_id)
+    link = json.dumps([{"name": candidate.name, "version": str(version.version)}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # the UI leads from one to the other
+    return str(version.version)
+
+
+def _save_model(training: Path, lineage: Path, folder: Path, run_id: str, model_id: str) -> None:
+    """A pyfunc whose code is `serving/pyfunc.py`, with this package's sources beside the weights."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    files = {"weights": training / "model.safetensors", "config": training / "checkpoint.json", "lineage": lineage}
+    outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of no input example: it would be a video
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(PACKAGE / "serving" / "pyfunc.py"),
+            artifacts={name: str(path) for name, path in files.items()},
+            code_paths=[str(PACKAGE)],
+            signature=ModelSignature(Schema([ColSpec("string", "video")]), Schema(outputs)),
+            pip_requirements=_requirements(),
+            mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+        )
+
+
+def _requirements() -> list[str]:
+    """What scoring needs, in the versions at hand; explicit, as MLflow would guess for seconds and wrongly."""
+    from importlib.metadata import version
+
+    names = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "decord", "safetensors", "pydantic", "pyyaml", "rich")
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise InputError("no readable JSON", path, "run the stage that writes it first") from None
+    if not isinstance(content, dict):
+        raise InputError("not a JSON object", path, "run the stage that writes it again")
+    return content

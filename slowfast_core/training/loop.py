@@ -1,0 +1,137 @@
+"""The training loop of one worker, from its first batch (or its last checkpoint) to the final weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from slowfast_core.data.loading import EpochBatches, Sample, TrainingClips, training_loader
+from slowfast_core.data.manifest import read_manifest
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import load_weights, save_weights, start_from
+from slowfast_core.recipe import Recipe
+from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from slowfast_core.training.job import Job
+from slowfast_core.training.schedule import learning_rate
+from slowfast_core.training.step import Outcome, forward_loss, make_optimizer
+
+LOG_SECONDS = 1.0  # at most one line of the log in this time, besides one an epoch
+
+
+class Log:
+    """JSON lines, written by rank 0, that the driver shows and sends to MLflow."""
+
+    def __init__(self, path: Path, enabled: bool) -> None:
+        self.path, self.enabled = path, enabled
+        self.written = 0.0
+
+    def __call__(self, **fields: object) -> None:
+        if self.enabled:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")
+        self.written = time.monotonic()
+
+
+def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None]) -> None:
+    recipe = job.recipe
+    torch.set_num_threads(recipe.compute.cpus_per_worker)
+    log = Log(job.log, rank == 0)
+    manifest = read_manifest(job.store / "manifest.parquet").split("train")
+    clips = TrainingClips(
+        job.store, manifest, recipe.clip, recipe.train, recipe.model.classes, recipe.seed, recipe.compute.frame_cache_mb
+    )
+    batches = EpochBatches(len(clips), recipe.train.batch, recipe.seed, rank, workers)
+    network = _start_network(job, log).to(device)
+    optimizer = make_optimizer(network, recipe.train)
+    step = _resume(job, network, optimizer, log)
+    parallel = nn.parallel.DistributedDataParallel(network) if workers > 1 else network
+    loader = training_loader(clips, batches, recipe.compute.loader_workers)
+    last_save = time.monotonic()
+    while step < recipe.train.epochs * batches.steps:
+        epoch, done = divmod(step, batches.steps)
+        batches.start(epoch, done)
+        started, first = time.monotonic(), step
+        for samples in loader:
+            # Dropout is a function of (seed, step, rank), so a resumed run draws what an unbroken one would.
+            torch.manual_seed((recipe.seed * 1_000_003 + step) * 1_009 + rank)
+            rate = learning_rate(recipe.train, step / batches.steps)
+            outcome = _update(parallel, optimizer, samples, recipe, device, rate)
+            step += 1
+            last_of_epoch = step % batches.steps == 0
+            if last_of_epoch or time.monotonic() - log.written > LOG_SECONDS or workers > 1:
+                speed = (step - first) * recipe.train.batch / (time.monotonic() - started)
+                _log_step(log, outcome, step, batches.steps, rate, speed, workers, last_of_epoch)
+            if rank == 0 and (last_of_epoch or time.monotonic() - last_save > recipe.train.checkpoint_minutes * 60):
+                _save(job, step, network, optimizer)
+                last_save = time.monotonic()
+        epoch_done(epoch)
+    if rank == 0:
+        save_weights(job.folder / "model.safetensors", network.state_dict())
+
+
+def _start_network(job: Job, log: Log) -> nn.Module:
+    torch.manual_seed(job.recipe.seed)
+    network = build_model(job.recipe.model, job.recipe.clip)
+    if job.init_weights:
+        report = start_from(network, load_weights(job.init_weights))
+        log(note=f"start weights: {report}")
+    return network
+
+
+def _resume(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, log: Log) -> int:
+    """Load the newest whole checkpoint, if there is one; return the step to go on with."""
+    path, torn = newest_checkpoint(job.folder / "checkpoints")
+    for broken in torn:
+        log(note=f"checkpoint {broken.name} is torn and was passed over")
+    if path is None:
+        return 0
+    state: dict[str, Any] = load_checkpoint(path)
+    network.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    log(note=f"resumed from checkpoint {path.name}")
+    return int(state["step"])
+
+
+def _save(job: Job, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    keep = job.recipe.train.keep_checkpoints
+    save_checkpoint(job.folder / "checkpoints", step, network.state_dict(), optimizer.state_dict(), keep)
+
+
+def _update(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: list[Sample],
+    recipe: Recipe,
+    device: torch.device,
+    rate: float,
+) -> Outcome:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    network.train()
+    optimizer.zero_grad(set_to_none=True)
+    outcome = forward_loss(network, samples, recipe.train, device)
+    outcome.loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.train.clip_gradient:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_gradient)
+    optimizer.step()
+    return outcome
+
+
+def _log_step(
+    log: Log, outcome: Outcome, step: int, steps: int, rate: float, speed: float, workers: int, last_of_epoch: bool
+) -> None:
+    """Reduce over all workers and write a line. With several workers the reduction must happen at every step."""
+    loss = outcome.loss.detach()
+    totals = torch.stack([loss, outcome.right.to(loss), loss.new_tensor(outcome.decisions)])
+    if workers > 1:
+        distributed.all_reduce(totals)
+    if last_of_epoch or time.monotonic() - log.written > LOG_SECONDS:
+        summed_loss, right, decisions = totals.tolist()
+        fields = {"loss": summed_loss / workers, "accuracy": right / max(decisions, 1), "learning_rate": rate}
+        log(step=step, epoch=step / steps, clips_per_second=round(speed, 1), **fields)

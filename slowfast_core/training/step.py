@@ -1,0 +1,56 @@
+"""One training step: samples in, reduced loss and gradients out.
+
+B clips, C channels, T frames, H height, W width, K boxes over all clips, A classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slowfast_core.data.augment import render_batch
+from slowfast_core.data.loading import Sample
+from slowfast_core.recipe import Train
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Loss of the step, and how many of its decisions (clips, or box-class pairs) were right."""
+
+    loss: Tensor
+    right: Tensor
+    decisions: int
+
+
+def boxes_of(samples: Sequence[Sample], device: torch.device) -> Tensor:
+    """`[K, 5]`: clip index in the batch, then the box in pixels of the view."""
+    rows = [functional.pad(s.boxes_K4, (1, 0), value=float(b)) for b, s in enumerate(samples)]
+    return torch.cat(rows).to(device)
+
+
+def forward_loss(network: nn.Module, samples: Sequence[Sample], train: Train, device: torch.device) -> Outcome:
+    """Cross-entropy over classes (classify), or sigmoid cross-entropy over each box's classes (detect)."""
+    clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], device)
+    if samples[0].label >= 0:
+        labels_B = torch.tensor([s.label for s in samples], device=device)
+        logits_BA = network(clips_BCTHW)
+        loss = functional.cross_entropy(logits_BA, labels_B, label_smoothing=train.label_smoothing)
+        return Outcome(loss, (logits_BA.argmax(1) == labels_B).sum(), len(samples))
+    targets_KA = torch.cat([s.targets_KA for s in samples]).to(device)
+    logits_KA = network(clips_BCTHW, boxes_of(samples, device))
+    total = functional.binary_cross_entropy_with_logits(logits_KA, targets_KA, reduction="sum")
+    right = ((logits_KA > 0) == (targets_KA > 0.5)).sum()
+    return Outcome(total / max(targets_KA.numel(), 1), right, targets_KA.numel())
+
+
+def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
+    """SGD with momentum; batch-norm parameters are not decayed."""
+    normal = [p for m in network.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters(recurse=False)]
+    known = {id(p) for p in normal}
+    others = [p for p in network.parameters() if id(p) not in known]
+    groups = [{"params": others, "weight_decay": train.weight_decay}, {"params": normal, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)

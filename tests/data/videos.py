@@ -1,0 +1,103 @@
+"""Small videos and ingested data sets for the tests of the data stages."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from slowfast_core.data.manifest import SCHEMA, Manifest
+from slowfast_core.files import sha256_of
+from slowfast_core.stage import run_once
+
+Frames = NDArray[np.uint8]
+
+
+def moving_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> Frames:
+    """A smooth picture that moves, so that each frame differs from the next and compression keeps it near."""
+    rng = np.random.default_rng(seed)
+    tint, phase = rng.uniform(40, 90, 3), rng.uniform(0, 6)
+    y, x = np.mgrid[0:height, 0:width] / 9.0
+    waves = [np.sin(x + y / 2 + time / 3 + phase) for time in range(count)]
+    return np.stack([128 + wave[..., None] * tint for wave in waves]).clip(0, 255).astype(np.uint8)
+
+
+def write_video(
+    path: Path, frames: Frames, fps: int = 10, gop: int = 10, codec: str = "libx264", b_frames: int = 2
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options={"crf": "10"} if codec == "libx264" else {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", gop, b_frames
+        stream.thread_count = 1
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def break_frame(path: Path, number: int) -> None:
+    """Overwrite a part of what the frame was compressed to."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    start, size = packets[number].pos, packets[number].size
+    data[start + size // 3 : start + size // 2] = b"\x5a" * (size // 2 - size // 3)
+    path.write_bytes(data)
+
+
+def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+def kinetics_row(
+    id_: str, path: str, split: str = "train", label: int = 0, start: float = 0.0, end: float = np.nan
+) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "video": id_,
+        "path": path,
+        "split": split,
+        "labels": [label],
+        "start": start,
+        "end": end,
+        "key": np.nan,
+    }
+
+
+def ava_row(
+    video: str, path: str, second: int, split: str = "train", boxes: Any = ((0.1, 0.1, 0.5, 0.9),)
+) -> dict[str, Any]:
+    return {
+        **kinetics_row(f"{video}_{second:04d}", path, split, start=float(second), end=float(second)),
+        "video": video,
+        "second": second,
+        "key": float(second),
+        "boxes": [list(box) for box in boxes],
+        "box_labels": [[0] for _ in boxes],
+    }
+
+
+def ingested(root: Path, rows: list[dict[str, Any]], labels: tuple[str, ...] = ("left", "right")) -> Path:
+    """`root/ingest` as the ingest stage leaves it: these rows, and the files of `root/videos`, which moves there."""
+
+    def work(partial: Path) -> dict[str, Any]:
+        (root / "videos").rename(partial / "videos")
+        for row in rows:
+            file = partial / row["path"]
+            there = file.is_file()
+            row["sha256"], row["bytes"] = (sha256_of(file), file.stat().st_size) if there else (None, None)
+        table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
+        Manifest(table, labels).write(partial / "manifest.parquet")
+        return {"digest": sha256_of(partial / "manifest.parquet"), "outputs": {"manifest": "manifest.parquet"}}
+
+    run_once("ingest", root / "ingest", {"rows": repr(rows)}, work)
+    return root / "ingest"

@@ -1,0 +1,153 @@
+"""A tiny real network, registered and asked for the labels of a real video."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from slowfast_core.errors import InputError
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import save_weights
+from slowfast_core.recipe import parse_recipe
+from slowfast_core.serving.predict import predict
+from slowfast_core.stage import StageResult
+from slowfast_core.tracking.registry import download_version, register
+from slowfast_core.tracking.runs import open_run
+from slowfast_core.workspace import Workspace
+
+RECIPE = parse_recipe(
+    {
+        "name": "tiny",
+        "data": {"name": "motion"},
+        "clip": {"T": 2, "tau": 4, "alpha": 2},
+        "model": {"depth": 18, "width": 8, "beta": 0.25, "lateral_kernel": 3, "classes": 4},
+        "evaluate": {"clips": 2, "crops": 1, "size": 32},
+        "register": {"model": "slowfast-tiny"},
+    }
+)
+LABELS = ["left", "right", "up"]  # one fewer than the network has outputs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predict")
+
+
+@pytest.fixture(scope="module")
+def video(root: Path) -> Path:
+    path = root / "video.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path) -> Path:
+    """The folder of a finished training that was tracked in `root`."""
+    at, folder = Workspace(root), root / "train"
+    folder.mkdir()
+    with open_run(RECIPE.tracking, at, "train", "train") as run:
+        pass
+    torch.manual_seed(0)
+    save_weights(folder / "model.safetensors", build_model(RECIPE.model, RECIPE.clip).state_dict())
+    record = {"labels": LABELS, "data_version": "d", "parent_checkpoint": None, "run_id": run.id, "weights_digest": "w"}
+    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(RECIPE.to_json()), **record}))
+    finished(folder, StageResult(stage="train", weights_digest="w", data_version="d"))
+    (folder / "run.json").write_text(json.dumps({"run_id": run.id}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registered(root: Path, checkpoint: Path) -> Workspace:
+    evaluation = root / "evaluate"
+    evaluation.mkdir()
+    (evaluation / "run.json").write_text((checkpoint / "run.json").read_text())
+    finished(evaluation, StageResult(stage="evaluate", weights_digest="w", data_version="d", metrics={"top1": 0.5}))
+    register(RECIPE, checkpoint, evaluation, root / "register", Workspace(root))
+    return Workspace(root)
+
+
+def finished(folder: Path, result: StageResult) -> None:
+    (folder / "stage.json").write_text(json.dumps({"key": folder.name, **result.model_dump()}))
+
+
+def test_checkpoint_and_registered_model_say_the_same(video: Path, checkpoint: Path, registered: Workspace) -> None:
+    (answer,) = predict([video], str(checkpoint), registered)
+    assert answer["video"] == str(video)
+    assert {best["label"] for best in answer["top"]} == set(LABELS)
+    scores = [best["score"] for best in answer["top"]]
+    assert scores == sorted(scores, reverse=True)
+    for model in ("models:/slowfast-tiny@champion", "models:/slowfast-tiny/1"):
+        assert predict([video], model, registered) == [answer]
+    (short,) = predict([video], str(checkpoint), registered, top=1)
+    assert short["top"] == answer["top"][:1]
+
+
+def test_pyfunc_answers_in_a_process_that_knows_only_mlflow(
+    video: Path, checkpoint: Path, registered: Workspace, tmp_path: Path
+) -> None:
+    model = download_version("models:/slowfast-tiny@champion", registered.tracking_uri, tmp_path / "model")
+    code = """
+import sys, mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answer = model.predict(pandas.DataFrame({"video": [sys.argv[2]]}))
+import slowfast_core
+print(slowfast_core.__file__)
+print(answer.to_json(orient="records"))
+"""
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    command = [sys.executable, "-c", code, str(model), str(video)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    package, answer = ran.stdout.strip().splitlines()[-2:]
+    assert package.startswith(str(model))  # the code that was registered, not what is installed
+    (row,) = json.loads(answer)
+    (expected,) = predict([video], str(checkpoint), registered)
+    assert json.loads(row["top"]) == expected["top"]
+    assert {"label": row["label"], "score": row["score"]} == expected["top"][0]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models:/nothing@champion", "no such model"),
+        ("models:/slowfast-tiny@nobody", "no such model"),
+        ("models:/slowfast-tiny/99", "no such model"),
+        ("models:/slowfast-tiny", "is no model version"),
+        ("nowhere", "no model.safetensors"),
+    ],
+)
+def test_unknown_model_is_one_line(video: Path, registered: Workspace, model: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        predict([video], model, registered)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_video_and_missing_registry_are_one_line(video: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such video"):
+        predict([tmp_path / "none.mp4"], str(checkpoint), Workspace(tmp_path))
+    with pytest.raises(InputError, match="no model registry"):
+        predict([video], "models:/slowfast-tiny@champion", Workspace(tmp_path))
+
+
+def test_detection_model_is_refused(video: Path, checkpoint: Path, tmp_path: Path) -> None:
+    record = json.loads((checkpoint / "checkpoint.json").read_text())
+    record["model"]["head"] = "detect"
+    (tmp_path / "checkpoint.json").write_text(json.dumps(record))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match="needs boxes"):
+        predict([video], str(tmp_path), Workspace(tmp_path))

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slowfast_core.tracking.lineage import PACKAGES, Lineage, code_revision, environment, missing
+
+COMPLETE = Lineage(
+    **environment().model_dump(), recipe="name: tiny", seed=0, data_version="d", parent_checkpoint="none",
+    weights_digest="w", training_run="t", evaluation_run="e", metrics={"top1": 0.0},
+)  # fmt: skip
+
+
+def git(repository: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    command = ["git", "-C", str(repository), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """`repository/core`, a package that is committed."""
+    package = tmp_path / "repository" / "core"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("a = 1\n")
+    (package.parent / ".gitignore").write_text("installed/\n")
+    git(package, "init", "--quiet", "..")
+    git(package.parent, "add", ".")
+    git(package, "commit", "--quiet", "-m", "first")
+    return package
+
+
+def test_complete_lineage_has_nothing_missing() -> None:
+    assert missing(COMPLETE) == []
+
+
+def test_each_unknown_field_is_named() -> None:
+    may_be_empty = {"code_diff", "code_diff_sha256"}
+    assert set(missing(Lineage())) == set(Lineage.model_fields) - may_be_empty
+    for name in set(Lineage.model_fields) - may_be_empty:
+        unknown = COMPLETE.model_copy(update={name: Lineage.model_fields[name].default})
+        assert missing(unknown) == [name]
+
+
+def test_each_package_is_required() -> None:
+    fewer = {name: version for name, version in COMPLETE.packages.items() if name != "ray"}
+    assert missing(COMPLETE.model_copy(update={"packages": fewer})) == ["packages.ray"]
+
+
+def test_environment_names_packages_and_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLOWFAST_IMAGE", raising=False)
+    assert environment().image == "none"
+    monkeypatch.setenv("SLOWFAST_IMAGE", "registry/slowfast@sha256:1")
+    here = environment()
+    assert here.image == "registry/slowfast@sha256:1"
+    assert set(here.packages) == set(PACKAGES)
+    assert here.packages["numpy"][0].isdigit()
+
+
+def test_clean_tree_is_its_commit(package: Path) -> None:
+    assert code_revision(package) == (git(package, "rev-parse", "HEAD"), "")
+    assert environment(package).code_diff_sha256 == ""
+
+
+def test_dirty_tree_can_be_made_again_from_commit_and_diff(package: Path, tmp_path: Path) -> None:
+    (package / "__init__.py").write_text("a = 2\n")
+    (package / "new.py").write_text("b = 3\n")
+    (package / "video.mp4").write_bytes(b"\x00bulk")
+    revision, diff = code_revision(package)
+    assert "video.mp4" not in diff
+    assert len(environment(package).code_diff_sha256) == 64
+
+    copy = tmp_path / "copy"
+    git(tmp_path, "clone", "--quiet", str(package.parent), str(copy))
+    git(copy, "checkout", "--quiet", revision)
+    (tmp_path / "diff").write_text(diff)
+    git(copy, "apply", str(tmp_path / "diff"))
+    assert (copy / "core" / "__init__.py").read_text() == "a = 2\n"
+    assert (copy / "core" / "new.py").read_text() == "b = 3\n"
+
+
+def test_package_that_no_repository_tracks_is_its_digest(package: Path) -> None:
+    installed = package.parent / "installed" / "core"  # as in a virtual environment inside a repository
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("a = 1\n")
+    revision, diff = code_revision(installed)
+    assert revision.startswith("slowfast ")
+    assert "sha256:" in revision
+    assert diff == ""
+    (installed / "__init__.py").write_text("a = 2\n")
+    assert code_revision(installed)[0] != revision
