@@ -47,5 +47,5 @@ def inside(root: Path, relative: str) -> Path:
     """`root / relative`, refused with InputError when it leaves `root` (absolute, `..`, or through a link)."""
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise InputError(f"path {relative!r} leaves the data root", root, "use paths relative to the root, without '..'")
+        raise InputError(f"path {relative!r} leaves the data root", root, "use paths below the root, without '..'")
     return path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from slowfast_core.errors import InputError
 
@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class Synthetic(Section):
-    """Sizes of the generated source (`data.source: synthetic`); the videos are of each class (kinetics) or all (ava)."""
+    """Sizes of the generated source (`data.source: synthetic`); videos of each class (kinetics) or in all (ava)."""
 
     train_videos: Positive = 80
     val_videos: Positive = 12
@@ -102,6 +102,13 @@ class Model(Section):
     head: Literal["classify", "detect"] = "classify"
     roi_size: Positive = 7
 
+    @field_validator("lateral_kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"must be odd, is {kernel}")
+        return kernel
+
 
 class Train(Section):
     epochs: Positive = 256
@@ -122,6 +129,14 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     keep_checkpoints: Positive = 3
     max_restarts: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Train:
+        if self.jitter[0] > self.jitter[1]:
+            raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class Evaluate(Section):
@@ -156,7 +171,7 @@ class Tracking(Section):
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     data: Data
     clip: Clip = Clip()
     model: Model = Model()
@@ -177,6 +192,10 @@ class Recipe(Section):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
         if self.finetune and self.finetune.finetune:
             raise ValueError("finetune may not hold another finetune")
+        if self.train.warmup_epochs > self.train.epochs:
+            raise ValueError(
+                f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
+            )
         return self
 
     def to_yaml(self) -> str:
@@ -223,7 +242,7 @@ def _find(name_or_path: str) -> Path:
     raise InputError(f"no recipe {name_or_path!r}", RECIPES, f"{hint}`slowfast recipes` lists them")
 
 
-def _read(path: Path, may_extend: bool = True) -> dict[str, Any]:
+def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[str, Any]:
     try:
         tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -231,11 +250,15 @@ def _read(path: Path, may_extend: bool = True) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError("a recipe is a mapping of sections", path, "see `slowfast show demo`")
     if parent := tree.pop("extends", None):
+        if not isinstance(parent, str):
+            raise InputError("`extends` takes the name of one recipe", path, "name one")
         if not may_extend:
             raise InputError("a recipe may extend only one that extends none", path, f"extend the root of {parent!r}")
-        tree = _merge(_read(_find_beside(path, parent), may_extend=False), tree)
+        tree = _merge(_read(_find_beside(path, parent), may_extend=False, may_branch=may_branch), tree)
     if isinstance(branch := tree.get("finetune"), str):
-        tree["finetune"] = _read(_find_beside(path, branch))
+        if not may_branch:
+            raise InputError("finetune may not hold another finetune", path, "leave one out")
+        tree["finetune"] = _read(_find_beside(path, branch), may_branch=False)
     return dict(tree)
 
 
@@ -262,7 +285,10 @@ def _override(tree: dict[str, Any], text: str) -> None:
         if not isinstance(child, dict):
             raise InputError(f"{parent!r} in {key!r} is not a section", "--set", "see `slowfast show RECIPE`")
         tree = child
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"the value of {key!r} is not YAML: {value!r}", "--set", "quote it") from None
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:

@@ -63,14 +63,18 @@ def run_once(
 
 def read_result(folder: Path) -> StageResult:
     """The result of the finished stage in `folder`. Raises InputError when there is none."""
-    if not (folder / RECORD).is_file():
+    if _key_of(folder) is None:
         raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
     return _result(folder, "unchanged")
 
 
 def _key_of(folder: Path) -> str | None:
-    record = folder / RECORD
-    return json.loads(record.read_text())["key"] if record.is_file() else None
+    """The key of the finished stage in `folder`; None when there is none, or its record is damaged."""
+    try:
+        key: str = json.loads((folder / RECORD).read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return key
 
 
 def _result(folder: Path, status: str) -> StageResult:

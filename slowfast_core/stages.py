@@ -43,7 +43,7 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    start = Path(recipe.train.init_from) if recipe.train.init_from else None
+    start = Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
     return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
 
 

@@ -8,6 +8,7 @@ in order is.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,11 +65,8 @@ def probe(path: Path) -> VideoInfo:
 
 def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
     """The frames at `indices`, in that order. Raises DecodeError."""
-    with _open(path) as reader:
-        try:
-            frames: NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
-        except (RuntimeError, IndexError) as error:
-            raise DecodeError(path, _reason(error)) from None
+    with _open(path) as reader, _as_decode_error(path):
+        frames: NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     return frames
 
 
@@ -76,7 +74,8 @@ def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8
     """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
     with _open(path) as reader:
         if start:
-            _skip(path, reader, start)
+            with _as_decode_error(path, f"within the first {start} frames: "):
+                reader.skip_frames(start)
         for number in range(start, stop):
             yield _next(path, reader, number)
 
@@ -101,11 +100,8 @@ def _open(path: Path) -> Iterator[Any]:
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    try:
+    with _as_decode_error(path):
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-    except (RuntimeError, OSError) as error:
-        reason = _reason(error)
-        raise DecodeError(path, "not a readable video" if reason.startswith("Error reading") else reason) from None
     try:
         yield reader
     finally:
@@ -122,25 +118,25 @@ def _info(path: Path, reader: Any, frame: NDArray[np.uint8]) -> VideoInfo:
 
 def _next(path: Path, reader: Any, number: int) -> NDArray[np.uint8]:
     try:
-        frame: NDArray[np.uint8] = reader.next().asnumpy()
+        with _as_decode_error(path, f"frame {number}: "):
+            frame: NDArray[np.uint8] = reader.next().asnumpy()
     except StopIteration:
         raise DecodeError(path, f"ends before frame {number}") from None
-    except RuntimeError as error:
-        raise DecodeError(path, f"frame {number}: {_reason(error)}") from None
     return frame
 
 
-def _skip(path: Path, reader: Any, frames: int) -> None:
+@contextmanager
+def _as_decode_error(path: Path, where: str = "") -> Iterator[None]:
+    from decord import DECORDError
+
     try:
-        reader.skip_frames(frames)
-    except RuntimeError as error:
-        raise DecodeError(path, f"within the first {frames} frames: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """The telling part of decord's multi-line messages: without source lines, stack traces and the path."""
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first.rpartition("Check failed: ")[2].split("] ")[-1].split("...")[0].strip()
+        yield
+    except (DECORDError, RuntimeError, IndexError) as error:
+        # decord tells the source line and the C expression that failed, then what it means.
+        text = re.sub(r"\[[\d:]+\] \S+:\d+: |Check failed: .*? \([^()]* vs\. [^()]*\)", "", str(error))
+        reason = " ".join(text.partition("Stack trace")[0].split()) or type(error).__name__
+        unreadable = reason.startswith("Error reading")
+        raise DecodeError(path, "not a readable video" if unreadable else f"{where}{reason}") from None
 
 
 def _damaged(path: Path, info: VideoInfo, wanted: int) -> tuple[tuple[int, int], ...]:

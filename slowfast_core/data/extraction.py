@@ -156,7 +156,9 @@ def write_clip(cut: Cut) -> Written:
 
 def _encode(cut: Cut) -> int:
     import av
+    from av.video.reformatter import VideoReformatter
 
+    reformatter = VideoReformatter()  # one for all frames: it keeps its tables
     store = cut.store
     rate = Fraction(store.fps or cut.fps).limit_denominator(10000)
     written = 0
@@ -171,7 +173,7 @@ def _encode(cut: Cut) -> int:
             if not written:
                 stream.width, stream.height = width, height
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture = picture.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+            picture = reformatter.reformat(picture, width, height, "yuv420p", interpolation="BICUBIC", threads=1)
             picture.pts, picture.time_base = written, 1 / rate
             container.mux(stream.encode(picture))
             written += 1

@@ -1,7 +1,7 @@
 """Training samples from the clip store: which, in which order, on which worker, and their decoded frames.
 
-Every random choice is a function of (seed, epoch, sample), so that the number of loader workers, of training workers, and
-a restart change nothing.
+Every random choice is a function of (seed, epoch, sample), so that the number of loader workers, of training workers,
+and a restart change nothing.
 """
 
 from __future__ import annotations
@@ -49,16 +49,14 @@ class FrameCache:
         self._left = megabytes * 2**20
         self._videos: dict[Path, NDArray[np.uint8]] = {}
 
-    def frames(self, path: Path, indices: list[int], total: int) -> NDArray[np.uint8]:
+    def frames(self, path: Path, indices: list[int], total: int, frame_bytes: int) -> NDArray[np.uint8]:
         if path in self._videos:
             return self._videos[path][indices]
-        if not self._left:
+        if total * frame_bytes > self._left:
             return decode_frames(path, indices)
-        video = decode_frames(path, range(total))
-        if video.nbytes <= self._left:
-            self._left -= video.nbytes
-            self._videos[path] = video
-        return video[indices]
+        self._videos[path] = decode_frames(path, range(total))
+        self._left -= self._videos[path].nbytes
+        return self._videos[path][indices]
 
 
 class TrainingClips(Dataset[Sample]):
@@ -86,7 +84,7 @@ class TrainingClips(Dataset[Sample]):
         else:
             indices = clip_indices(self.clip, random_start(self.clip, total, random), total)
         view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
-        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total))
+        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, 3 * width * height))
         label = -1 if detect else int(row["labels"][0])
         boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), torch.empty(0, self.classes))
         return Sample(index, frames, view, label, boxes_K4, targets_KA)
@@ -136,5 +134,6 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, loader_workers:
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=loader_workers,
         collate_fn=list,
+        persistent_workers=loader_workers > 0,  # starting them takes seconds, and they hold the frame cache
         multiprocessing_context="forkserver" if loader_workers else None,
     )

@@ -53,7 +53,8 @@ def _evaluate(
 
     manifest = read_manifest(store / "manifest.parquet").split("val")
     if manifest.rows.empty:
-        raise InputError("the val split is empty", store / "manifest.parquet", "name validation annotations or a holdout")
+        where = store / "manifest.parquet"
+        raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
     scorer = Scorer(training, recipe.evaluate)
     result: ClassificationResult | DetectionResult

@@ -23,12 +23,10 @@ def cost_of(model: Model, clip: Clip, size: int) -> Cost:
     with torch.device("meta"):
         network = build_model(model, clip).eval()
         view_BCTHW = torch.empty(1, 3, clip.fast_frames, size, size)
+        # The detection head's cost depends on the number of boxes; with none, the trunk is counted, as in the paper.
         inputs = [view_BCTHW] if model.head == "classify" else [view_BCTHW, torch.empty(0, 5)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if model.head == "classify":
-            network(*inputs)
-        else:  # the head's cost depends on the number of boxes; the paper counts the trunk
-            network.trunk.features(view_BCTHW)
+        network(*inputs)
     modules = counter.get_flop_counts()
     wanted = {name.split(".", 2)[-1]: name for name in modules if _is_stage(name)}
     by_stage = {short: sum(modules[name].values()) / 2e9 for short, name in wanted.items()}

@@ -28,8 +28,11 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer
         shutil.rmtree(final)
     temporary.rename(final)
     sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    saved = sorted(folder.glob("step-*"))
+    torn = [path for path in saved if step_of(path) > step]  # training went on from before them
+    unfinished = folder.glob(".step-*")  # by a process that was killed
+    for path in [*torn, *unfinished, *saved[: -keep - len(torn)]]:
+        shutil.rmtree(path)
     return final
 
 
@@ -56,5 +59,5 @@ def _whole(path: Path) -> bool:
     try:
         sums = json.loads((path / SUMS).read_text())
         return bool(sums[STATE] == sha256_of(path / STATE))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,14 @@ def test_concealed_damage_reaches_to_the_next_key_frame(tmp_path: Path) -> None:
     break_frame(path, 14)
     found = inspect(path, float("inf"))
     assert found.damaged == ((14, 20),)
+
+
+def test_a_packet_that_the_decoder_refuses(tmp_path: Path, frames: np.ndarray) -> None:
+    path = write_video(tmp_path / "a.mp4", frames, gop=10, b_frames=0)
+    break_frame(path, 25, share=1.0)
+    found = inspect(path, float("inf"))
+    assert 0 < found.decoded <= 25
+    assert re.fullmatch(r"frame \d+: Thread worker: Error sending packet\.", found.error)
+    assert len(list(decode_range(path, 3, found.decoded))) == found.decoded - 3
+    with pytest.raises(DecodeError, match="Error sending packet"):
+        list(decode_range(path, 3, 40))

@@ -44,13 +44,14 @@ def write_video(
     return path
 
 
-def break_frame(path: Path, number: int) -> None:
-    """Overwrite a part of what the frame was compressed to."""
+def break_frame(path: Path, number: int, share: float = 0.5) -> None:
+    """Overwrite the latter `share` of what the frame was compressed to."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
+    position, size = packets[number].pos, packets[number].size
     data = bytearray(path.read_bytes())
-    start, size = packets[number].pos, packets[number].size
-    data[start + size // 3 : start + size // 2] = b"\x5a" * (size // 2 - size // 3)
+    broken = round(size * share)
+    data[position + size - broken : position + size] = b"\x5a" * broken
     path.write_bytes(data)
 
 

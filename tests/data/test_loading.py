@@ -1,0 +1,195 @@
+"""Training samples: the same whatever the number of workers and wherever training goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from videos import ava_row, kinetics_row, moving_frames, write_video
+
+from slowfast_core.data.decoding import decode_frames
+from slowfast_core.data.loading import EpochBatches, FrameCache, Sample, TrainingClips, training_loader
+from slowfast_core.data.manifest import SCHEMA, Manifest
+from slowfast_core.data.sampling import boxes_in_view, centred_indices
+from slowfast_core.recipe import Clip, Train
+
+CLIP = Clip(T=2, tau=4, alpha=2)
+TRAIN = Train(batch=4, jitter=(40, 56), crop=32, clips_per_video=2)
+SEED = 3
+LENGTHS = (5, 8, 20, 12, 30, 9, 16)
+
+
+def manifest(rows: list[dict[str, Any]]) -> Manifest:
+    table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
+    return Manifest(table, ("left", "right", "up"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    for number, length in enumerate(LENGTHS):
+        write_video(root / "clips" / f"{number}.mp4", moving_frames(length, 48, 64, seed=number), gop=4, b_frames=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def kinetics() -> Manifest:
+    """Seven clips of their own lengths, 64 x 48."""
+    about = {"fps": 10.0, "width": 64, "height": 48}
+    return manifest(
+        [
+            {**kinetics_row(f"video{i}", f"clips/{i}.mp4", label=i % 3), **about, "frames": length}
+            for i, length in enumerate(LENGTHS)
+        ]
+    )
+
+
+def clips_of(store: Path, table: Manifest, train: Train = TRAIN, cache_mb: int = 0, seed: int = SEED) -> TrainingClips:
+    return TrainingClips(store, table, CLIP, train, 3, seed, cache_mb)
+
+
+def epoch_of(
+    clips: TrainingClips, epoch: int, skip: int = 0, rank: int = 0, ranks: int = 1, loader_workers: int = 0
+) -> list[list[Sample]]:
+    batches = EpochBatches(len(clips), clips.train.batch, SEED, rank, ranks)
+    batches.start(epoch, skip)
+    return list(training_loader(clips, batches, loader_workers))
+
+
+def same(a: Sample, b: Sample) -> bool:
+    tensors = zip((a.frames_THWC, a.boxes_K4, a.targets_KA), (b.frames_THWC, b.boxes_K4, b.targets_KA), strict=True)
+    return (a.index, a.view, a.label) == (b.index, b.view, b.label) and all(torch.equal(x, y) for x, y in tensors)
+
+
+def all_same(a: list[list[Sample]], b: list[list[Sample]]) -> bool:
+    pairs = [list(zip(x, y, strict=True)) for x, y in zip(a, b, strict=True)]
+    return all(same(x, y) for pair in pairs for x, y in pair)
+
+
+def test_an_epoch_has_every_sample_at_most_once_in_whole_batches(store: Path, kinetics: Manifest) -> None:
+    clips = clips_of(store, kinetics)
+    batches = EpochBatches(len(clips), 4, SEED, 0, 1)
+    assert (len(clips), batches.steps, len(batches)) == (14, 3, 3)
+    positions = [position for batch in batches for position in batch]
+    assert len(positions) == len(set(positions)) == 12
+    assert {epoch for epoch, _ in positions} == {0}
+
+
+def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest) -> None:
+    for sample in [s for batch in epoch_of(clips_of(store, kinetics), 0) for s in batch]:
+        path, length = store / "clips" / f"{sample.index}.mp4", LENGTHS[sample.index]
+        assert sample.frames_THWC.shape == (4, 48, 64, 3)
+        assert sample.frames_THWC.dtype == torch.uint8
+        assert sample.label == sample.index % 3
+        spans = [[min(start + 2 * i, length - 1) for i in range(4)] for start in range(max(length - 8, 0) + 1)]
+        assert any(np.array_equal(decode_frames(path, span), sample.frames_THWC.numpy()) for span in spans)
+        assert (sample.view.out_height, sample.view.out_width) == (32, 32)
+        assert 48 * 32 / 56 - 1e-6 <= sample.view.width <= 48 * 32 / 40 + 1e-6
+
+
+def test_loader_workers_change_nothing(store: Path, kinetics: Manifest) -> None:
+    clips = clips_of(store, kinetics)
+    batches = EpochBatches(len(clips), 4, SEED, 0, 1)
+    loader = training_loader(clips, batches, 2)
+    for epoch, skip in ((0, 0), (1, 2)):  # the same loader goes through several epochs
+        batches.start(epoch, skip)
+        assert all_same(list(loader), epoch_of(clips, epoch, skip))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_ranks_share_the_batches_of_one(store: Path, kinetics: Manifest, ranks: int) -> None:
+    clips = clips_of(store, kinetics)
+    split = [epoch_of(clips, 5, rank=rank, ranks=ranks) for rank in range(ranks)]
+    together = [[sample for rank in step for sample in rank] for step in zip(*split, strict=True)]
+    assert all(len(part) == 4 // ranks for rank in split for part in rank)
+    assert all_same(together, epoch_of(clips, 5))
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
+def test_an_epoch_goes_on_at_any_batch(store: Path, kinetics: Manifest, skip: int) -> None:
+    clips = clips_of(store, kinetics)
+    assert all_same(epoch_of(clips, 1, skip), epoch_of(clips, 1)[skip:])
+
+
+def test_epochs_differ_in_order_and_in_what_they_draw(store: Path, kinetics: Manifest) -> None:
+    clips = clips_of(store, kinetics)
+    orders = [[s.index for batch in epoch_of(clips, epoch) for s in batch] for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    left_out = {frozenset(range(14)) - {p for batch in _positions(epoch) for p in batch} for epoch in range(6)}
+    assert len(left_out) > 1
+    assert clips[0, 4].view != clips[1, 4].view
+    assert clips[0, 4].view != clips_of(store, kinetics, seed=SEED + 1)[0, 4].view
+
+
+def test_the_clips_of_a_video_in_an_epoch_differ(store: Path, kinetics: Manifest) -> None:
+    clips = clips_of(store, kinetics)
+    first, second = clips[0, 4], clips[0, 4 + len(LENGTHS)]
+    assert first.index == second.index == 4
+    assert first.view != second.view
+
+
+def test_the_cache_changes_nothing(store: Path, kinetics: Manifest) -> None:
+    decoded = epoch_of(clips_of(store, kinetics), 0)
+    cached = clips_of(store, kinetics, cache_mb=100)
+    assert all_same(epoch_of(cached, 0), decoded)
+    assert all_same(epoch_of(cached, 0), decoded)  # from memory, now
+
+
+def test_what_is_cached_needs_no_file(store: Path, tmp_path: Path) -> None:
+    cache = FrameCache(1)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes((store / "clips" / "4.mp4").read_bytes())
+    first = cache.frames(path, [3, 1, 1], 30, 48 * 64 * 3)
+    path.unlink()
+    assert np.array_equal(cache.frames(path, [3, 1, 1], 30, 48 * 64 * 3), first)
+    assert np.array_equal(first, decode_frames(store / "clips" / "4.mp4", [3, 1, 1]))
+
+
+def test_the_cache_takes_no_more_than_it_may(store: Path, tmp_path: Path) -> None:
+    cache = FrameCache(1)  # room for three of these videos of 276 480 bytes
+    paths = [tmp_path / f"{i}.mp4" for i in range(5)]
+    for path in paths:
+        path.write_bytes((store / "clips" / "4.mp4").read_bytes())
+        cache.frames(path, [0], 30, 48 * 64 * 3)
+    assert sum(video.nbytes for video in cache._videos.values()) <= 2**20
+    assert len(cache._videos) == 3
+    assert cache.frames(paths[-1], [29], 30, 48 * 64 * 3).shape == (1, 48, 64, 3)
+
+
+def test_key_frames_have_boxes_in_the_view_and_their_actions(store: Path) -> None:
+    boxes = [(0.05, 0.1, 0.3, 0.9), (0.4, 0.2, 0.7, 0.8), (0.9, 0.1, 1.0, 0.5)]
+    row = {
+        **ava_row("movie", "clips/4.mp4", 1, boxes=boxes),
+        **{"frames": 30, "fps": 10.0, "width": 64, "height": 48, "box_labels": [[0, 2], [1], [2]]},
+    }
+    clips = clips_of(store, manifest([row]), TRAIN.model_copy(update={"batch": 1}))
+    actions = torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    counts = set()
+    for epoch in range(8):
+        sample = clips[epoch, 0]
+        assert sample.label == -1
+        expected = centred_indices(CLIP, 10, 30)
+        assert np.array_equal(sample.frames_THWC.numpy(), decode_frames(store / "clips" / "4.mp4", expected))
+        kept = boxes_in_view(boxes, 64, 48, sample.view)
+        assert sample.boxes_K4.tolist() == [pytest.approx(box) for _, box in kept]
+        assert torch.equal(sample.targets_KA, actions[[i for i, _ in kept]])
+        counts.add(len(kept))
+    assert len(counts) > 1  # some views leave boxes out
+
+
+def test_a_view_without_boxes_has_none(store: Path) -> None:
+    row = ava_row("movie", "clips/4.mp4", 1, boxes=[(0.0, 0.0, 0.001, 0.001)])
+    clips = clips_of(store, manifest([{**row, "frames": 30, "fps": 10.0, "width": 64, "height": 48}]))
+    sample = clips[0, 0]
+    assert sample.boxes_K4.shape == (0, 4)
+    assert sample.targets_KA.shape == (0, 3)
+
+
+def _positions(epoch: int) -> list[list[int]]:
+    batches = EpochBatches(14, 4, SEED, 0, 1)
+    batches.start(epoch, 0)
+    return [[position for _, position in batch] for batch in batches]

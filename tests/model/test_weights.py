@@ -1,0 +1,119 @@
+"""Weights: their digest, files that are damaged, and starting one network from another's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from slowfast_core.errors import InputError
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import load_weights, save_weights, start_from, weights_digest
+from slowfast_core.recipe import Clip, Model
+
+CLIP = Clip(T=2, tau=4, alpha=4)
+TINY = Model(depth=18, width=8, beta=0.25, classes=5)
+
+
+def state() -> dict[str, Tensor]:
+    return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "c": torch.zeros(2, dtype=torch.bfloat16)}
+
+
+def changed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    return {**state(), name: tensor}
+
+
+def test_the_digest_is_not_that_of_a_file(tmp_path: Path) -> None:
+    save_weights(tmp_path / "one.safetensors", state())
+    save_weights(tmp_path / "two.safetensors", dict(reversed(state().items())))
+    digests = {weights_digest(load_weights(tmp_path / f"{name}.safetensors")) for name in ("one", "two")}
+    assert digests == {weights_digest(state())}
+
+
+def test_the_digest_does_not_depend_on_the_layout_in_memory() -> None:
+    weight = torch.randn(4, 3, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    last = weight.to(memory_format=torch.channels_last_3d)
+    assert last.stride() != weight.stride()
+    assert weights_digest({"w": last}) == weights_digest({"w": weight})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        changed("a", torch.arange(6.0).reshape(2, 3) + 1e-6),
+        changed("a", torch.arange(6.0).reshape(3, 2)),
+        changed("a", torch.arange(6.0).reshape(2, 3).double()),
+        changed("a", -torch.arange(6.0).reshape(2, 3)),
+        changed("d", torch.tensor(0)),
+        {("e" if name == "a" else name): tensor for name, tensor in state().items()},
+        {name: tensor for name, tensor in state().items() if name != "b"},
+        {"a": state()["a"], "b": state()["c"], "c": state()["b"]},
+    ],
+)
+def test_the_digest_depends_on_names_values_shapes_and_types(other: dict[str, Tensor]) -> None:
+    assert weights_digest(other) != weights_digest(state())
+
+
+def test_saved_weights_come_back(tmp_path: Path) -> None:
+    network = build_model(TINY, CLIP)
+    save_weights(tmp_path / "model.safetensors", network.state_dict())
+    loaded = load_weights(tmp_path / "model.safetensors")
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+    assert len(loaded) == len(network.state_dict())
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match="cannot read weights"):
+        load_weights(path)
+    save_weights(path, state())
+    data = path.read_bytes()
+    for broken in (b"", b"not weights", data[:4], data[: len(data) // 2], data[:-1]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"cannot read weights: .*model\.safetensors"):
+            load_weights(path)
+
+
+def test_a_network_starts_from_one_of_the_same_kind() -> None:
+    torch.manual_seed(1)
+    weights = build_model(TINY, CLIP).state_dict()
+    network = build_model(TINY.model_copy(update={"head": "detect"}), CLIP)
+    classifier = network.projection.weight.clone()
+    report = start_from(network, weights)
+    assert report.new == report.dropped == ("projection.weight", "projection.bias")
+    assert set(report.loaded) == {name for name in weights if not name.startswith("projection.")}
+    assert torch.equal(network.projection.weight, classifier)
+    for name in report.loaded:
+        assert torch.equal(network.state_dict()[name], weights[name])
+    trunk = len(weights) - 2
+    assert str(report) == (
+        f"{trunk} tensors loaded, 2 new (projection.weight, projection.bias), "
+        "2 dropped (projection.weight, projection.bias)"
+    )
+
+
+def test_what_does_not_fit_is_reported_as_new_and_dropped() -> None:
+    torch.manual_seed(1)
+    weights = build_model(TINY.model_copy(update={"lateral_kernel": 7}), CLIP).state_dict()
+    weights["stranger"] = torch.zeros(3)
+    network = build_model(TINY, CLIP)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    report = start_from(network, weights)
+    laterals = {f"trunk.laterals.{i}.conv.weight" for i in range(4)}
+    classifier = {"projection.weight", "projection.bias"}
+    assert set(report.new) == laterals | classifier
+    assert set(report.dropped) == laterals | classifier | {"stranger"}
+    assert "6 new (" in str(report)
+    assert ", ...), 7 dropped" in str(report)
+    for name in laterals:
+        assert torch.equal(network.state_dict()[name], before[name])
+
+
+def test_weights_of_which_none_fits_are_refused() -> None:
+    network = build_model(TINY, CLIP)
+    only_classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("projection.")}
+    for weights in ({}, {"stranger": torch.zeros(3)}, only_classifier):
+        with pytest.raises(InputError, match="no tensor of the start weights fits"):
+            start_from(network, weights)

@@ -1,0 +1,152 @@
+"""One training step: losses of clips and of boxes, and what the optimizer decays.
+
+B clips, C channels, T frames, H height, W width, K boxes over all clips, A classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slowfast_core.data.loading import Sample
+from slowfast_core.data.sampling import View
+from slowfast_core.model.build import build_model
+from slowfast_core.recipe import Clip, Model, Train
+from slowfast_core.training.step import boxes_of, forward_loss, make_optimizer
+
+CPU = torch.device("cpu")
+CLIP = Clip(T=1, tau=2, alpha=2)
+TINY = Model(depth=18, width=4, beta=0.25, classes=3, dropout=0)
+TRAIN = Train(weight_decay=0.5, learning_rate=0.1, momentum=0.9)
+
+
+class Fixed(nn.Module):
+    """Gives these logits, and remembers what it was called with."""
+
+    def __init__(self, logits: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits).reshape(-1, 3))
+
+    def forward(self, clips_BCTHW: Tensor, boxes_K5: Tensor | None = None) -> Tensor:
+        self.clips_BCTHW, self.boxes_K5 = clips_BCTHW, boxes_K5
+        return self.logits * 1
+
+
+def sample(label: int, boxes: Sequence[Sequence[float]] = (), targets: Sequence[Sequence[float]] = ()) -> Sample:
+    frames = torch.full((2, 32, 32, 3), 20 * (label + 2), dtype=torch.uint8)
+    pixels, actions = torch.tensor(boxes).reshape(-1, 4), torch.tensor(targets).reshape(-1, 3)
+    return Sample(0, frames, View(0, 0, 32, 32, 32, 32), label, pixels, actions)
+
+
+def test_clips_have_cross_entropy() -> None:
+    network = Fixed([[2, 0, 0], [0, 0, 0]])
+    outcome = forward_loss(network, [sample(0), sample(1)], TRAIN, CPU)
+    first, second = math.log(1 + 2 * math.exp(-2)), math.log(3)
+    assert outcome.loss.item() == pytest.approx((first + second) / 2)
+    assert (int(outcome.right), outcome.decisions) == (1, 2)
+    assert network.clips_BCTHW.shape == (2, 3, 2, 32, 32)
+
+
+def test_labels_may_be_smoothed() -> None:
+    smooth = TRAIN.model_copy(update={"label_smoothing": 0.3})
+    outcome = forward_loss(Fixed([[2, 0, 0]]), [sample(0)], smooth, CPU)
+    right = math.log(1 + 2 * math.exp(-2))
+    assert outcome.loss.item() == pytest.approx(0.8 * right + 0.2 * (right + 2))
+
+
+def test_boxes_have_a_sigmoid_for_every_class() -> None:
+    logits = [[4.0, -1, 0.5], [-3, 2, 1], [0, 0, 0]]
+    targets = [[1.0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    samples = [
+        sample(-1, [[1, 2, 3, 4], [5, 6, 7, 8]], targets[:2]),
+        sample(-1),
+        sample(-1, [[9, 10, 11, 12]], targets[2:]),
+    ]
+    network = Fixed(logits)
+    outcome = forward_loss(network, samples, TRAIN, CPU)
+    pairs = [(x, t) for xs, ts in zip(logits, targets, strict=True) for x, t in zip(xs, ts, strict=True)]
+    losses = [math.log(1 + math.exp(-x if t else x)) for x, t in pairs]
+    assert outcome.loss.item() == pytest.approx(sum(losses) / 9)
+    assert (int(outcome.right), outcome.decisions) == (8, 9)  # all but the logit of 1 in the second box
+    boxes_K5 = torch.tensor([[0.0, 1, 2, 3, 4], [0, 5, 6, 7, 8], [2, 9, 10, 11, 12]])
+    assert network.boxes_K5 is not None
+    assert torch.equal(network.boxes_K5, boxes_K5)
+    outcome.loss.backward()
+    assert network.logits.grad is not None
+    assert (network.logits.grad.sign() == torch.tensor([[-1, 1, -1], [1, -1, 1], [1, 1, 1]])).all()
+
+
+def test_boxes_point_to_their_clip() -> None:
+    samples = [sample(-1), sample(-1, [[1, 2, 3, 4]], [[0, 0, 1]]), sample(-1, [[5, 6, 7, 8]], [[0, 0, 1]])]
+    assert boxes_of(samples, CPU).tolist() == [[1, 1, 2, 3, 4], [2, 5, 6, 7, 8]]
+    assert boxes_of([sample(-1)], CPU).shape == (0, 5)
+
+
+def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
+    """Another worker may have boxes: this one has to take part in the reduction with zeros."""
+    torch.manual_seed(0)
+    network = build_model(TINY.model_copy(update={"head": "detect"}), CLIP)
+    outcome = forward_loss(network, [sample(-1), sample(-1)], TRAIN, CPU)
+    assert (outcome.loss.item(), outcome.decisions) == (0, 0)
+    outcome.loss.backward()
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
+def test_a_detector_learns_every_weight_from_boxes() -> None:
+    torch.manual_seed(0)
+    network = build_model(TINY.model_copy(update={"head": "detect"}), CLIP)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.ones_(module.weight)  # blocks that start as identity hide what is before their last BN
+    outcome = forward_loss(network, [sample(-1, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(-1)], TRAIN, CPU)
+    outcome.loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    # the gradient of the bias is (sigmoid - target) / classes, and the first logits are near zero
+    assert network.projection.bias.grad.tolist() == pytest.approx([-0.5 / 3, 0.5 / 3, -0.5 / 3], abs=0.02)
+
+
+def test_only_batch_norm_is_not_decayed() -> None:
+    network = build_model(TINY, CLIP)
+    optimizer = make_optimizer(network, TRAIN)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    normal = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
+    assert normal
+    for parameter in network.parameters():
+        assert decay[id(parameter)] == (0.0 if id(parameter) in normal else 0.5)
+
+
+def test_a_step_is_nesterov_momentum() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    optimizer = make_optimizer(network, TRAIN)
+    weight, velocity = 1.0, 0.0
+    for _ in range(3):
+        network.weight.grad = torch.ones_like(network.weight)
+        optimizer.step()
+        gradient = 1 + 0.5 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.1 * (gradient + 0.9 * velocity)
+        assert network.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+def test_steps_learn_to_tell_two_clips_apart() -> None:
+    torch.manual_seed(0)
+    network = build_model(TINY, CLIP).train()
+    train = TRAIN.model_copy(update={"weight_decay": 0.0})
+    optimizer = make_optimizer(network, train)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        outcome = forward_loss(network, [sample(0), sample(1)], train, CPU)
+        outcome.loss.backward()
+        optimizer.step()
+        losses.append(outcome.loss.item())
+    assert losses[0] == pytest.approx(math.log(3), rel=0.2)
+    assert losses[-1] < 0.2
