@@ -59,16 +59,22 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def start_from(network: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
-    """Copy the tensors that fit by name and shape; the classifier is always new. Raises InputError when none fits."""
+    """Copy the tensors that fit. Raises InputError when none does."""
+    report = compare(network, weights)
+    network.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
+    return report
+
+
+def compare(network: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
+    """What `start_from` copies: what fits by name and shape, never the classifier. Raises InputError when none does."""
     own = network.state_dict()
     fit = {
         name: tensor
         for name, tensor in weights.items()
         if name in own and own[name].shape == tensor.shape and not name.startswith("projection.")
     }
-    if not fit:
+    if not any(tensor.dim() for tensor in fit.values()):  # counters of batch norm fit everywhere
         raise InputError("no tensor of the start weights fits this network", "train.init_from", "start from its kind")
-    network.load_state_dict(fit, strict=False)
     new = tuple(name for name in own if name not in fit)
     dropped = tuple(name for name in weights if name not in fit)
     return LoadReport(tuple(fit), new, dropped)

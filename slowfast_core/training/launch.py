@@ -61,6 +61,8 @@ def _fit(
 
     labels, steps = _check_data(recipe, store)
     job = Job(recipe, store, folder, init_from / "model.safetensors" if init_from else None)
+    if job.init_weights:
+        _check_start(recipe, job.init_weights)
     run = _open_run(recipe, at, (folder / "inputs.sha256").read_text(), data_version)
     with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as seen:
         _run_workers(job)
@@ -105,6 +107,18 @@ def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
     return list(manifest.labels), samples // recipe.train.batch
 
 
+def _check_start(recipe: Recipe, weights: Path) -> None:
+    """Raises InputError, before any worker starts, when the weights are damaged or of another kind of network."""
+    import torch
+
+    from slowfast_core.model.build import build_model
+    from slowfast_core.model.weights import compare, load_weights
+
+    with torch.device("meta"):
+        network = build_model(recipe.model, recipe.clip)
+    compare(network, load_weights(weights))
+
+
 def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run:
     """The MLflow run of this training: a new one, or the one that was cut off."""
     from slowfast_core.tracking.runs import open_run
@@ -128,8 +142,9 @@ def _run_workers(job: Job) -> None:
     compute = job.recipe.compute
     total = compute.workers * compute.cpus_per_worker
     local = {"num_cpus": total, "include_dashboard": False} if compute.address is None else {}
+    address = compute.address or "local"  # None would take any cluster that it finds on this machine
     environment = {"env_vars": KEEP_MEMORY}
-    ray.init(address=compute.address, log_to_driver=False, logging_level="ERROR", runtime_env=environment, **local)
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment, **local)
     resources: dict[str, float] = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker

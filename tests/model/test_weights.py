@@ -114,6 +114,7 @@ def test_what_does_not_fit_is_reported_as_new_and_dropped() -> None:
 def test_weights_of_which_none_fits_are_refused() -> None:
     network = build_model(TINY, CLIP)
     only_classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("projection.")}
-    for weights in ({}, {"stranger": torch.zeros(3)}, only_classifier):
+    wider = build_model(TINY.model_copy(update={"width": 16}), CLIP).state_dict()
+    for weights in ({}, {"stranger": torch.zeros(3)}, only_classifier, wider):
         with pytest.raises(InputError, match="no tensor of the start weights fits"):
             start_from(network, weights)

@@ -31,8 +31,8 @@ def test_half_cosine(epoch: float, rate: float) -> None:
     ("epoch", "rate"),
     [
         (0, 0.01),
-        (17, 0.7680866),  # half way to what the cosine has at epoch 34: 0.8 (cos(34 pi / 256) + 1) = 1.5315732
-        (34, 1.5315732),
+        (17, 0.77068390),  # half way to what the cosine has at epoch 34: 0.8 (cos(34 pi / 256) + 1) = 1.5313678
+        (34, 1.53136780),
         (128, 0.8),
         (192, 0.8 * (1 - 0.5**0.5)),
         (256, 0.0),

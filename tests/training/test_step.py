@@ -29,7 +29,7 @@ class Fixed(nn.Module):
 
     def __init__(self, logits: Sequence[Sequence[float]]) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits).reshape(-1, 3))
+        self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float32).reshape(-1, 3))
 
     def forward(self, clips_BCTHW: Tensor, boxes_K5: Tensor | None = None) -> Tensor:
         self.clips_BCTHW, self.boxes_K5 = clips_BCTHW, boxes_K5
@@ -38,7 +38,10 @@ class Fixed(nn.Module):
 
 def sample(label: int, boxes: Sequence[Sequence[float]] = (), targets: Sequence[Sequence[float]] = ()) -> Sample:
     frames = torch.full((2, 32, 32, 3), 20 * (label + 2), dtype=torch.uint8)
-    pixels, actions = torch.tensor(boxes).reshape(-1, 4), torch.tensor(targets).reshape(-1, 3)
+    pixels, actions = (
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(targets, dtype=torch.float32).reshape(-1, 3),
+    )
     return Sample(0, frames, View(0, 0, 32, 32, 32, 32), label, pixels, actions)
 
 

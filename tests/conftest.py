@@ -1,0 +1,55 @@
+"""A tiny data set, made once, for the tests that run whole stages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stages import run_extract, run_ingest, run_validate
+from slowfast_core.workspace import Workspace
+
+TINY_RECIPE = """
+name: tiny
+data:
+  name: motion
+  annotations: {train: train.csv, val: val.csv}
+  synthetic: {train_videos: 4, val_videos: 2, size: 32, fps: 8, seconds: 2}
+  store: {short_side: 0}
+clip: {T: 2, tau: 4, alpha: 2}
+model: {depth: 18, width: 8, beta: 0.25, classes: 8}
+train: {epochs: 10, batch: 8, learning_rate: 0.02, warmup_epochs: 1, jitter: [32, 36], crop: 32}
+evaluate: {clips: 2, crops: 1, size: 32}
+compute: {workers: 2, frame_cache_mb: 50}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a recipe that trains in seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _tiny_data(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = Workspace(tmp_path_factory.mktemp("tiny"))
+    recipe = load_recipe(str(tiny_recipe))
+    for stage in (run_ingest, run_validate, run_extract):
+        stage(recipe, at)
+    return at.root
+
+
+@pytest.fixture(scope="session")
+def tiny_workspace(_tiny_data: Path) -> Callable[[Path], Workspace]:
+    """A workspace of one's own, in this folder, in which the tiny data is extracted."""
+
+    def make(folder: Path) -> Workspace:
+        shutil.copytree(_tiny_data, folder)
+        return Workspace(folder)
+
+    return make

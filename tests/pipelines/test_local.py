@@ -1,0 +1,90 @@
+"""The whole DAG through KFP's local runner, by the command that users type."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parent / "tiny.yaml"
+DATA = ("ingest", "validate", "extract")
+REST = ("train", "evaluate", "register")
+
+
+def slowfast(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("slowfast")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def by_stage(printed: str) -> dict[tuple[str, str], dict[str, object]]:
+    return {(result["recipe"], result["stage"]): result for result in json.loads(printed)}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def first(workspace: Path) -> dict[tuple[str, str], dict[str, object]]:
+    done = slowfast("run", TINY, "--workspace", workspace, "--json")
+    assert done.returncode == 0, done.stderr
+    return by_stage(done.stdout)
+
+
+def test_every_stage_of_both_branches_is_done(first: dict[tuple[str, str], dict[str, object]]) -> None:
+    assert set(first) == {(name, stage) for name in ("tiny", "tiny_ava") for stage in DATA + REST}
+    assert {result["status"] for result in first.values()} == {"done"}
+
+
+def test_the_branch_starts_from_the_trained_model(first: dict[tuple[str, str], dict[str, object]], workspace: Path) -> None:
+    record = json.loads((workspace / "runs/tiny_ava/train/checkpoint.json").read_text())
+    assert record["parent_checkpoint"] == first["tiny", "train"]["weights_digest"]
+    assert "start weights" in str(first["tiny_ava", "train"]["summary"])
+
+
+def test_data_version_goes_from_the_clip_store_to_the_registered_model(
+    first: dict[tuple[str, str], dict[str, object]],
+) -> None:
+    for name in ("tiny", "tiny_ava"):
+        versions = {first[name, stage]["data_version"] for stage in ("extract", *REST)}
+        assert len(versions) == 1
+        assert str(versions.pop()).endswith(".dir")
+
+
+def test_a_second_run_has_nothing_to_do(
+    first: dict[tuple[str, str], dict[str, object]], workspace: Path
+) -> None:
+    again = slowfast("run", TINY, "--workspace", workspace)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("nothing to do") == len(first)
+
+
+def test_the_command_line_and_kfp_do_the_same(
+    first: dict[tuple[str, str], dict[str, object]], workspace: Path
+) -> None:
+    for stage in DATA + REST:
+        for flags, name in ((), "tiny"), (("--finetune",), "tiny_ava"):
+            done = slowfast(stage, TINY, "--workspace", workspace, "--json", *flags)
+            assert done.returncode == 0, done.stderr
+            result = json.loads(done.stdout)
+            assert result["weights_digest"] == first[name, stage]["weights_digest"]
+            assert result["data_version"] == first[name, stage]["data_version"]
+
+
+def test_predict_with_the_champion(first: dict[tuple[str, str], dict[str, object]], workspace: Path) -> None:
+    video = next((workspace / "data/tiny-motion/extract/store/clips").glob("*.mp4"))
+    done = slowfast("predict", video, "--model", "models:/tiny@champion", "--workspace", workspace, "--json")
+    assert done.returncode == 0, done.stderr
+    (scored,) = json.loads(done.stdout)
+    assert len(scored["top"]) == 5
+    assert scored["top"][0]["score"] >= scored["top"][1]["score"]
+
+
+def test_a_stage_that_refuses_its_input_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    done = slowfast("run", TINY, "--workspace", tmp_path, "--set", "data.source=/nowhere")
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("slowfast: ")
+    assert "/nowhere" in last

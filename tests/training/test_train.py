@@ -1,0 +1,277 @@
+"""The training stage with the real Ray: the same weights every time, also when it is killed on the way.
+
+The trainings that are compared run at the same time, since most of each is waiting for Ray to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slowfast_core.evaluation.scoring import read_checkpoint
+from slowfast_core.model.weights import load_weights, weights_digest
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stage import read_result
+from slowfast_core.tracking.runs import connect
+from slowfast_core.workspace import Workspace
+
+EPOCHS, STEPS = 10, 4  # of the tiny recipe: 32 training videos in batches of 8
+EPOCH_ENDS = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
+DEADLINE = 240.0
+
+
+@dataclass
+class Training:
+    """`slowfast train` in a process group of its own, in a workspace of its own."""
+
+    recipe: Path
+    at: Workspace
+    overrides: tuple[str, ...] = ()
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "train", str(self.recipe), "--json"]
+        command += ["--workspace", str(self.at.root)]
+        for override in self.overrides:
+            command += ["--set", override]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.processes.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
+
+    def finish(self) -> dict[str, Any]:
+        output, errors = self.processes[-1].communicate(timeout=DEADLINE)
+        assert self.processes[-1].returncode == 0, errors
+        result: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return result
+
+    def refusal(self) -> str:
+        self.start()
+        _, errors = self.processes[-1].communicate(timeout=DEADLINE)
+        assert self.processes[-1].returncode == 2, errors
+        assert errors.count("\n") == 1
+        return errors
+
+    @property
+    def folder(self) -> Path:
+        return self.at.run("tiny", "train")
+
+    @property
+    def partial(self) -> Path:
+        return self.at.run("tiny", ".train.partial")
+
+    def kill_in_epoch(self, epoch: float) -> None:
+        """SIGKILL the process group, and Ray's workers with it, as when a machine goes down."""
+        limit = time.monotonic() + DEADLINE
+        process = self.processes[-1]
+        while not any(line.get("epoch", 0) >= epoch for line in lines_of(self.partial / "log.jsonl")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+        self.kill()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                below = descendants(process.pid)
+                os.killpg(process.pid, signal.SIGKILL)
+                for pid in below:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+                process.communicate()
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    below = list(children.get(pid, []))
+    for child in below:
+        below += children.get(child, [])
+    return below
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log that may not be there yet, or be written to."""
+    if not log.exists():
+        return []
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def losses_of(training: Training) -> dict[int, float]:
+    """By step, at the ends of epochs. Steps that a resumed training did again must have the same loss."""
+    losses: dict[int, float] = {}
+    for line in lines_of(training.folder / "log.jsonl"):
+        if line.get("step") in EPOCH_ENDS:
+            assert losses.setdefault(line["step"], line["loss"]) == line["loss"]
+    return losses
+
+
+@dataclass
+class Trained:
+    """Trainings of one recipe. `other` differs in what must not matter; `killed` was cut off and then went on."""
+
+    plain: Training
+    other: Training
+    killed: Training
+    tuned: Training
+    results: dict[str, dict[str, Any]]
+    checkpoints: list[str]  # that `killed` had; the last was then damaged
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_recipe: Path,
+    tiny_workspace: Callable[[Path], Workspace],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Trained]:
+    root = tmp_path_factory.mktemp("trained")
+    plain, killed, tuned = (Training(tiny_recipe, tiny_workspace(root / name)) for name in ("plain", "killed", "tuned"))
+    knobs = ("compute.loader_workers=1", "compute.frame_cache_mb=0", "train.keep_checkpoints=1")
+    other = Training(tiny_recipe, tiny_workspace(root / "other"), knobs)
+    try:
+        for training in (plain, other, killed):
+            training.start()
+        killed.kill_in_epoch(3)
+        checkpoints = sorted(path.name for path in (killed.partial / "checkpoints").glob("step-*"))
+        torn = killed.partial / "checkpoints" / checkpoints[-1] / "state.pt"
+        torn.write_bytes(torn.read_bytes()[:-100])
+        results = {"plain": plain.finish(), "other": other.finish()}
+        tuned.overrides = (f"train.init_from={plain.folder}", "model.lateral_kernel=3", "train.epochs=1")
+        killed.start()
+        tuned.start()
+        results |= {"killed": killed.finish(), "tuned": tuned.finish()}
+        yield Trained(plain, other, killed, tuned, results, checkpoints)
+    finally:
+        for training in (plain, other, killed, tuned):
+            training.kill()
+
+
+def test_the_weights_are_the_same_in_another_folder_and_with_other_loaders(trained: Trained) -> None:
+    digests = {trained.results[name]["weights_digest"] for name in ("plain", "other")}
+    assert len(digests) == 1
+    weights = load_weights(trained.other.folder / "model.safetensors")
+    assert {weights_digest(weights)} == digests
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_and_losses(trained: Trained) -> None:
+    assert trained.results["killed"]["weights_digest"] == trained.results["plain"]["weights_digest"]
+    losses = losses_of(trained.plain)
+    assert list(losses) == EPOCH_ENDS
+    assert losses_of(trained.killed) == losses
+
+
+def test_a_killed_training_says_from_where_it_goes_on(trained: Trained) -> None:
+    *whole, torn = trained.checkpoints
+    summary = trained.results["killed"]["summary"]
+    assert f"checkpoint {torn} is torn and was passed over" in summary
+    assert f"resumed from checkpoint {whole[-1]}" in summary
+    assert "resumed" not in trained.results["plain"]["summary"]
+    log = lines_of(trained.killed.folder / "log.jsonl")
+    resumed = [i for i, line in enumerate(log) if line.get("note", "").startswith("resumed")]
+    assert len(resumed) == 1
+    step = int(whole[-1].removeprefix("step-"))
+    assert 0 < step < EPOCHS * STEPS
+    assert min(line["step"] for line in log[resumed[0] + 1 :]) > step
+
+
+def test_the_last_checkpoints_are_kept(trained: Trained) -> None:
+    newest = [f"step-{step:09d}" for step in EPOCH_ENDS]
+    for training, keep in ((trained.plain, 3), (trained.other, 1), (trained.killed, 3)):
+        assert sorted(path.name for path in (training.folder / "checkpoints").iterdir()) == newest[-keep:]
+
+
+def test_a_finished_training_is_not_run_again(trained: Trained) -> None:
+    trained.plain.start()
+    again = trained.plain.finish()
+    assert again["status"] == "unchanged"
+    assert again["weights_digest"] == trained.results["plain"]["weights_digest"]
+
+
+def test_the_output_is_a_checkpoint_that_others_can_read(trained: Trained) -> None:
+    recipe, labels = read_checkpoint(trained.plain.folder)
+    assert recipe == load_recipe(str(trained.plain.recipe))
+    assert len(labels) == 8
+    record = json.loads((trained.plain.folder / "checkpoint.json").read_text())
+    assert record["data_version"] == read_result(trained.plain.at.data("motion", "extract")).data_version
+    assert record["parent_checkpoint"] is None
+    assert not trained.plain.partial.exists()
+
+
+def test_training_from_other_weights_prints_what_was_loaded(trained: Trained) -> None:
+    result = trained.results["tuned"]
+    assert "start weights: " in result["summary"]
+    tensors = len(load_weights(trained.tuned.folder / "model.safetensors"))
+    assert f"{tensors - 6} tensors loaded, 6 new (trunk.laterals.0.conv.weight, " in result["summary"]
+    assert "6 dropped (" in result["summary"]
+    record = json.loads((trained.tuned.folder / "checkpoint.json").read_text())
+    assert record["parent_checkpoint"] == trained.results["plain"]["weights_digest"]
+    assert result["weights_digest"] != record["parent_checkpoint"]
+
+
+def test_mlflow_has_the_curve_and_the_recipe(trained: Trained) -> None:
+    client = connect(trained.plain.at.tracking_uri)
+    experiment = client.get_experiment_by_name("slowfast")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "tiny train"
+    points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    assert {step: points[step] for step in EPOCH_ENDS} == losses_of(trained.plain)
+    assert len(client.get_metric_history(run.info.run_id, "learning_rate")) == len(points)
+    assert {"accuracy", "clips_per_second"} <= set(run.data.metrics)
+    expected = {"train.epochs": "10", "clip.alpha": "2", "model.width": "8", "compute.workers": "2"}
+    assert expected.items() <= run.data.params.items()
+    record = json.loads((trained.plain.folder / "checkpoint.json").read_text())
+    assert record["run_id"] == run.info.run_id
+
+
+def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
+    client = connect(trained.killed.at.tracking_uri)
+    [run] = client.search_runs([client.get_experiment_by_name("slowfast").experiment_id])
+    assert run.info.status == "FINISHED"
+    points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    assert set(EPOCH_ENDS[EPOCH_ENDS.index(int(trained.checkpoints[-1][-9:])) :]) <= set(points)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
+        (("model.classes=7",), "the data has 8 classes, the model 7"),
+        (("train.init_from=nowhere",), "has not been run"),
+        (("model.width=16", "train.init_from={plain}"), "no tensor of the start weights fits this network"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_ray_starts(
+    trained: Trained,
+    tiny_recipe: Path,
+    tiny_workspace: Callable[[Path], Workspace],
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+    said: str,
+) -> None:
+    filled = tuple(override.format(plain=trained.plain.folder) for override in overrides)
+    training = Training(tiny_recipe, tiny_workspace(tmp_path / "w"), filled)
+    assert said in training.refusal()
+    assert not training.folder.exists()
+    assert not (training.partial / "ray").exists()
+
+
+def test_an_extraction_that_was_not_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    assert "stage 'extract' has not been run" in Training(tiny_recipe, Workspace(tmp_path)).refusal()
