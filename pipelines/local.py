@@ -34,7 +34,7 @@ def run_local(recipe: Recipe, at: Workspace, quiet: bool = False) -> list[tuple[
     logs.mkdir(parents=True, exist_ok=True)
     events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
     events.touch()
-    display = Display(Console(file=sys.stderr, quiet=quiet))
+    display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
     with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
         try:
@@ -118,7 +118,7 @@ class Display:
             self.bars.remove_task(self.task)
             self.task = None
         said = "nothing to do" if result.status == "unchanged" else result.summary
-        self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", highlight=False)
+        self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
 
 
 def summary_table(results: list[tuple[str, StageResult]]) -> Table:

@@ -17,7 +17,10 @@ def slowfast(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def by_stage(printed: str) -> dict[tuple[str, str], dict[str, object]]:
+Results = dict[tuple[str, str], dict[str, object]]
+
+
+def by_stage(printed: str) -> Results:
     return {(result["recipe"], result["stage"]): result for result in json.loads(printed)}
 
 
@@ -27,25 +30,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(workspace: Path) -> dict[tuple[str, str], dict[str, object]]:
+def first(workspace: Path) -> Results:
     done = slowfast("run", TINY, "--workspace", workspace, "--json")
     assert done.returncode == 0, done.stderr
     return by_stage(done.stdout)
 
 
-def test_every_stage_of_both_branches_is_done(first: dict[tuple[str, str], dict[str, object]]) -> None:
+def test_every_stage_of_both_branches_is_done(first: Results) -> None:
     assert set(first) == {(name, stage) for name in ("tiny", "tiny_ava") for stage in DATA + REST}
     assert {result["status"] for result in first.values()} == {"done"}
 
 
-def test_the_branch_starts_from_the_trained_model(first: dict[tuple[str, str], dict[str, object]], workspace: Path) -> None:
+def test_the_branch_starts_from_the_trained_model(first: Results, workspace: Path) -> None:
     record = json.loads((workspace / "runs/tiny_ava/train/checkpoint.json").read_text())
     assert record["parent_checkpoint"] == first["tiny", "train"]["weights_digest"]
     assert "start weights" in str(first["tiny_ava", "train"]["summary"])
 
 
 def test_data_version_goes_from_the_clip_store_to_the_registered_model(
-    first: dict[tuple[str, str], dict[str, object]],
+    first: Results,
 ) -> None:
     for name in ("tiny", "tiny_ava"):
         versions = {first[name, stage]["data_version"] for stage in ("extract", *REST)}
@@ -53,17 +56,13 @@ def test_data_version_goes_from_the_clip_store_to_the_registered_model(
         assert str(versions.pop()).endswith(".dir")
 
 
-def test_a_second_run_has_nothing_to_do(
-    first: dict[tuple[str, str], dict[str, object]], workspace: Path
-) -> None:
+def test_a_second_run_has_nothing_to_do(first: Results, workspace: Path) -> None:
     again = slowfast("run", TINY, "--workspace", workspace)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("nothing to do") == len(first)
 
 
-def test_the_command_line_and_kfp_do_the_same(
-    first: dict[tuple[str, str], dict[str, object]], workspace: Path
-) -> None:
+def test_the_command_line_and_kfp_do_the_same(first: Results, workspace: Path) -> None:
     for stage in DATA + REST:
         for flags, name in ((), "tiny"), (("--finetune",), "tiny_ava"):
             done = slowfast(stage, TINY, "--workspace", workspace, "--json", *flags)
@@ -73,7 +72,7 @@ def test_the_command_line_and_kfp_do_the_same(
             assert result["data_version"] == first[name, stage]["data_version"]
 
 
-def test_predict_with_the_champion(first: dict[tuple[str, str], dict[str, object]], workspace: Path) -> None:
+def test_predict_with_the_champion(first: Results, workspace: Path) -> None:
     video = next((workspace / "data/tiny-motion/extract/store/clips").glob("*.mp4"))
     done = slowfast("predict", video, "--model", "models:/tiny@champion", "--workspace", workspace, "--json")
     assert done.returncode == 0, done.stderr
