@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe, recipe_names
 from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
@@ -106,7 +107,13 @@ def _stage_command(stage: str) -> Callable[..., None]:
         resolved = load_recipe(recipe, overrides)
         if finetune:
             resolved = stages.finetune_branch(resolved, workspace)
-        print_result(stages.STAGES[stage](resolved, workspace), as_json)
+        try:
+            result = stages.STAGES[stage](resolved, workspace)
+        except InputError as error:
+            if as_json:
+                print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())
+            raise
+        print_result(result, as_json)
 
     return command
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from slowfast_core.errors import InputError
 from slowfast_core.files import sync, write_whole
 
-RECORD = "stage.json"
+RECORD, BEGUN = "stage.json", "inputs.sha256"
 
 
 class StageResult(BaseModel):
@@ -49,8 +49,8 @@ def run_once(
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
-        if _key_of(output) == key:
-            return _result(output, "unchanged")
+        if _key_of(output) == key and (result := read_result(output)) and _complete(result):
+            return result
         if _key_of(partial) != key:
             _start_partial(partial, key)
             started = time.monotonic()
@@ -58,14 +58,23 @@ def run_once(
             result = StageResult(stage=stage, seconds=round(time.monotonic() - started, 2), **fields)
             write_whole(partial / RECORD, json.dumps({"key": key, **result.model_dump()}, indent=1))
         _publish(partial, output)
-        return _result(output, "done")
+        return _result(output)
 
 
 def read_result(folder: Path) -> StageResult:
     """The result of the finished stage in `folder`. Raises InputError when there is none."""
     if _key_of(folder) is None:
         raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
-    return _result(folder, "unchanged")
+    return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0})
+
+
+def key_of_partial(partial: Path) -> str:
+    """What identifies the inputs of the stage that works in `partial`."""
+    return (partial / BEGUN).read_text()
+
+
+def _complete(result: StageResult) -> bool:
+    return all(Path(path).exists() for path in result.outputs.values())
 
 
 def _key_of(folder: Path) -> str | None:
@@ -77,17 +86,17 @@ def _key_of(folder: Path) -> str | None:
     return key
 
 
-def _result(folder: Path, status: str) -> StageResult:
+def _result(folder: Path) -> StageResult:
     fields = json.loads((folder / RECORD).read_text())
     del fields["key"]
     fields["outputs"] = {name: str(folder / path) for name, path in fields["outputs"].items()}
-    return StageResult(**{**fields, "status": status})
+    return StageResult(**fields)
 
 
 def _start_partial(partial: Path, key: str) -> None:
     """Keep the partial folder of these inputs; clear one that was begun for others."""
-    begun = partial / "inputs.sha256"
-    if partial.exists() and (not begun.is_file() or begun.read_text() != key):
+    begun = partial / BEGUN
+    if partial.exists() and (not begun.is_file() or key_of_partial(partial) != key):
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     if not begun.exists():

@@ -11,7 +11,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import progress
 from slowfast_core.recipe import Recipe
-from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _log(recipe: Recipe, at: Workspace, folder: Path, data_version: str, metrics
     from slowfast_core.tracking.runs import open_run
 
     tags = {"slowfast.stage": "evaluate", "slowfast.recipe": recipe.name}
-    key = (folder / "inputs.sha256").read_text()
+    key = f"{key_of_partial(folder)} {folder}"
     with open_run(recipe.tracking, at, f"{recipe.name} evaluate", key, tags) as run:
         run.log_params(evaluate=recipe.evaluate, model=recipe.model, clip=recipe.clip)
         run.log_dataset(recipe.data.name, data_version, recipe.data.source, "evaluation")

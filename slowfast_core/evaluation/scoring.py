@@ -86,7 +86,7 @@ def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
     path = folder / "checkpoint.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        labels = tuple(record["labels"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError("no checkpoint", path, "give a folder written by `slowfast train`") from None
-    labels = tuple(record["labels"])
     return parse_recipe({k: v for k, v in record.items() if k not in RECORD_EXTRAS}, str(path)), labels

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from slowfast_core.files import sha256_of, sync, write_whole
 
 STATE, SUMS = "state.pt", "sha256.json"
 
 
-def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step-N` whole. Random states are functions of (seed, step, rank) and need no saving."""
+def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int) -> Path:
+    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay.
+
+    Random states are functions of (seed, step, rank) and need no saving.
+    """
+    step = int(state["step"])
     final = folder / f"step-{step:09d}"
     temporary = folder / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    torch.save({"step": step, "model": model, "optimizer": optimizer}, temporary / STATE)
+    torch.save(dict(state), temporary / STATE)
     sync(temporary / STATE)
     write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
     if final.exists():  # a torn one of the same step

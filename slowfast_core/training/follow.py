@@ -8,63 +8,73 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from slowfast_core.files import write_whole
 from slowfast_core.progress import Advance, progress
 
 Send = Callable[[Mapping[str, float], int], None]  # metrics, step
 
 
-class Seen:
-    """What the driver has read from the workers' log."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
-        self.notes: list[str] = []
-
-
 @contextmanager
-def followed(log: Path, steps: int, send: Send) -> Iterator[Seen]:
-    """While the workers run, show their log as progress and send it to MLflow."""
-    seen, stop = Seen(), threading.Event()
-    start = log.stat().st_size if log.exists() else 0
+def followed(log: Path, steps: int, send: Send) -> Iterator[list[str]]:
+    """While the workers run, show their log as progress and send it to MLflow; yield the list of notes found in it."""
+    notes: list[str] = []
+    stop = threading.Event()
     with progress("train", steps) as advance:
-        follow = _follower(log, start, seen, send, advance)
+        follower = Follower(log, notes, send, advance)
 
         def watch() -> None:
             while not stop.wait(0.5):
-                follow()
+                try:
+                    follower.catch_up()
+                except Exception as error:  # noqa: BLE001  the tracking server is away: the last call tries once more
+                    advance(0, f"cannot log: {error}")
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            yield seen
+            yield notes
         finally:
             stop.set()
             thread.join()
-            follow()
+        follower.catch_up()
 
 
-def _follower(log: Path, start: int, seen: Seen, send: Send, advance: Advance) -> Callable[[], None]:
-    position, shown = start, 0
+class Follower:
+    """Sends each line of the log once. How far it came is kept beside the log, for the next process."""
 
-    def follow() -> None:
-        nonlocal position, shown
-        if not log.exists():
+    def __init__(self, log: Path, notes: list[str], send: Send, advance: Advance) -> None:
+        self.log, self.notes, self.send, self.advance = log, notes, send, advance
+        self.sent_file = log.with_suffix(".sent")
+        self.sent = int(self.sent_file.read_text()) if self.sent_file.exists() else 0
+        self.shown = 0
+
+    def catch_up(self) -> None:
+        if not self.log.exists():
             return
-        with log.open("rb") as file:
-            file.seek(position)
+        with self.log.open("rb") as file:
+            file.seek(self.sent)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
-        position += len(whole)
+        if not whole:
+            return
         for line in whole.splitlines():
-            fields = json.loads(line)
-            if note := fields.get("note"):
-                seen.notes.append(note)
-                advance(0, note)
-                continue
-            step = fields.pop("step")
-            seen.metrics = fields
-            send(fields, step)
-            advance(step - shown, f"epoch {fields['epoch']:.1f} loss {fields['loss']:.3f}")
-            shown = step
+            self._show(json.loads(line))
+        self.sent += len(whole)
+        write_whole(self.sent_file, str(self.sent))
 
-    return follow
+    def _show(self, fields: dict[str, float | str]) -> None:
+        if note := fields.get("note"):
+            self.notes.append(str(note))
+            self.advance(0, str(note))
+            return
+        numbers = {name: float(value) for name, value in fields.items()}
+        step = int(numbers.pop("step"))
+        self.send(numbers, step)
+        self.advance(step - self.shown, f"epoch {numbers['epoch']:.1f} loss {numbers['loss']:.3f}")
+        self.shown = step
+
+
+def last_metrics(log: Path) -> dict[str, float]:
+    """What the last step in the log reached."""
+    steps = [fields for line in log.read_text().splitlines() if "loss" in (fields := json.loads(line))]
+    return {name: steps[-1][name] for name in ("loss", "accuracy", "clips_per_second")}

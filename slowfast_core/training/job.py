@@ -13,6 +13,7 @@ class Job:
     """All that a training worker needs; paths are on storage that every worker sees."""
 
     recipe: Recipe
+    data_version: str
     store: Path
     folder: Path  # checkpoints, log.jsonl and the final weights go here
     init_weights: Path | None

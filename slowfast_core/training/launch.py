@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, read_result, run_once
-from slowfast_core.training.follow import followed
+from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
+from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from slowfast_core.tracking.runs import Run
 
+RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 
@@ -60,12 +62,13 @@ def _fit(
     from slowfast_core.model.weights import load_weights, weights_digest
 
     labels, steps = _check_data(recipe, store)
-    job = Job(recipe, store, folder, init_from / "model.safetensors" if init_from else None)
+    job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
     if job.init_weights:
         _check_start(recipe, job.init_weights)
-    run = _open_run(recipe, at, (folder / "inputs.sha256").read_text(), data_version)
-    with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as seen:
+    run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
+    with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as notes:
         _run_workers(job)
+    shutil.rmtree(folder / RAY)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
     record = {
@@ -77,15 +80,14 @@ def _fit(
         "weights_digest": digest,
     }
     write_whole(folder / "checkpoint.json", json.dumps(record, indent=1))
-    last = seen.metrics
-    notes = "".join(f"; {note}" for note in seen.notes)
+    reached = last_metrics(job.log)
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": f"loss {last.get('loss', float('nan')):.3f} after {recipe.train.epochs} epochs{notes}",
+        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,
-        "metrics": {name: last[name] for name in ("loss", "accuracy", "clips_per_second") if name in last},
+        "metrics": reached,
     }
 
 
@@ -157,7 +159,7 @@ def _run_workers(job: Job) -> None:
             ),
             run_config=RunConfig(
                 name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
-                storage_path=str(job.folder / "ray"),
+                storage_path=str(job.folder / RAY),
                 failure_config=FailureConfig(max_failures=job.recipe.train.max_restarts),
             ),
         ).fit()
@@ -167,7 +169,8 @@ def _run_workers(job: Job) -> None:
 
 def _as_config(job: Job) -> dict[str, str | None]:
     init = str(job.init_weights) if job.init_weights else None
-    return {"recipe": job.recipe.to_json(), "store": str(job.store), "folder": str(job.folder), "init": init}
+    paths = {"store": str(job.store), "folder": str(job.folder), "init": init}
+    return {"recipe": job.recipe.to_json(), "data_version": job.data_version, **paths}
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
@@ -177,7 +180,8 @@ def _ray_worker(config: dict[str, Any]) -> None:
     from slowfast_core.training.loop import train_worker
 
     init = Path(config["init"]) if config["init"] else None
-    job = Job(parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"]), init)
+    recipe, store, folder = parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"])
+    job = Job(recipe, config["data_version"], store, folder, init)
     context = ray.train.get_context()
     train_worker(
         job,

@@ -99,8 +99,14 @@ def _resume(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, log:
 
 
 def _save(job: Job, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    keep = job.recipe.train.keep_checkpoints
-    save_checkpoint(job.folder / "checkpoints", step, network.state_dict(), optimizer.state_dict(), keep)
+    state = {
+        "step": step,
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "recipe": job.recipe.to_json(),
+        "data_version": job.data_version,
+    }
+    save_checkpoint(job.folder / "checkpoints", state, job.recipe.train.keep_checkpoints)
 
 
 def _update(

@@ -13,7 +13,8 @@ from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint
 
 
 def save(folder: Path, step: int, keep: int = 3) -> Path:
-    return save_checkpoint(folder, step, {"w": torch.full((4, 4), float(step))}, {"state": {0: step}}, keep)
+    state = {"step": step, "model": {"w": torch.full((4, 4), float(step))}, "optimizer": {"state": {0: step}}}
+    return save_checkpoint(folder, state, keep)
 
 
 def names(folder: Path) -> list[str]:
@@ -105,5 +106,5 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) ->
 def test_a_failed_save_leaves_no_checkpoint(tmp_path: Path) -> None:
     older = save(tmp_path, 1)
     with pytest.raises(AttributeError, match="pickle"):
-        save_checkpoint(tmp_path, 2, {"w": lambda: None}, {}, 3)  # type: ignore[dict-item]
+        save_checkpoint(tmp_path, {"step": 2, "model": {"w": lambda: None}}, 3)
     assert newest_checkpoint(tmp_path) == (older, [])
