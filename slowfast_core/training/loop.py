@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from slowfast_core.data.loading import EpochBatches, Sample, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
@@ -18,10 +18,11 @@ from slowfast_core.model.weights import load_weights, save_weights, start_from
 from slowfast_core.recipe import Recipe
 from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from slowfast_core.training.job import Job
+from slowfast_core.training.meter import Meter
 from slowfast_core.training.schedule import learning_rate
 from slowfast_core.training.step import Outcome, forward_loss, make_optimizer
 
-LOG_SECONDS = 1.0  # at most one line of the log in this time, besides one an epoch
+LOG_STEPS = 10  # steps that a line of the log tells of; the last of an epoch of fewer
 
 
 class Log:
@@ -29,13 +30,11 @@ class Log:
 
     def __init__(self, path: Path, enabled: bool) -> None:
         self.path, self.enabled = path, enabled
-        self.written = 0.0
 
     def __call__(self, **fields: object) -> None:
         if self.enabled:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(fields) + "\n")
-        self.written = time.monotonic()
 
 
 def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None]) -> None:
@@ -52,21 +51,20 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
     step = _resume(job, network, optimizer, log)
     parallel = nn.parallel.DistributedDataParallel(network) if workers > 1 else network
     loader = training_loader(clips, batches, recipe.compute.loader_workers)
+    meter = Meter(workers, device)
     last_save = time.monotonic()
     while step < recipe.train.epochs * batches.steps:
         epoch, done = divmod(step, batches.steps)
         batches.start(epoch, done)
-        started, first = time.monotonic(), step
         for samples in loader:
             # Dropout is a function of (seed, step, rank), so a resumed run draws what an unbroken one would.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * 1_009 + rank)
             rate = learning_rate(recipe.train, step / batches.steps)
-            outcome = _update(parallel, optimizer, samples, recipe, device, rate)
+            meter.add(_update(parallel, optimizer, samples, recipe, device, rate), len(samples))
             step += 1
             last_of_epoch = step % batches.steps == 0
-            if last_of_epoch or time.monotonic() - log.written > LOG_SECONDS or workers > 1:
-                speed = (step - first) * recipe.train.batch / (time.monotonic() - started)
-                _log_step(log, outcome, step, batches.steps, rate, speed, workers, last_of_epoch)
+            if last_of_epoch or step % LOG_STEPS == 0:
+                log(step=step, epoch=step / batches.steps, learning_rate=rate, **meter.read())
             if rank == 0 and (last_of_epoch or time.monotonic() - last_save > recipe.train.checkpoint_minutes * 60):
                 _save(job, step, network, optimizer)
                 last_save = time.monotonic()
@@ -127,17 +125,3 @@ def _update(
         nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_gradient)
     optimizer.step()
     return outcome
-
-
-def _log_step(
-    log: Log, outcome: Outcome, step: int, steps: int, rate: float, speed: float, workers: int, last_of_epoch: bool
-) -> None:
-    """Reduce over all workers and write a line. With several workers the reduction must happen at every step."""
-    loss = outcome.loss.detach()
-    totals = torch.stack([loss, outcome.right.to(loss), loss.new_tensor(outcome.decisions)])
-    if workers > 1:
-        distributed.all_reduce(totals)
-    if last_of_epoch or time.monotonic() - log.written > LOG_SECONDS:
-        summed_loss, right, decisions = totals.tolist()
-        fields = {"loss": summed_loss / workers, "accuracy": right / max(decisions, 1), "learning_rate": rate}
-        log(step=step, epoch=step / steps, clips_per_second=round(speed, 1), **fields)
