@@ -21,6 +21,7 @@ def followed(log: Path, steps: int, send: Send) -> Iterator[list[str]]:
     stop = threading.Event()
     with progress("train", steps) as advance:
         follower = Follower(log, notes, send, advance)
+        advance(0, "starting the workers")
 
         def watch() -> None:
             while not stop.wait(0.5):
