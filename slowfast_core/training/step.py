@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from slowfast_core.data.augment import render_batch
 from slowfast_core.data.loading import Sample
-from slowfast_core.recipe import Train
+from slowfast_core.sections import Pixels, Train
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ def boxes_of(samples: Sequence[Sample], device: torch.device) -> Tensor:
     return torch.cat(rows).to(device)
 
 
-def forward_loss(network: nn.Module, samples: Sequence[Sample], train: Train, device: torch.device) -> Outcome:
+def forward_loss(
+    network: nn.Module, samples: Sequence[Sample], train: Train, pixels: Pixels, device: torch.device
+) -> Outcome:
     """Cross-entropy over classes (classify), or sigmoid cross-entropy over each box's classes (detect)."""
-    clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], device)
+    clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], pixels, device)
     if samples[0].label >= 0:
         labels_B = torch.tensor([s.label for s in samples], device=device)
         logits_BA = network(clips_BCTHW)
