@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from slowfast_core.recipe import load_recipe, recipe_names
 from slowfast_core.stage import StageResult
@@ -49,7 +49,7 @@ def recipes(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(described))
         return
-    table = Table("recipe", "what it is", box=None)
+    table = Table(Column("recipe", no_wrap=True), "what it is", box=None)
     for name, description in described.items():
         table.add_row(name, description)
     stdout.print(table)
@@ -142,8 +142,8 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .pyth, .pth or (Caffe2's) .pkl file.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The checkpoint folder to write.")],
     peer: Annotated[Literal["pyslowfast", "mmaction2", "pytorchvideo"], typer.Option("--from", help="Its codebase.")],
+    overrides: Overrides,
     recipe: Annotated[str | None, typer.Option(help="What it was trained with; else read from the weights.")] = None,
-    overrides: Overrides = [],  # noqa: B006  Typer gives it anew
     labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
     as_json: Json = False,
 ) -> None:
