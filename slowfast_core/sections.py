@@ -137,6 +137,7 @@ class Model(Section):
     classes: Positive = 400
     dropout: float = Field(0.5, ge=0, lt=1)
     head: Literal["classify", "detect"] = "classify"
+    multi_label: bool = False  # of a classifier: a sigmoid for each class, not one softmax over them
     roi_size: Positive = 7
     roi_aligned: bool = True  # RoIAlign's half-pixel shift
     res5_dilation: Literal[1, 2] = 2  # of the detection trunk, whose res5 has stride 1
@@ -156,6 +157,8 @@ class Model(Section):
                 raise ValueError(f"non_local.{stage}: R{self.depth} has blocks 0..{blocks - 1} there")
         if self.non_local and self.pathways == "fast":
             raise ValueError("non_local is of the Slow pathway, pathways is 'fast'")
+        if self.multi_label and self.head == "detect":
+            raise ValueError("multi_label is of a classifier; detection always has a sigmoid for each class")
         if self.fast_input == "half" and self.head == "detect":
             raise ValueError("fast_input 'half' does not fit head 'detect'")
         return self

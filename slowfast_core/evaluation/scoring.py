@@ -40,14 +40,14 @@ class Scorer:
         """`test` are other views than the checkpoint's own recipe has."""
         recipe, self.labels = read_checkpoint(checkpoint)
         self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
-        self.pixels = recipe.model.pixels
+        self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_model(recipe.model, recipe.clip)
         self.network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
         self.network.eval().to(self.device)
 
     def score_video(self, path: Path) -> Floats:
-        """Softmax `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
+        """Softmax (multi-label: sigmoid) `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
         info = probe(path)
         starts = uniform_starts(self.clip, info.frames, self.test.clips)
         wanted = [clip_indices(self.clip, start, info.frames) for start in starts]
@@ -60,7 +60,7 @@ class Scorer:
             video_CTHW = render(frames_THWC, view, self.pixels)
             clips = [video_CTHW[:, [place[i] for i in indices]] for indices in wanted]
             step = self.test.batch_views
-            scores_VA += [self._softmax(clips[i : i + step]) for i in range(0, len(clips), step)]
+            scores_VA += [self._scores(clips[i : i + step]) for i in range(0, len(clips), step)]
         mean_A: Floats = torch.cat(scores_VA).mean(0).numpy()
         return mean_A
 
@@ -77,10 +77,11 @@ class Scorer:
             logits_KA = self.network(clips_BCTHW, boxes_K5)
         return [i for i, _ in kept], logits_KA.sigmoid().cpu().numpy()
 
-    def _softmax(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
+    def _scores(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
         clips_BCTHW = torch.stack(clips_CTHW).contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode():
-            return functional.softmax(self.network(clips_BCTHW), dim=1).cpu()
+            logits_BA: torch.Tensor = self.network(clips_BCTHW)
+            return (logits_BA.sigmoid() if self.multi_label else functional.softmax(logits_BA, dim=1)).cpu()
 
 
 def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
