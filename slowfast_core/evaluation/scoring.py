@@ -47,7 +47,7 @@ class Scorer:
         self.network.eval().to(self.device)
 
     def score_video(self, path: Path) -> Floats:
-        """Softmax (multi-label: sigmoid) `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
+        """Softmax, or sigmoids, `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
         info = probe(path)
         starts = uniform_starts(self.clip, info.frames, self.test.clips)
         wanted = [clip_indices(self.clip, start, info.frames) for start in starts]

@@ -122,6 +122,8 @@ def test_every_recipe_trains_a_step_and_scores_a_batch(name: str) -> None:
     torch.manual_seed(0)
     network = build_model(model, recipe.clip)
     optimizer = make_optimizer(network, recipe.train)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.train.warmup_from
     samples = [sample(recipe, label) for label in (0, 1)]
     outcome = forward_loss(network.train(), samples, recipe.train, model, torch.device("cpu"))
     outcome.loss.backward()
@@ -133,7 +135,7 @@ def test_every_recipe_trains_a_step_and_scores_a_batch(name: str) -> None:
 
 
 def sample(recipe: Recipe, label: int) -> Sample:
-    frames = torch.full((recipe.clip.fast_frames, 32, 32, 3), 99 + label, dtype=torch.uint8)
+    frames = torch.randint(0, 256, (recipe.clip.fast_frames, 32, 32, 3), dtype=torch.uint8)
     targets_KA = torch.zeros(1, recipe.model.classes)
     targets_KA[0, label] = 1
     return Sample(0, frames, View(0, 0, 32, 32, 32, 32), label, torch.tensor([[4.0, 4, 28, 28]]), targets_KA)
