@@ -90,11 +90,13 @@ def _encode(text: str, encoding: str) -> bytes:
 
 _reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
 _scalar: Callable[..., Any] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
+_frombuffer: Callable[..., Any] = np.empty(0).__reduce_ex__(5)[0]  # type: ignore[assignment]
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
 }
@@ -103,8 +105,9 @@ ALLOWED: dict[tuple[str, str], Any] = {
 def _safe_for_torch() -> list[Any]:
     """Learning rates and scores are often numpy scalars in the checkpoints of training frameworks."""
     kinds = [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "?")]
-    old_names = [(value, f"{module}.{name}") for (module, name), value in ALLOWED.items() if module.startswith("numpy")]
-    return [*old_names, (_scalar, "numpy._core.multiarray.scalar"), (_encode, "_codecs.encode"), *kinds]
+    named = [(value, f"{module}.{name}") for (module, name), value in ALLOWED.items()]
+    renamed = [(value, name.replace("numpy.core", "numpy._core")) for value, name in named]
+    return [*named, *renamed, *kinds]
 
 
 def _as_tensor(value: object) -> Tensor | None:
