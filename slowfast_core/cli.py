@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe, recipe_names
 from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
@@ -150,6 +151,8 @@ def convert(
     """Turn a published checkpoint into a checkpoint folder that gives the same outputs."""
     from slowfast_core.model.convert import convert as convert_checkpoint
 
+    if overrides and recipe is None:
+        raise InputError("there is no recipe to change", "--set", "name one with --recipe")
     resolved = load_recipe(recipe, overrides) if recipe else None
     result, report = convert_checkpoint(peer, source, output, resolved, labels)
     print_result(result, as_json)

@@ -66,10 +66,7 @@ def convert(
     InputError, with nothing written, for a file that cannot be read or does not fit.
     """
     _check_output(output)
-    file = read_peer_file(source)
-    translated, unknown = _translated(peer, file)
-    converted = _converted(peer, file, translated, recipe)
-    report = _compare(converted, unknown)
+    converted, report = translate(peer, read_peer_file(source), recipe)
     if not report.fits:
         raise InputError(f"does not fit: {report}", source, "check --from and --recipe")
     resolved = _resolved(peer, source, converted, recipe)
@@ -92,13 +89,32 @@ def convert(
     return run_once(STAGE, output, inputs, work), report
 
 
-def _translated(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple[Converted, Report]:
+    """The peer's weights as ours, and how they fit the network that they, or the recipe, tell of."""
+    weights, unknown = _renamed(peer, file)
+    config = flat_config(file.config) if peer == "pyslowfast" else {}
+    settings = Settings(peer, config, recipe, file.caffe2)
+    model = model_of(settings, tuple(file.state), weights)
+    if peer == "mmaction2":
+        weights |= _mmaction2_classifier(weights, model)
+        model = model.model_copy(update={"classes": len(weights["projection.weight"])})
+    clip = clip_of(settings, model)
+    if recipe:
+        _agree(model, clip, recipe)
+    with torch.device("meta"):
+        own = build_model(model, clip).state_dict()
+    counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
+    converted = Converted(counters | weights, model, clip, tuple(settings.assumed))
+    return converted, _compare(converted, own, unknown)
+
+
+def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights by our names, and the names that no rule reads."""
     known, unknown = {}, []
     for name, tensor in file.state.items():
-        if peer == "pyslowfast" and file.caffe2 and CAFFE2_SOLVER.fullmatch(name):
+        if file.caffe2 and CAFFE2_SOLVER.fullmatch(name):
             continue
-        ours = our_name(peer, caffe2_name(name) if peer == "pyslowfast" and file.caffe2 else name)
+        ours = our_name(peer, caffe2_name(name) if file.caffe2 else name)
         if ours is None:
             unknown.append(name)
         else:
@@ -106,19 +122,6 @@ def _translated(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[st
     if not any(name.startswith("trunk.fast.") for name in known):
         known = {name.replace("trunk.slow.", "trunk.pathway."): tensor for name, tensor in known.items()}
     return known, tuple(unknown)
-
-
-def _converted(peer: Peer, file: PeerFile, weights: dict[str, Tensor], recipe: Recipe | None) -> Converted:
-    config = flat_config(file.config) if peer == "pyslowfast" else {}
-    settings = Settings(peer, config, recipe, file.caffe2)
-    model = model_of(settings, tuple(file.state), weights)
-    if peer == "mmaction2":
-        weights = _mmaction2_classifier(weights, model)
-        model = model.model_copy(update={"classes": len(weights["projection.weight"])})
-    clip = clip_of(settings, model)
-    if recipe:
-        _agree(model, clip, recipe)
-    return Converted(weights, model, clip, tuple(settings.assumed))
 
 
 def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
@@ -129,15 +132,12 @@ def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str,
     elif model.pathways == "slowfast":
         slow = model.width * 8 * (4 if model.depth >= 50 else 1)
         weight = torch.cat([weight[:, -slow:], weight[:, :-slow]], dim=1)
-    return {**weights, "projection.weight": weight, "projection.bias": bias}
+    return {"projection.weight": weight, "projection.bias": bias}
 
 
-def _compare(converted: Converted, unknown: tuple[str, ...]) -> Report:
-    """The weights against the network of the recipe; counters that the peer does not keep start at zero."""
-    with torch.device("meta"):
-        own = build_model(converted.model, converted.clip).state_dict()
+def _compare(converted: Converted, own: Mapping[str, Tensor], unknown: tuple[str, ...]) -> Report:
+    """The weights against the network's own state."""
     weights = converted.weights
-    weights |= {name: torch.tensor(0) for name in own if name.endswith(COUNTER) and name not in weights}
     missing = tuple(name for name in own if name not in weights)
     unexpected = tuple(name for name in weights if name not in own)
     shared = [(name, tuple(weights[name].shape), tuple(own[name].shape)) for name in weights if name in own]

@@ -37,7 +37,8 @@ def pyslowfast_state(state: State) -> State:
 
 def caffe2_blobs(state: State) -> State:
     """Without counters of batch norm; the blobs of laterals are named after the last Fast block before them."""
-    last = {s: max(int(n.split(".")[4]) for n in state if n.startswith(f"trunk.fast.stages.{s}.")) for s in range(3)}
+    blocks = [{int(n.split(".")[4]) for n in state if n.startswith(f"trunk.fast.stages.{s}.")} for s in range(3)]
+    last = {s: max(found, default=0) for s, found in enumerate(blocks)}
     return {_caffe2(name, last): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
