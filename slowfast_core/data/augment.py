@@ -25,8 +25,9 @@ def render(frames_THWC: Tensor, view: View, pixels: Pixels) -> Tensor:
     frames_CTHW = frames_TCHW.transpose(0, 1).div_(255)
     if pixels.order == "bgr":
         frames_CTHW = frames_CTHW.flip(0)
-    mean_C111, std_C111 = (frames_CTHW.new_tensor(of).reshape(3, 1, 1, 1) for of in (pixels.mean, pixels.std))
-    return frames_CTHW.sub_(mean_C111).div_(std_C111)
+    for channel_THW, mean, std in zip(frames_CTHW, pixels.mean, pixels.std, strict=True):
+        channel_THW.sub_(mean).div_(std)  # numbers, not tensors: nothing is sent to the device
+    return frames_CTHW
 
 
 def render_batch(frames: Sequence[Tensor], views: Sequence[View], pixels: Pixels, device: torch.device) -> Tensor:

@@ -110,6 +110,12 @@ def test_time_to_channel_keeps_every_fast_frame() -> None:
     assert torch.equal(joined_BCTHW, torch.cat([slow_BCTHW, packed_BCTHW], dim=1))
 
 
+def test_a_fast_pathway_of_half_the_resolution_joins_enlarged() -> None:
+    slow_BCTHW, fast_BCTHW = torch.rand(1, 2, 2, 4, 6), torch.rand(1, 1, 8, 2, 3)
+    added_BCTHW = TSample(1, 4)(slow_BCTHW, fast_BCTHW)[:, 2:]
+    assert torch.equal(added_BCTHW, fast_BCTHW[:, :, ::4].repeat_interleave(2, 3).repeat_interleave(2, 4))
+
+
 def test_without_laterals_slow_does_not_see_fast() -> None:
     network = network_of(tiny(lateral="none"))
     slow_BCTHW, _ = network.trunk.features(torch.randn(1, 3, 8, 32, 32))
