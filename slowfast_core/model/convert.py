@@ -94,11 +94,15 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
     weights, unknown = _renamed(peer, file)
     config = flat_config(file.config) if peer == "pyslowfast" else {}
     settings = Settings(peer, config, recipe, file.caffe2)
-    model = model_of(settings, tuple(file.state), weights)
-    if peer == "mmaction2":
-        weights |= _mmaction2_classifier(weights, model)
-        model = model.model_copy(update={"classes": len(weights["projection.weight"])})
-    clip = clip_of(settings, model)
+    try:
+        model = model_of(settings, tuple(file.state), weights)
+        if peer == "mmaction2":
+            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights)
+            model = model.model_copy(update={"classes": len(weights["projection.weight"])})
+        clip = clip_of(settings, model)
+    except (ValueError, LookupError, TypeError) as error:  # shapes that no network of ours has
+        reason = " ".join(str(error).split())
+        raise InputError(f"no network that is known here: {reason}", f"--from {peer}", "name another file") from None
     if recipe:
         _agree(model, clip, recipe)
     with torch.device("meta"):
@@ -119,6 +123,9 @@ def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, 
             unknown.append(name)
         else:
             known[ours] = tensor if ours.endswith(COUNTER) else tensor.float()
+    if not any(name.startswith("trunk.") for name in known):
+        what = f"no tensor has a name of {peer}'s ResNets, the first is {next(iter(file.state))}"
+        raise InputError(what, f"--from {peer}", "name the codebase that wrote the file")
     if not any(name.startswith("trunk.fast.") for name in known):
         known = {name.replace("trunk.slow.", "trunk.pathway."): tensor for name, tensor in known.items()}
     return known, tuple(unknown)
@@ -133,6 +140,15 @@ def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str,
         slow = model.width * 8 * (4 if model.depth >= 50 else 1)
         weight = torch.cat([weight[:, -slow:], weight[:, :-slow]], dim=1)
     return {"projection.weight": weight, "projection.bias": bias}
+
+
+def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MMAction2's attention is not scaled by the root of its width, and its last convolution has no bias."""
+    queries = {name: tensor for name, tensor in weights.items() if ".theta." in name}
+    scaled = {name: tensor * len(tensor) ** 0.5 for name, tensor in queries.items()}
+    outputs = {name: tensor for name, tensor in weights.items() if name.endswith(".out.weight")}
+    biases = {name.replace(".weight", ".bias"): torch.zeros(len(tensor)) for name, tensor in outputs.items()}
+    return scaled | {name: bias for name, bias in biases.items() if name not in weights}
 
 
 def _compare(converted: Converted, own: Mapping[str, Tensor], unknown: tuple[str, ...]) -> Report:

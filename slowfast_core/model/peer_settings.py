@@ -190,18 +190,19 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
 
 
 def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
-    """The blocks after which there are non-local blocks; how they attend is PySlowFast's configuration."""
+    """The blocks after which there are non-local blocks; how they attend is only in PySlowFast's configuration."""
     found = re.compile(r"trunk\.\w+\.stages\.([12])\.nonlocal(\d+)\.")
     places = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
     if not places:
         return None
     res3, res4 = (tuple(sorted(block for s, block in places if s == stage)) for stage in (1, 2))
     pool = settings.config.get("NONLOCAL.POOL")
-    attention = settings.config.get("NONLOCAL.INSTANTIATION", "dot_product")
+    usual = "softmax" if settings.peer == "mmaction2" else "dot_product"
+    attention = settings.config.get("NONLOCAL.INSTANTIATION", usual)
     asked = settings.recipe.model.non_local if settings.recipe else None
     if asked and not settings.config:
         return NonLocal(res3=res3, res4=res4, attention=asked.attention, pool_time=asked.pool_time)
-    pool_time = pool[2][0][0] if pool else (2 if head == "detect" else 1)
+    pool_time = pool[2][0][0] if pool else (2 if head == "detect" and settings.peer == "pyslowfast" else 1)
     if not settings.config:
         settings.assumed.append(f"model.non_local {attention}, pool_time {pool_time}")
     return NonLocal(res3=res3, res4=res4, attention=attention, pool_time=pool_time)

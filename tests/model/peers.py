@@ -108,6 +108,16 @@ def _mmaction2(name: str, head: str) -> str:
     if parts[2] == "stem":
         return f"{path}.conv1.{'conv' if parts[3] == '0' else 'bn'}.{leaf}"
     block = f"{path}.layer{int(parts[3]) + 1}.{parts[4]}"
+    if parts[4].startswith("nonlocal"):
+        block = f"{path}.layer{int(parts[3]) + 1}.{parts[4].removeprefix('nonlocal')}.non_local_block"
+        layers = {
+            "phi": "phi.0.conv",
+            "g": "g.0.conv",
+            "theta": "theta.conv",
+            "out": "conv_out.conv",
+            "bn": "conv_out.bn",
+        }
+        return f"{block}.{layers[parts[5]]}.{leaf}"
     if parts[5] == "shortcut":
         return f"{block}.downsample.{'conv' if parts[6] == '0' else 'bn'}.{leaf}"
     a, _, bn = parts[5].partition("_")

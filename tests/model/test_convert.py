@@ -240,6 +240,27 @@ def test_trap_5_mmaction2_detects_with_an_unused_class_and_an_undilated_res5(tmp
     torch.testing.assert_close(found, logits(network, boxes_K5))
 
 
+def test_mmaction2_attends_without_scale(tmp_path: Path) -> None:
+    model = changed(**MMACTION2, non_local=NonLocal(res3=(1,), res4=(2, 5), pool_time=1))
+    network = random_network(model, CLIP)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("out.bias"):
+            tensor.zero_()
+    source = write(tmp_path / "m.pth", "mmaction2", network)
+    content = torch.load(source, weights_only=False)
+    state = content["state_dict"]
+    for name in list(state):
+        if name.endswith("conv_out.conv.bias"):
+            del state[name]
+        elif ".theta." in name:
+            state[name] = state[name] / len(state[name]) ** 0.5
+    torch.save(content, source)
+    convert("mmaction2", source, tmp_path / "out")
+    recipe, ours = converted(tmp_path / "out")
+    assert recipe.model.non_local == model.non_local
+    torch.testing.assert_close(logits(ours), logits(network))
+
+
 @pytest.mark.parametrize(("suffix", "aligned"), [(".pyth", True), (".pkl", False)])
 def test_trap_5_pyslowfast_detects_with_a_dilated_res5(suffix: str, aligned: bool, tmp_path: Path) -> None:
     network = random_network(changed(head="detect", classes=80), CLIP)

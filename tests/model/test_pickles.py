@@ -127,6 +127,38 @@ def test_a_checkpoint_that_does_not_fit(
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("s1_fuse.conv_f2s.weight", torch.zeros(4, 2, 6, 1, 1), "must be odd, is 6"),
+        ("s1_fuse.conv_f2s.weight", torch.zeros(4), "no network that is known here"),
+        ("s1.pathway0_stem.conv.weight", torch.tensor(1.0), "no network that is known here"),
+        ("head.projection.weight", None, "has no projection.weight"),
+        ("s2.pathway0_res1.branch2.a.weight", None, "1 missing (trunk.slow.stages.0.1.a.weight)"),
+    ],
+)
+def test_shapes_that_no_network_has(
+    name: str,
+    value: torch.Tensor | None,
+    said: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_good(".pyth")
+    state = torch.load(path)["model_state"]
+    state = {key: tensor for key, tensor in state.items() if key != name}
+    torch.save({"model_state": state | ({} if value is None else {name: value})}, path)
+    assert said in refusal(path, monkeypatch, capsys)
+
+
+def test_the_file_of_another_codebase(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model_state": {"blocks.0.conv.weight": torch.zeros(2)}}, "v.pyth")
+    assert "no tensor has a name of pyslowfast's" in refusal(Path("v.pyth"), monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
     "content", [[1, 2], "text", {}, {"blobs": {}}, {"model_state": {"lr": 0.1}}, {"blobs": {"w": np.array(["a"])}}]
 )
 def test_what_holds_no_weights(content: object, here: Path) -> None:
