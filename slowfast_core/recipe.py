@@ -33,6 +33,7 @@ from slowfast_core.sections import (
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 __all__ = [
+    "RECIPES",
     "Clip",
     "Compute",
     "Data",
@@ -47,6 +48,9 @@ __all__ = [
     "Tracking",
     "Train",
     "Validation",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_names",
 ]
 
 
