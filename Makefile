@@ -3,11 +3,13 @@ BIN := .venv/bin
 
 .PHONY: setup demo test test-all lint params
 
+# PyTorchVideo, with which tests compare, comes without what only its data sets need.
 setup: .venv/installed
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pytorchvideo==0.1.5
 	touch $@
 
 # The whole flow on this machine, from generated videos to two registered models.

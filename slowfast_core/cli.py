@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe, recipe_names
@@ -50,7 +50,7 @@ def recipes(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(described))
         return
-    table = Table("recipe", "what it is", box=None)
+    table = Table(Column("recipe", no_wrap=True), "what it is", box=None)
     for name, description in described.items():
         table.add_row(name, description)
     stdout.print(table)
@@ -65,22 +65,23 @@ def show(recipe: RecipeName, overrides: Overrides, as_json: Json = False) -> Non
 
 @app.command()
 def cost(recipe: RecipeName, overrides: Overrides, size: int = 256, as_json: Json = False) -> None:
-    """Parameters and GFLOPs (multiply-adds) of one view, by stage."""
+    """Parameters and GFLOPs (multiply-adds) of one view, by stage and by pathway."""
     from slowfast_core.model.cost import cost_of
 
     resolved = load_recipe(recipe, overrides)
     counted = cost_of(resolved.model, resolved.clip, size)
     if as_json:
-        fields = {"parameters": counted.parameters, "gflops": counted.gflops, "by_stage": counted.by_stage}
-        print(json.dumps(fields))
+        shares = {"by_stage": counted.by_stage, "by_pathway": counted.by_pathway, "fast_share": counted.fast_share}
+        print(json.dumps({"parameters": counted.parameters, "gflops": counted.gflops, **shares}))
         return
-    table = Table("stage", "GFLOPs", box=None)
-    table.columns[1].justify = "right"
-    for stage, gflops in counted.by_stage.items():
-        table.add_row(stage, f"{gflops:.4f}")
-    table.add_row("one view", f"{counted.gflops:.4f}")
-    stdout.print(table)
-    print(f"{counted.parameters:,} parameters")
+    for title, parts in (("stage", counted.by_stage), ("pathway", counted.by_pathway)):
+        table = Table(title, "GFLOPs", "share", box=None)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for part, gflops in [*parts.items(), ("one view", counted.gflops)]:
+            table.add_row(part, f"{gflops:.4f}", f"{100 * gflops / counted.gflops:.1f} %")
+        stdout.print(table)
+    print(f"{counted.parameters:,} parameters; the Fast pathway takes {100 * counted.fast_share:.1f} % of a view")
 
 
 STAGES = {
@@ -141,6 +142,28 @@ def predict(
         print(video["video"])
         for guess in video["top"]:
             print(f"  {100 * guess['score']:5.1f} %  {guess['label']}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .pyth, .pth or (Caffe2's) .pkl file.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The checkpoint folder to write.")],
+    peer: Annotated[Literal["pyslowfast", "mmaction2", "pytorchvideo"], typer.Option("--from", help="Its codebase.")],
+    overrides: Overrides,
+    recipe: Annotated[str | None, typer.Option(help="What it was trained with; else read from the weights.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a published checkpoint into a checkpoint folder that gives the same outputs."""
+    from slowfast_core.model.convert import convert as convert_checkpoint
+
+    if overrides and recipe is None:
+        raise InputError("there is no recipe to change", "--set", "name one with --recipe")
+    resolved = load_recipe(recipe, overrides) if recipe else None
+    result, report = convert_checkpoint(peer, source, output, resolved, labels)
+    print_result(result, as_json)
+    for setting in () if as_json else report.assumed:
+        print(f"  assumed, for the file does not say: {setting} (--recipe names another)")
 
 
 @app.command()

@@ -7,165 +7,51 @@ import json
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from slowfast_core.errors import InputError
+from slowfast_core.sections import (
+    Clip,
+    Compute,
+    Data,
+    Evaluate,
+    Model,
+    NonLocal,
+    Pixels,
+    Register,
+    Section,
+    Store,
+    Synthetic,
+    Tracking,
+    Train,
+    Validation,
+)
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Synthetic(Section):
-    """Sizes of the generated source (`data.source: synthetic`); videos of each class (kinetics) or in all (ava)."""
-
-    train_videos: Positive = 80
-    val_videos: Positive = 12
-    size: Positive = 64
-    fps: Positive = 16
-    seconds: Positive = 3
-    seed: int = 0
-
-
-class Validation(Section):
-    max_bad_share: Share = 0.05
-    min_frames: Positive = 2
-    decode_timeout_seconds: Positive = 60
-
-
-class Store(Section):
-    """How the clip store is written: `short_side` 0 keeps the size, `fps` 0 keeps the rate."""
-
-    short_side: int = Field(256, ge=0)
-    fps: float = Field(0, ge=0)
-    gop: Positive = 12
-    crf: int = Field(18, ge=0, le=51)
-
-
-class Data(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    format: Literal["kinetics", "ava"] = "kinetics"
-    source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
-    endpoint_url: str | None = None  # of an S3-compatible store
-    annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
-    labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
-    holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none
-    first_second: float = 0.0  # AVA: the timestamp at which the video file starts (900 for cut movies)
-    synthetic: Synthetic = Synthetic()
-    validation: Validation = Validation()
-    store: Store = Store()
-
-
-class Clip(Section):
-    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3)."""
-
-    T: Positive = 4
-    tau: Positive = 16
-    alpha: Positive = 8
-
-    @model_validator(mode="after")
-    def _whole_fast_stride(self) -> Clip:
-        if self.tau % self.alpha:
-            raise ValueError(f"tau ({self.tau}) must be a multiple of alpha ({self.alpha})")
-        return self
-
-    @property
-    def fast_frames(self) -> int:
-        return self.T * self.alpha
-
-    @property
-    def fast_stride(self) -> int:
-        return self.tau // self.alpha
-
-    @property
-    def span(self) -> int:
-        """Source frames from the first that a clip may take to the last, inclusive."""
-        return self.T * self.tau
-
-
-class Model(Section):
-    pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    width: Positive = 64  # channels of the Slow stem
-    beta: float = Field(1 / 8, gt=0, le=1)
-    lateral_kernel: Positive = 5
-    classes: Positive = 400
-    dropout: float = Field(0.5, ge=0, lt=1)
-    head: Literal["classify", "detect"] = "classify"
-    roi_size: Positive = 7
-
-    @field_validator("lateral_kernel")
-    @classmethod
-    def _odd(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError(f"must be odd, is {kernel}")
-        return kernel
-
-
-class Train(Section):
-    epochs: Positive = 256
-    batch: Positive = 64  # clips (classify) or key frames (detect) over all workers
-    learning_rate: float = Field(0.1, gt=0)
-    warmup_epochs: float = Field(34, ge=0)
-    warmup_from: float = Field(0.01, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(1e-4, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_gradient: float = Field(0.0, ge=0)  # 0: no clipping
-    jitter: tuple[Positive, Positive] = (256, 320)  # short side, drawn uniformly
-    crop: Positive = 224
-    flip: bool = True
-    clips_per_video: Positive = 1  # spans drawn from each video in an epoch
-    init_from: str | None = None  # a checkpoint folder to start the trunk from
-    checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
-    keep_checkpoints: Positive = 3
-    max_restarts: int = Field(2, ge=0)
-
-    @model_validator(mode="after")
-    def _usable(self) -> Train:
-        if self.jitter[0] > self.jitter[1]:
-            raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class Evaluate(Section):
-    """Test views (paper, section 4): classify 10 clips x 3 crops; detect one clip around the key frame."""
-
-    clips: Positive = 10
-    crops: Literal[1, 3] = 3
-    size: Positive = 256
-    batch_views: Positive = 60
-    iou: float = Field(0.5, gt=0, lt=1)
-
-
-class Register(Section):
-    model: str = Field("slowfast", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
-
-
-class Compute(Section):
-    workers: Positive = 1
-    cpus_per_worker: Positive = 1
-    gpus_per_worker: int = Field(0, ge=0)
-    loader_workers: int = Field(0, ge=0)
-    frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
-    address: str | None = None  # of a Ray cluster; None starts a local one
-
-
-class Tracking(Section):
-    uri: str | None = None  # None: SQLite in the workspace
-    experiment: str = "slowfast"
+__all__ = [
+    "RECIPES",
+    "Clip",
+    "Compute",
+    "Data",
+    "Evaluate",
+    "Model",
+    "NonLocal",
+    "Pixels",
+    "Recipe",
+    "Register",
+    "Store",
+    "Synthetic",
+    "Tracking",
+    "Train",
+    "Validation",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_names",
+]
 
 
 class Recipe(Section):
@@ -190,6 +76,8 @@ class Recipe(Section):
             )
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
+        if self.model.pathways == "slowfast" and self.model.lateral == "ttoc_sum":
+            self._summable()
         if self.finetune and self.finetune.finetune:
             raise ValueError("finetune may not hold another finetune")
         if self.train.warmup_epochs > self.train.epochs:
@@ -197,6 +85,14 @@ class Recipe(Section):
                 f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
             )
         return self
+
+    def _summable(self) -> None:
+        """TtoC-sum needs alpha Fast channels for each Slow channel."""
+        model, alpha = self.model, self.clip.alpha
+        alike = (model.depth < 50) == ((model.fast_depth or model.depth) < 50)
+        if not alike or alpha * model.fast_width != model.width or model.fast_input == "half":
+            packed = f"{alpha} x {model.fast_width} Fast channels do not sum with {model.width} Slow channels"
+            raise ValueError(f"model.lateral 'ttoc_sum' needs alpha x beta = 1 and equal blocks: {packed}")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(json.loads(self.to_json()), sort_keys=False, allow_unicode=True)

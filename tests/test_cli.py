@@ -91,6 +91,14 @@ def test_cost_of_the_paper_model(tmp_path: Path) -> None:
     assert counted["parameters"] == 34_480_216
     assert counted["gflops"] == pytest.approx(36.1, rel=0.01)
     assert sum(counted["by_stage"].values()) == pytest.approx(counted["gflops"])
+    assert sum(counted["by_pathway"].values()) == pytest.approx(counted["gflops"])
+    assert list(counted["by_pathway"]) == ["slow", "fast", "laterals", "head"]
+    assert counted["fast_share"] == pytest.approx(counted["by_pathway"]["fast"] / counted["gflops"])
+    assert "the Fast pathway takes 19.1 % of a view" in slowfast("cost", tmp_path / "r50.yaml").stdout
+
+
+def test_recipes_names_are_never_cut_short() -> None:
+    assert "kinetics400/slowfast_8x8_r50_mmaction2_precise_bn_step" in slowfast("recipes").stdout
 
 
 def test_doctor_tells_what_is_there() -> None:

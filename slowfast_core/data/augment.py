@@ -12,23 +12,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from slowfast_core.data.sampling import View
+from slowfast_core.sections import Pixels
 
-MEAN, STD = 0.45, 0.225  # of every channel, in [0, 1]
 
-
-def render(frames_THWC: Tensor, view: View) -> Tensor:
-    """uint8 frames to a normalised float view `[C, T, out_height, out_width]`."""
+def render(frames_THWC: Tensor, view: View, pixels: Pixels) -> Tensor:
+    """uint8 RGB frames to a float view `[C, T, out_height, out_width]`, normalised as `pixels` says."""
     height, width = frames_THWC.shape[1:3]
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2).float()
     if not _is_identity(view, width, height):
         grid_THW2 = _grid(view, width, height, frames_TCHW.device).expand(len(frames_TCHW), -1, -1, -1)
         frames_TCHW = functional.grid_sample(frames_TCHW, grid_THW2, padding_mode="border", align_corners=False)
-    return frames_TCHW.transpose(0, 1).div_(255).sub_(MEAN).div_(STD)
+    frames_CTHW = frames_TCHW.transpose(0, 1).div_(255)
+    if pixels.order == "bgr":
+        frames_CTHW = frames_CTHW.flip(0)
+    for channel_THW, mean, std in zip(frames_CTHW, pixels.mean, pixels.std, strict=True):
+        channel_THW.sub_(mean).div_(std)  # numbers, not tensors: nothing is sent to the device
+    return frames_CTHW
 
 
-def render_batch(frames: Sequence[Tensor], views: Sequence[View], device: torch.device) -> Tensor:
+def render_batch(frames: Sequence[Tensor], views: Sequence[View], pixels: Pixels, device: torch.device) -> Tensor:
     """Clips of any source size, views of one size: `[B, C, T, H, W]` on `device`, channels last in memory."""
-    clips = [render(f.to(device, non_blocking=True), v) for f, v in zip(frames, views, strict=True)]
+    clips = [render(f.to(device, non_blocking=True), v, pixels) for f, v in zip(frames, views, strict=True)]
     return torch.stack(clips).contiguous(memory_format=torch.channels_last_3d)
 
 

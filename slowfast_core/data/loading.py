@@ -37,9 +37,9 @@ class Sample:
     index: int
     frames_THWC: Tensor
     view: View
-    label: int  # of the clip; -1 where boxes have labels
+    label: int  # of the clip, its first; -1 where boxes have labels
     boxes_K4: Tensor  # pixels of the view
-    targets_KA: Tensor  # 1.0 where box k does action a
+    targets_KA: Tensor  # 1.0 where box k does action a; of a clip without boxes one row, all its labels
 
 
 class FrameCache:
@@ -86,8 +86,11 @@ class TrainingClips(Dataset[Sample]):
         view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
         frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, 3 * width * height))
         label = -1 if detect else int(row["labels"][0])
-        boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), torch.empty(0, self.classes))
+        boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), self._labels(row))
         return Sample(index, frames, view, label, boxes_K4, targets_KA)
+
+    def _labels(self, row: dict[Hashable, Any]) -> Tensor:
+        return torch.zeros(1, self.classes).index_fill_(1, torch.as_tensor(row["labels"], dtype=torch.long), 1)
 
     def _boxes(self, row: dict[Hashable, Any], view: View) -> tuple[Tensor, Tensor]:
         kept = boxes_in_view(row["boxes"], int(row["width"]), int(row["height"]), view)

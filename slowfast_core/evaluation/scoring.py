@@ -30,7 +30,7 @@ from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
 
 Floats = NDArray[np.float32]
-RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest")
+RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest", "converted_from")
 
 
 class Scorer:
@@ -40,13 +40,14 @@ class Scorer:
         """`test` are other views than the checkpoint's own recipe has."""
         recipe, self.labels = read_checkpoint(checkpoint)
         self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
+        self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_model(recipe.model, recipe.clip)
         self.network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
         self.network.eval().to(self.device)
 
     def score_video(self, path: Path) -> Floats:
-        """Softmax `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
+        """Softmax, or sigmoids, `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
         info = probe(path)
         starts = uniform_starts(self.clip, info.frames, self.test.clips)
         wanted = [clip_indices(self.clip, start, info.frames) for start in starts]
@@ -56,10 +57,10 @@ class Scorer:
         crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
         scores_VA = []
         for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
-            video_CTHW = render(frames_THWC, view)
+            video_CTHW = render(frames_THWC, view, self.pixels)
             clips = [video_CTHW[:, [place[i] for i in indices]] for indices in wanted]
             step = self.test.batch_views
-            scores_VA += [self._softmax(clips[i : i + step]) for i in range(0, len(clips), step)]
+            scores_VA += [self._scores(clips[i : i + step]) for i in range(0, len(clips), step)]
         mean_A: Floats = torch.cat(scores_VA).mean(0).numpy()
         return mean_A
 
@@ -72,13 +73,15 @@ class Scorer:
         frames_THWC = torch.from_numpy(decode_frames(path, indices))
         boxes_K5 = torch.tensor([(0.0, *box) for _, box in kept]).reshape(-1, 5).to(self.device)
         with torch.inference_mode():
-            logits_KA = self.network(render_batch([frames_THWC], [view], self.device), boxes_K5)
+            clips_BCTHW = render_batch([frames_THWC], [view], self.pixels, self.device)
+            logits_KA = self.network(clips_BCTHW, boxes_K5)
         return [i for i, _ in kept], logits_KA.sigmoid().cpu().numpy()
 
-    def _softmax(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
+    def _scores(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
         clips_BCTHW = torch.stack(clips_CTHW).contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode():
-            return functional.softmax(self.network(clips_BCTHW), dim=1).cpu()
+            logits_BA: torch.Tensor = self.network(clips_BCTHW)
+            return (logits_BA.sigmoid() if self.multi_label else functional.softmax(logits_BA, dim=1)).cpu()
 
 
 def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:

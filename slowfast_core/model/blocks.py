@@ -5,9 +5,12 @@ B clips, C channels, T frames, H height, W width. Kernels are written {T x S^2}.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from slowfast_core.model.nonlocal_block import NonLocalBlock
+from slowfast_core.sections import DEPTHS
 
 
 def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
@@ -76,9 +79,9 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 class Stem(nn.Sequential):
     """conv1 {time x 7^2} with spatial stride 2, and pool1 {1 x 3^2} with spatial stride 2."""
 
-    def __init__(self, outputs: int, time: int) -> None:
+    def __init__(self, inputs: int, outputs: int, time: int) -> None:
         super().__init__(
-            conv(3, outputs, time, 7, stride=2),
+            conv(inputs, outputs, time, 7, stride=2),
             nn.BatchNorm3d(outputs),
             nn.ReLU(inplace=True),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
@@ -88,25 +91,37 @@ class Stem(nn.Sequential):
 class Pathway(nn.Module):
     """One pathway: the stem and res2..res5, each a module, so that laterals can join between them.
 
-    `joined[s]` is how many channels a lateral adds to the input of stage s (res2..res5). `times` are the temporal
-    kernels of conv1 and of the first convolution in the blocks of res2..res5. `dilated`: res5 has stride 1, dilation 2.
+    `times` are the temporal kernels of conv1 and of the first convolution in the blocks of res2..res5; only the first
+    `res4_blocks` of res4 have theirs. `joined[s]` is how many channels a lateral adds to the input of stage s
+    (res2..res5). `res5` is its (spatial stride, dilation).
     """
 
     def __init__(
-        self, depth: int, width: int, times: tuple[int, int, int, int, int], joined: tuple[int, ...], dilated: bool
+        self,
+        inputs: int,
+        depth: int,
+        width: int,
+        times: Sequence[int],
+        res4_blocks: int | None = None,
+        joined: Sequence[int] = (0, 0, 0, 0),
+        res5: tuple[int, int] = (2, 1),
     ) -> None:
         super().__init__()
         block = Basic if depth < 50 else Bottleneck
-        self.stem = Stem(width, times[0])
+        self.stem = Stem(inputs, width, times[0])
         self.stages = nn.ModuleList()
         channels = width
-        for s, count in enumerate(BLOCKS[depth]):
+        strides = ((1, 1), (2, 1), (2, 1), res5)
+        for s, count in enumerate(DEPTHS[depth]):
             inner = width * 2**s
-            stride, dilation = (1, 2) if dilated and s == 3 else (1 if s == 0 else 2, 1)
-            inputs = [channels + joined[s]] + [inner * block.expansion] * (count - 1)
-            strides = [stride] + [1] * (count - 1)
-            blocks = [block(i, inner, times[s + 1], st, dilation) for i, st in zip(inputs, strides, strict=True)]
-            self.stages.append(nn.Sequential(*blocks))
+            temporal = count if s != 2 or res4_blocks is None else res4_blocks
+            stage = nn.Sequential()
+            for i in range(count):
+                before = channels + joined[s] if i == 0 else inner * block.expansion
+                stride, dilation = strides[s]
+                time = times[s + 1] if i < temporal else 1
+                stage.append(block(before, inner, time, stride if i == 0 else 1, dilation))
+            self.stages.append(stage)
             channels = inner * block.expansion
         self.channels = channels  # of the last stage
 
@@ -117,14 +132,18 @@ def stage_channels(depth: int, width: int) -> tuple[int, int, int, int]:
     return width, width * expansion, width * 2 * expansion, width * 4 * expansion
 
 
-def initialise(model: nn.Module) -> None:
-    """He initialisation (fan-out) of convolutions; the last BN of a block starts at zero, the block as identity."""
+def initialise(model: nn.Module, zero_last_bn: bool = True) -> None:
+    """He initialisation (fan-out) of convolutions; with `zero_last_bn` a block starts as the identity."""
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
     for module in model.modules():
-        if isinstance(module, Basic | Bottleneck):
+        if isinstance(module, Basic | Bottleneck) and zero_last_bn:
             nn.init.zeros_(module.last_bn.weight)
+        elif isinstance(module, NonLocalBlock):
+            nn.init.zeros_(module.bn.weight)  # always: it is added to a network that may be trained already

@@ -17,7 +17,7 @@ def build_model(model: Model, clip: Clip) -> Classifier | Detector:
     if model.head == "classify":
         network = Classifier(trunk, model.classes, model.dropout)
     else:
-        network = Detector(trunk, model.classes, model.dropout, model.roi_size)
-    initialise(network)
+        network = Detector(trunk, model.classes, model.dropout, model.roi_size, model.roi_aligned)
+    initialise(network, model.zero_init_last_bn)
     # Channels last is what the convolutions are fastest in, on CPU and GPU.
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return, call-overload]

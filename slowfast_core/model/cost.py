@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slowfast_core.model.build import build_model
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.model.frames import clip_channels
+from slowfast_core.sections import Clip, Model
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,40 @@ class Cost:
     gflops: float  # multiply-adds x 1e9 of one view, as the paper counts
     by_stage: dict[str, float]
 
+    @property
+    def by_pathway(self) -> dict[str, float]:
+        """GFLOPs of the Slow and Fast pathways, the laterals between them, and the head."""
+        shares: dict[str, float] = {}
+        for stage, gflops in self.by_stage.items():
+            part = "head" if stage == "projection" else stage.split(".")[0]
+            shares[part] = shares.get(part, 0.0) + gflops
+        return shares
+
+    @property
+    def fast_share(self) -> float:
+        """The Fast pathway's share of all."""
+        return self.by_pathway.get("fast", 0.0) / self.gflops
+
 
 def cost_of(model: Model, clip: Clip, size: int) -> Cost:
     """Cost of one `size` x `size` view."""
     with torch.device("meta"):
         network = build_model(model, clip).eval()
-        view_BCTHW = torch.empty(1, 3, clip.fast_frames, size, size)
+        view_BCTHW = torch.empty(1, clip_channels(model), clip.fast_frames, size, size)
         # The detection head's cost depends on the number of boxes; with none, the trunk is counted, as in the paper.
         inputs = [view_BCTHW] if model.head == "classify" else [view_BCTHW, torch.empty(0, 5)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs)
     modules = counter.get_flop_counts()
-    wanted = {name.split(".", 2)[-1]: name for name in modules if _is_stage(name)}
+    wanted = {_short(name, model): name for name in modules if _is_stage(name)}
     by_stage = {short: sum(modules[name].values()) / 2e9 for short, name in wanted.items()}
     parameters = sum(p.numel() for p in network.parameters())
     return Cost(parameters, counter.get_total_flops() / 2e9, by_stage)
+
+
+def _short(name: str, model: Model) -> str:
+    """Without the network's own name; the one pathway of a network is called as it is."""
+    return name.split(".", 2)[-1].replace("pathway.", f"{model.pathways}.")
 
 
 def _is_stage(name: str) -> bool:

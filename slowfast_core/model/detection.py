@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from slowfast_core.model.roi_align import roi_align
 from slowfast_core.model.slowfast import OnePathway, SlowFast
 
-STRIDE = 16  # input pixels a cell of the dilated res5 map
+STRIDE = 16  # input pixels a cell of res5's map, whose stride is 1
 
 
 class Detector(nn.Module):
     """Average over time, RoIAlign, spatial max, concatenation, dropout, fully connected: logits `[K, classes]`."""
 
-    def __init__(self, trunk: SlowFast | OnePathway, classes: int, dropout: float, roi_size: int) -> None:
+    def __init__(
+        self, trunk: SlowFast | OnePathway, classes: int, dropout: float, roi_size: int, aligned: bool
+    ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.roi_size = roi_size
+        self.roi_size, self.aligned = roi_size, aligned
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(trunk.channels, classes)
 
@@ -28,7 +30,7 @@ class Detector(nn.Module):
         """Boxes are `[clip index, x1, y1, x2, y2]` in pixels of the clip."""
         pooled = []
         for x_BCTHW in self.trunk.features(fast_BCTHW):
-            regions_KCSS = roi_align(x_BCTHW.mean(dim=2), boxes_K5, self.roi_size, 1 / STRIDE)
+            regions_KCSS = roi_align(x_BCTHW.mean(dim=2), boxes_K5, self.roi_size, 1 / STRIDE, self.aligned)
             pooled.append(regions_KCSS.amax(dim=(2, 3)))
         logits: Tensor = self.projection(self.dropout(torch.cat(pooled, dim=1)))
         return logits

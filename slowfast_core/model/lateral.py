@@ -1,22 +1,83 @@
-"""Lateral connections, Fast to Slow (paper, section 3.4). B clips, C channels, T frames, H height, W width."""
+"""Lateral connections, Fast to Slow (paper, section 3.4). B clips, C channels, T frames, H height, W width.
+
+Each takes Slow `[B, C, T, H, W]` and Fast `[B, beta C, alpha T, H, W]` and gives the input of Slow's next stage.
+`outputs` is how many channels that has more than Slow.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from slowfast_core.sections import Model
 
 
 class TConv(nn.Module):
-    """Time-strided convolution: kernel {k x 1^2}, stride alpha, twice the Fast channels; concatenated to Slow."""
+    """Time-strided convolution: kernel {k x 1^2}, stride alpha; concatenated."""
 
-    def __init__(self, fast_channels: int, alpha: int, kernel: int) -> None:
+    def __init__(self, fast_channels: int, alpha: int, kernel: int, ratio: int = 2, norm: bool = True) -> None:
         super().__init__()
-        self.outputs = 2 * fast_channels
+        self.outputs = ratio * fast_channels
         self.conv = nn.Conv3d(
             fast_channels, self.outputs, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False
         )
-        self.bn = nn.BatchNorm3d(self.outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn = nn.BatchNorm3d(self.outputs) if norm else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if norm else nn.Identity()
 
     def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
-        return torch.cat([slow_BCTHW, self.relu(self.bn(self.conv(fast_BCTHW)))], dim=1)
+        return _concatenated(slow_BCTHW, self.relu(self.bn(self.conv(fast_BCTHW))))
+
+
+class TSample(nn.Module):
+    """One of every alpha Fast frames; concatenated."""
+
+    def __init__(self, fast_channels: int, alpha: int) -> None:
+        super().__init__()
+        self.outputs, self.alpha = fast_channels, alpha
+
+    def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
+        return _concatenated(slow_BCTHW, fast_BCTHW[:, :, :: self.alpha])
+
+
+class TimeToChannel(nn.Module):
+    """alpha Fast frames packed into the channels of one; concatenated, or summed where alpha beta is 1."""
+
+    def __init__(self, fast_channels: int, alpha: int, add: bool) -> None:
+        super().__init__()
+        self.outputs = 0 if add else alpha * fast_channels
+        self.alpha, self.add = alpha, add
+
+    def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
+        parts = [fast_BCTHW[:, :, frame :: self.alpha] for frame in range(self.alpha)]
+        packed_BCTHW = torch.cat(parts, dim=1)
+        return slow_BCTHW + packed_BCTHW if self.add else _concatenated(slow_BCTHW, packed_BCTHW)
+
+
+class NoLateral(nn.Module):
+    """Slow as it is: the pathways meet only in the head."""
+
+    outputs = 0
+
+    def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
+        return slow_BCTHW
+
+
+Lateral = TConv | TSample | TimeToChannel | NoLateral
+
+
+def make_lateral(model: Model, fast_channels: int, alpha: int) -> Lateral:
+    if model.lateral == "t_conv":
+        return TConv(fast_channels, alpha, model.lateral_kernel, model.lateral_ratio, model.lateral_norm)
+    if model.lateral == "t_sample":
+        return TSample(fast_channels, alpha)
+    if model.lateral == "none":
+        return NoLateral()
+    return TimeToChannel(fast_channels, alpha, add=model.lateral == "ttoc_sum")
+
+
+def _concatenated(slow_BCTHW: Tensor, joined_BCTHW: Tensor) -> Tensor:
+    """A Fast pathway of half the resolution joins enlarged, each of its cells four of Slow's."""
+    if joined_BCTHW.shape[3:] != slow_BCTHW.shape[3:]:
+        joined_BCTHW = functional.interpolate(joined_BCTHW, slow_BCTHW.shape[2:])
+    return torch.cat([slow_BCTHW, joined_BCTHW], dim=1)

@@ -2,7 +2,7 @@
 
 N maps, C channels, H height, W width, K boxes, S bins a side. The mean over a bin's regular grid of bilinear samples is
 separable, hence two small matrix products a box: `rows_KSH @ map_KCHW @ columns_KWS`. Samples and borders are those of
-Mask R-CNN's RoIAlign with `aligned=True` and an adaptive number of samples, ceil(bin size).
+Mask R-CNN's RoIAlign with an adaptive number of samples, ceil(bin size).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 
-def roi_align(maps_NCHW: Tensor, boxes_K5: Tensor, size: int, scale: float) -> Tensor:
+def roi_align(maps_NCHW: Tensor, boxes_K5: Tensor, size: int, scale: float, aligned: bool = True) -> Tensor:
     """Boxes are `[map index, x1, y1, x2, y2]` in input pixels, `scale` map cells each. Returns `[K, C, size, size]`."""
     height, width = maps_NCHW.shape[-2:]
-    x1, y1, x2, y2 = (boxes_K5[:, 1:] * scale - 0.5).unbind(1)
+    x1, y1, x2, y2 = (boxes_K5[:, 1:] * scale - 0.5 * aligned).unbind(1)
+    if not aligned:  # the older RoIAlign, whose boxes have at least one cell
+        x2, y2 = torch.maximum(x2, x1 + 1), torch.maximum(y2, y1 + 1)
     rows_KSH = _bin_weights(y1, y2, size, height).to(maps_NCHW.dtype)
     columns_KSW = _bin_weights(x1, x2, size, width).to(maps_NCHW.dtype)
     maps_KCHW = maps_NCHW[boxes_K5[:, 0].long()]

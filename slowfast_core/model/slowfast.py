@@ -1,7 +1,8 @@
 """The networks (paper, section 3 and Table 1): SlowFast, Slow-only and Fast-only.
 
-B clips, C channels, T frames, H height, W width. The input is always the Fast pathway's clip, `[B, 3, alpha T, H, W]`;
-a network takes its Slow frames from it. `features` gives each pathway's res5 map, the head turns them into logits.
+B clips, C channels, T frames, H height, W width. The input is always the Fast pathway's clip, `[B, 3, alpha T, H, W]`
+(5 channels with optical flow); a network takes what its pathways need from it. `features` gives each pathway's res5
+map, the head turns them into logits.
 """
 
 from __future__ import annotations
@@ -10,32 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from slowfast_core.model.blocks import Pathway, stage_channels
-from slowfast_core.model.lateral import TConv
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.model.frames import CHANNELS, FastFrames, SlowFrames
+from slowfast_core.model.lateral import make_lateral
+from slowfast_core.model.nonlocal_block import with_non_local
+from slowfast_core.sections import Clip, Model
 
 SLOW_TIMES = (1, 1, 1, 3, 3)  # temporal kernels of conv1, res2..res5
 FAST_TIMES = (5, 3, 3, 3, 3)
-NO_LATERAL = (0, 0, 0, 0)
 
 
 class SlowFast(nn.Module):
-    """Both pathways, with a T-conv lateral after pool1, res2, res3 and res4."""
+    """Both pathways, with a lateral connection after pool1, res2, res3 and res4."""
 
     def __init__(self, model: Model, clip: Clip) -> None:
         super().__init__()
-        self.alpha = clip.alpha
-        fast_width = max(1, round(model.width * model.beta))
-        dilated = model.head == "detect"
-        laterals = [TConv(c, clip.alpha, model.lateral_kernel) for c in stage_channels(model.depth, fast_width)]
-        joined = tuple(lateral.outputs for lateral in laterals)
+        fast_channels = stage_channels(model.fast_depth or model.depth, model.fast_width)
+        laterals = [make_lateral(model, channels, clip.alpha) for channels in fast_channels]
         self.laterals = nn.ModuleList(laterals)
-        self.slow = Pathway(model.depth, model.width, SLOW_TIMES, joined, dilated)
-        self.fast = Pathway(model.depth, fast_width, FAST_TIMES, NO_LATERAL, dilated)
+        self.slow_frames, self.fast_frames = SlowFrames(model, clip), FastFrames(model)
+        self.slow = slow_pathway(model, tuple(lateral.outputs for lateral in laterals))
+        self.fast = fast_pathway(model)
         self.channels = self.slow.channels + self.fast.channels
 
-    def features(self, fast_BCTHW: Tensor) -> list[Tensor]:
-        slow_BCTHW = self.slow.stem(fast_BCTHW[:, :, :: self.alpha])
-        fast_BCTHW = self.fast.stem(fast_BCTHW)
+    def features(self, clip_BCTHW: Tensor) -> list[Tensor]:
+        slow_BCTHW = self.slow.stem(self.slow_frames(clip_BCTHW))
+        fast_BCTHW = self.fast.stem(self.fast_frames(clip_BCTHW))
         stages = zip(self.laterals, self.slow.stages, self.fast.stages, strict=True)
         for lateral, slow_stage, fast_stage in stages:
             slow_BCTHW = slow_stage(lateral(slow_BCTHW, fast_BCTHW))
@@ -44,22 +44,44 @@ class SlowFast(nn.Module):
 
 
 class OnePathway(nn.Module):
-    """Slow-only (every alpha-th frame of the clip) or Fast-only."""
+    """Slow-only (the Slow frames of the clip) or Fast-only."""
 
     def __init__(self, model: Model, clip: Clip) -> None:
         super().__init__()
         slow = model.pathways == "slow"
-        self.step = clip.alpha if slow else 1
-        width = model.width if slow else max(1, round(model.width * model.beta))
-        times = SLOW_TIMES if slow else FAST_TIMES
-        self.pathway = Pathway(model.depth, width, times, NO_LATERAL, model.head == "detect")
+        self.frames = SlowFrames(model, clip) if slow else FastFrames(model)
+        self.pathway = slow_pathway(model) if slow else fast_pathway(model)
         self.channels = self.pathway.channels
 
-    def features(self, fast_BCTHW: Tensor) -> list[Tensor]:
-        x_BCTHW = self.pathway.stem(fast_BCTHW[:, :, :: self.step])
+    def features(self, clip_BCTHW: Tensor) -> list[Tensor]:
+        x_BCTHW = self.pathway.stem(self.frames(clip_BCTHW))
         for stage in self.pathway.stages:
             x_BCTHW = stage(x_BCTHW)
         return [x_BCTHW]
+
+
+def slow_pathway(model: Model, joined: tuple[int, ...] = (0, 0, 0, 0)) -> Pathway:
+    """The Slow pathway with its non-local blocks; `joined` channels come from laterals."""
+    pathway = Pathway(3, model.depth, model.width, SLOW_TIMES, model.res4_temporal_blocks, joined, _res5(model))
+    if section := model.non_local:
+        for s, blocks in ((1, section.res3), (2, section.res4)):
+            stage = pathway.stages[s]
+            assert isinstance(stage, nn.Sequential)
+            pathway.stages[s] = with_non_local(stage, blocks, section)
+    return pathway
+
+
+def fast_pathway(model: Model) -> Pathway:
+    depth, res4_blocks = model.fast_depth or model.depth, model.fast_res4_temporal_blocks
+    if res4_blocks is None:
+        res4_blocks = model.res4_temporal_blocks
+    inputs = CHANNELS[model.fast_input]
+    return Pathway(inputs, depth, model.fast_width, FAST_TIMES, res4_blocks, res5=_res5(model))
+
+
+def _res5(model: Model) -> tuple[int, int]:
+    """Spatial stride and dilation."""
+    return (1, model.res5_dilation) if model.head == "detect" else (2, 1)
 
 
 class Classifier(nn.Module):

@@ -7,10 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slowfast_core.data.augment import MEAN, STD, render, render_batch
+from slowfast_core.data import augment
 from slowfast_core.data.sampling import View, spatial_views, whole_view
+from slowfast_core.recipe import Pixels
 
 CPU = torch.device("cpu")
+MEAN, STD = 0.45, 0.225
+
+
+def render(frames_THWC: Tensor, view: View) -> Tensor:
+    return augment.render(frames_THWC, view, Pixels())
+
+
+def render_batch(frames: list[Tensor], views: list[View], device: torch.device) -> Tensor:
+    return augment.render_batch(frames, views, Pixels(), device)
 
 
 def frames(count: int = 3, height: int = 24, width: int = 36, seed: int = 0) -> Tensor:
@@ -98,3 +108,12 @@ def test_a_batch_may_have_sources_of_any_size() -> None:
     assert batch_BCTHW.is_contiguous(memory_format=torch.channels_last_3d)
     for b, (clip, view) in enumerate(zip(clips, views, strict=True)):
         assert torch.equal(batch_BCTHW[b], render(clip, view))
+
+
+@pytest.mark.parametrize("view", [View(0, 0, 36, 24, 24, 36), View(3, 2, 20, 20, 10, 10)])
+def test_the_recipe_says_order_mean_and_std(view: View) -> None:
+    clip = frames()
+    plain_CTHW = augment.render(clip, view, Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
+    own_CTHW = augment.render(clip, view, Pixels(order="bgr", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
+    for channel, (source, mean, std) in enumerate([(2, 0.1, 0.4), (1, 0.2, 0.5), (0, 0.3, 0.6)]):
+        torch.testing.assert_close(own_CTHW[channel], (plain_CTHW[source] - mean) / std)

@@ -1,4 +1,4 @@
-"""RoIAlign against a reference that samples point by point, as Mask R-CNN's (aligned, adaptive sampling)."""
+"""RoIAlign against a reference that samples point by point, as Mask R-CNN's (adaptive sampling; aligned or not)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 from slowfast_core.model.roi_align import roi_align
 
 
-def reference(maps: Tensor, boxes: Tensor, size: int, scale: float) -> Tensor:
+def reference(maps: Tensor, boxes: Tensor, size: int, scale: float, aligned: bool = True) -> Tensor:
     height, width = maps.shape[-2:]
     out = torch.zeros(len(boxes), maps.shape[1], size, size, dtype=maps.dtype)
     for k, (index, *corners) in enumerate(boxes.tolist()):
-        x1, y1, x2, y2 = (c * scale - 0.5 for c in corners)
+        x1, y1, x2, y2 = (c * scale - 0.5 * aligned for c in corners)
+        if not aligned:
+            x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
         bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
         rows, columns = max(math.ceil(bin_h), 1), max(math.ceil(bin_w), 1)
         for i in range(size):
@@ -55,10 +57,12 @@ def random_boxes(count: int, maps: int, height: float, width: float, low: float,
 
 @pytest.mark.parametrize(("size", "scale"), [(7, 1 / 16), (3, 1 / 16), (1, 1.0), (4, 0.37)])
 @pytest.mark.parametrize(("low", "high"), [(0.3, 1.0), (1.0, 3.0), (0.001, 0.02)])
-def test_equals_the_reference(low: float, high: float, size: int, scale: float) -> None:
+@pytest.mark.parametrize("aligned", [True, False])
+def test_equals_the_reference(aligned: bool, low: float, high: float, size: int, scale: float) -> None:
     maps = torch.randn(3, 2, 9, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     boxes = random_boxes(12, 3, 9 / scale, 14 / scale, low, high, seed=size)
-    torch.testing.assert_close(roi_align(maps, boxes, size, scale), reference(maps, boxes, size, scale))
+    expected = reference(maps, boxes, size, scale, aligned)
+    torch.testing.assert_close(roi_align(maps, boxes, size, scale, aligned), expected)
 
 
 def test_equals_the_reference_in_single_precision() -> None:

@@ -21,6 +21,7 @@ from slowfast_core.training.step import boxes_of, forward_loss, make_optimizer
 CPU = torch.device("cpu")
 CLIP = Clip(T=1, tau=2, alpha=2)
 TINY = Model(depth=18, width=4, beta=0.25, classes=3, dropout=0)
+DETECT = TINY.model_copy(update={"head": "detect"})
 TRAIN = Train(weight_decay=0.5, learning_rate=0.1, momentum=0.9)
 
 
@@ -47,7 +48,7 @@ def sample(label: int, boxes: Sequence[Sequence[float]] = (), targets: Sequence[
 
 def test_clips_have_cross_entropy() -> None:
     network = Fixed([[2, 0, 0], [0, 0, 0]])
-    outcome = forward_loss(network, [sample(0), sample(1)], TRAIN, CPU)
+    outcome = forward_loss(network, [sample(0), sample(1)], TRAIN, TINY, CPU)
     first, second = math.log(1 + 2 * math.exp(-2)), math.log(3)
     assert outcome.loss.item() == pytest.approx((first + second) / 2)
     assert (int(outcome.right), outcome.decisions) == (1, 2)
@@ -56,9 +57,20 @@ def test_clips_have_cross_entropy() -> None:
 
 def test_labels_may_be_smoothed() -> None:
     smooth = TRAIN.model_copy(update={"label_smoothing": 0.3})
-    outcome = forward_loss(Fixed([[2, 0, 0]]), [sample(0)], smooth, CPU)
+    outcome = forward_loss(Fixed([[2, 0, 0]]), [sample(0)], smooth, TINY, CPU)
     right = math.log(1 + 2 * math.exp(-2))
     assert outcome.loss.item() == pytest.approx(0.8 * right + 0.2 * (right + 2))
+
+
+def test_clips_with_several_labels_have_a_sigmoid_for_every_class() -> None:
+    logits = [[4.0, -1, 0.5], [-3, 2, 1]]
+    samples = [sample(0, targets=[[1, 0, 1]]), sample(1, targets=[[0, 1, 0]])]
+    network = Fixed(logits)
+    outcome = forward_loss(network, samples, TRAIN, TINY.model_copy(update={"multi_label": True}), CPU)
+    signed = [4.0, 1, 0.5, 3, 2, -1]
+    assert outcome.loss.item() == pytest.approx(sum(math.log(1 + math.exp(-x)) for x in signed) / 6)
+    assert (int(outcome.right), outcome.decisions) == (5, 6)
+    assert network.boxes_K5 is None
 
 
 def test_boxes_have_a_sigmoid_for_every_class() -> None:
@@ -70,7 +82,7 @@ def test_boxes_have_a_sigmoid_for_every_class() -> None:
         sample(-1, [[9, 10, 11, 12]], targets[2:]),
     ]
     network = Fixed(logits)
-    outcome = forward_loss(network, samples, TRAIN, CPU)
+    outcome = forward_loss(network, samples, TRAIN, DETECT, CPU)
     pairs = [(x, t) for xs, ts in zip(logits, targets, strict=True) for x, t in zip(xs, ts, strict=True)]
     losses = [math.log(1 + math.exp(-x if t else x)) for x, t in pairs]
     assert outcome.loss.item() == pytest.approx(sum(losses) / 9)
@@ -92,8 +104,8 @@ def test_boxes_point_to_their_clip() -> None:
 def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
     """Another worker may have boxes: this one has to take part in the reduction with zeros."""
     torch.manual_seed(0)
-    network = build_model(TINY.model_copy(update={"head": "detect"}), CLIP)
-    outcome = forward_loss(network, [sample(-1), sample(-1)], TRAIN, CPU)
+    network = build_model(DETECT, CLIP)
+    outcome = forward_loss(network, [sample(-1), sample(-1)], TRAIN, DETECT, CPU)
     assert (outcome.loss.item(), outcome.decisions) == (0, 0)
     outcome.loss.backward()
     for parameter in network.parameters():
@@ -103,11 +115,11 @@ def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
 
 def test_a_detector_learns_every_weight_from_boxes() -> None:
     torch.manual_seed(0)
-    network = build_model(TINY.model_copy(update={"head": "detect"}), CLIP)
+    network = build_model(DETECT, CLIP)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.ones_(module.weight)  # blocks that start as identity hide what is before their last BN
-    outcome = forward_loss(network, [sample(-1, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(-1)], TRAIN, CPU)
+    outcome = forward_loss(network, [sample(-1, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(-1)], TRAIN, DETECT, CPU)
     outcome.loss.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     # the gradient of the bias is (sigmoid - target) / classes, and the first logits are near zero
@@ -147,7 +159,7 @@ def test_steps_learn_to_tell_two_clips_apart() -> None:
     losses = []
     for _ in range(15):
         optimizer.zero_grad()
-        outcome = forward_loss(network, [sample(0), sample(1)], train, CPU)
+        outcome = forward_loss(network, [sample(0), sample(1)], train, TINY, CPU)
         outcome.loss.backward()
         optimizer.step()
         losses.append(outcome.loss.item())

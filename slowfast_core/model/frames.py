@@ -1,0 +1,60 @@
+"""What each pathway takes from the clip, on its device (paper, section 3 and Table 5c).
+
+B clips, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slowfast_core.sections import Clip, Model
+
+CHANNELS = {"rgb": 3, "half": 3, "gray": 1, "difference": 1, "flow": 2}  # of the Fast pathway's input
+LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601
+
+
+def clip_channels(model: Model) -> int:
+    """Channels of the network's input: the picture and, where Fast takes it, optical flow (x, y) behind it."""
+    return 5 if model.fast_input == "flow" and model.pathways != "slow" else 3
+
+
+class SlowFrames(nn.Module):
+    """The pictures of every alpha-th frame of the clip, or of T frames spread evenly from its first to its last."""
+
+    def __init__(self, model: Model, clip: Clip) -> None:
+        super().__init__()
+        self.alpha = clip.alpha
+        self.even = model.slow_frames == "linspace"
+        frames = [i * (clip.fast_frames - 1) // max(clip.T - 1, 1) for i in range(clip.T)]
+        self.register_buffer("frames", torch.tensor(frames), persistent=False)
+        self.frames: Tensor
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        pictures_BCTHW = clip_BCTHW[:, :3]
+        return pictures_BCTHW.index_select(2, self.frames) if self.even else pictures_BCTHW[:, :, :: self.alpha]
+
+
+class FastFrames(nn.Module):
+    """All frames of the clip: their pictures, at half the resolution, gray, the change of gray, or optical flow."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.kind = model.fast_input
+        luma_1C111 = torch.tensor(LUMA[model.pixels.order]).reshape(1, 3, 1, 1, 1)
+        self.register_buffer("luma_1C111", luma_1C111, persistent=False)
+        self.luma_1C111: Tensor
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        if self.kind == "rgb":
+            return clip_BCTHW
+        if self.kind == "half":
+            return functional.avg_pool3d(clip_BCTHW, (1, 2, 2))
+        if self.kind == "flow":
+            return clip_BCTHW[:, 3:]
+        gray_BCTHW = (clip_BCTHW * self.luma_1C111).sum(1, keepdim=True)
+        if self.kind == "gray":
+            return gray_BCTHW
+        previous_BCTHW = torch.cat([gray_BCTHW[:, :, :1], gray_BCTHW[:, :, :-1]], dim=2)
+        return gray_BCTHW - previous_BCTHW

@@ -1,0 +1,231 @@
+"""The sections of a recipe: frozen pydantic models in which unknown keys are errors."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Depth = Literal[18, 34, 50, 101, 152]
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _fraction(value: object) -> object:
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Synthetic(Section):
+    """Sizes of the generated source (`data.source: synthetic`); videos of each class (kinetics) or in all (ava)."""
+
+    train_videos: Positive = 80
+    val_videos: Positive = 12
+    size: Positive = 64
+    fps: Positive = 16
+    seconds: Positive = 3
+    seed: int = 0
+
+
+class Validation(Section):
+    max_bad_share: Share = 0.05
+    min_frames: Positive = 2
+    decode_timeout_seconds: Positive = 60
+
+
+class Store(Section):
+    """How the clip store is written: `short_side` 0 keeps the size, `fps` 0 keeps the rate."""
+
+    short_side: int = Field(256, ge=0)
+    fps: float = Field(0, ge=0)
+    gop: Positive = 12
+    crf: int = Field(18, ge=0, le=51)
+
+
+class Data(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    format: Literal["kinetics", "ava"] = "kinetics"
+    source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
+    endpoint_url: str | None = None  # of an S3-compatible store
+    annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
+    labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
+    holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none
+    first_second: float = 0.0  # AVA: the timestamp at which the video file starts (900 for cut movies)
+    synthetic: Synthetic = Synthetic()
+    validation: Validation = Validation()
+    store: Store = Store()
+
+
+class Clip(Section):
+    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3)."""
+
+    T: Positive = 4
+    tau: Positive = 16
+    alpha: Positive = 8
+
+    @model_validator(mode="after")
+    def _whole_fast_stride(self) -> Clip:
+        if self.tau % self.alpha:
+            raise ValueError(f"tau ({self.tau}) must be a multiple of alpha ({self.alpha})")
+        return self
+
+    @property
+    def fast_frames(self) -> int:
+        return self.T * self.alpha
+
+    @property
+    def fast_stride(self) -> int:
+        return self.tau // self.alpha
+
+    @property
+    def span(self) -> int:
+        """Source frames from the first that a clip may take to the last, inclusive."""
+        return self.T * self.tau
+
+
+class Pixels(Section):
+    """How 0..255 becomes the network's input: the order of the channels, then (x / 255 - mean) / std of each."""
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"must be above 0, is {list(std)}")
+        return std
+
+
+class NonLocal(Section):
+    """Non-local blocks of the Slow pathway, each after the named block (from 0) of its stage."""
+
+    res3: tuple[Count, ...] = ()
+    res4: tuple[Count, ...] = (1, 3, 5)
+    attention: Literal["softmax", "dot_product"] = "softmax"
+    pool_time: Literal[1, 2] = 2  # keys and values are max-pooled by this in time, and by 2 in space
+
+
+class Model(Section):
+    pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
+    depth: Depth = 50
+    fast_depth: Depth | None = None  # None: as deep as Slow
+    width: Positive = 64  # channels of the Slow stem
+    beta: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)] = 1 / 8  # may be written as 1/8
+    res4_temporal_blocks: Count | None = None  # the first blocks of res4 have temporal kernels; None: all
+    fast_res4_temporal_blocks: Count | None = None  # None: as many as Slow
+    lateral: Literal["t_conv", "t_sample", "ttoc_concat", "ttoc_sum", "none"] = "t_conv"
+    lateral_kernel: Positive = 5  # of T-conv, like the next two
+    lateral_ratio: Positive = 2  # output channels by input channels
+    lateral_norm: bool = True  # batch norm and ReLU after the convolution
+    non_local: NonLocal | None = None
+    fast_input: Literal["rgb", "half", "gray", "difference", "flow"] = "rgb"
+    slow_frames: Literal["strided", "linspace"] = "strided"  # of the clip: every alpha-th, or first to last evenly
+    pixels: Pixels = Pixels()
+    zero_init_last_bn: bool = True  # of each residual block
+    classes: Positive = 400
+    dropout: float = Field(0.5, ge=0, lt=1)
+    head: Literal["classify", "detect"] = "classify"
+    multi_label: bool = False  # of a classifier: a sigmoid for each class, not one softmax over them
+    roi_size: Positive = 7
+    roi_aligned: bool = True  # RoIAlign's half-pixel shift
+    res5_dilation: Literal[1, 2] = 2  # of the detection trunk, whose res5 has stride 1
+
+    @field_validator("lateral_kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"must be odd, is {kernel}")
+        return kernel
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Model:
+        stages = {"res3": DEPTHS[self.depth][1], "res4": DEPTHS[self.depth][2]}
+        for stage, blocks in stages.items() if self.non_local else ():
+            if max(getattr(self.non_local, stage), default=0) >= blocks:
+                raise ValueError(f"non_local.{stage}: R{self.depth} has blocks 0..{blocks - 1} there")
+        if self.non_local and self.pathways == "fast":
+            raise ValueError("non_local is of the Slow pathway, pathways is 'fast'")
+        if self.multi_label and self.head == "detect":
+            raise ValueError("multi_label is of a classifier; detection always has a sigmoid for each class")
+        if self.fast_input == "half" and self.head == "detect":
+            raise ValueError("fast_input 'half' does not fit head 'detect'")
+        return self
+
+    @property
+    def fast_width(self) -> int:
+        """Channels of the Fast stem, rounded up; each later stage doubles them.
+
+        The paper does not say how it rounds. At beta 1/6 and 1/12 this gives 11 and 6 channels and 41.65 and 33.1
+        GFLOPs against its 41.8 and 32.8; rounding down, or each layer for itself, is further off at one of the two.
+        """
+        return max(1, math.ceil(self.width * self.beta - 0.01))  # a beta written as 0.0313 is 1/32
+
+
+class Train(Section):
+    epochs: Positive = 256
+    batch: Positive = 64  # clips (classify) or key frames (detect) over all workers
+    learning_rate: float = Field(0.1, gt=0)
+    warmup_epochs: float = Field(34, ge=0)
+    warmup_from: float = Field(0.01, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_gradient: float = Field(0.0, ge=0)  # 0: no clipping
+    jitter: tuple[Positive, Positive] = (256, 320)  # short side, drawn uniformly
+    crop: Positive = 224
+    flip: bool = True
+    clips_per_video: Positive = 1  # spans drawn from each video in an epoch
+    init_from: str | None = None  # a checkpoint folder to start the trunk from
+    checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
+    keep_checkpoints: Positive = 3
+    max_restarts: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Train:
+        if self.jitter[0] > self.jitter[1]:
+            raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Evaluate(Section):
+    """Test views (paper, section 4): classify 10 clips x 3 crops; detect one clip around the key frame."""
+
+    clips: Positive = 10
+    crops: Literal[1, 3] = 3
+    size: Positive = 256
+    batch_views: Positive = 60
+    iou: float = Field(0.5, gt=0, lt=1)
+
+
+class Register(Section):
+    model: str = Field("slowfast", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
+
+
+class Compute(Section):
+    workers: Positive = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: int = Field(0, ge=0)
+    loader_workers: int = Field(0, ge=0)
+    frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
+    address: str | None = None  # of a Ray cluster; None starts a local one
+
+
+class Tracking(Section):
+    uri: str | None = None  # None: SQLite in the workspace
+    experiment: str = "slowfast"

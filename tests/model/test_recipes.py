@@ -1,0 +1,141 @@
+"""Every recipe that comes with the project: it builds, and costs what the paper or the peers' own models cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slowfast_core.data.loading import Sample
+from slowfast_core.data.sampling import View
+from slowfast_core.model.build import build_model
+from slowfast_core.model.cost import cost_of
+from slowfast_core.recipe import Recipe, load_recipe, recipe_names
+from slowfast_core.training.step import forward_loss, make_optimizer
+
+# GFLOPs of one 256^2 view and parameters (M) as the paper, or the peers' own models, count them.
+GFLOPS = {
+    "kinetics400/slowfast_4x16_r50": 36.1,
+    "kinetics400/slowfast_8x8_r50": 65.7,
+    "kinetics400/slowfast_8x8_r101": 106.5,
+    "kinetics400/slowfast_16x8_r101": 213.0,
+    "kinetics400/slowfast_16x8_r101_nl": 234.0,
+    "kinetics400/slow_4x16_r50": 27.3,
+    "kinetics400/slow_8x8_r50": 54.52,
+    "kinetics400/fast_4x16_r50": 6.9,  # paper 6.4, see benchmarks/cost.py
+    "kinetics400/slowfast_4x16_r50_none": 34.2,
+    "kinetics400/slowfast_4x16_r50_ttoc_sum": 34.2,
+    "kinetics400/slowfast_4x16_r50_ttoc_concat": 39.8,
+    "kinetics400/slowfast_4x16_r50_tsample": 34.9,
+    "kinetics400/slowfast_4x16_r50_beta4": 53.6,  # paper 54.5, see benchmarks/cost.py
+    "kinetics400/slowfast_4x16_r50_beta6": 41.8,
+    "kinetics400/slowfast_4x16_r50_beta12": 32.8,
+    "kinetics400/slowfast_4x16_r50_beta16": 30.6,
+    "kinetics400/slowfast_4x16_r50_beta32": 28.6,
+    "kinetics400/slowfast_4x16_r50_half": 34.4,
+    "kinetics400/slowfast_4x16_r50_gray": 34.1,
+    "kinetics400/slowfast_4x16_r50_difference": 34.2,
+    "kinetics400/slowfast_4x16_r50_flow": 35.1,
+    "kinetics400/slowfast_8x8_r101_pyslowfast_101_101": 125.9,
+    "kinetics400/slowfast_16x8_r101_nl_pyslowfast": 242.0,
+    "kinetics600/slowfast_8x8_r101": 106.5,
+    "kinetics600/slowfast_16x8_r101": 213.0,
+    "kinetics600/slowfast_16x8_r101_nl": 234.0,
+    "charades/slowfast_16x8_r101": 213.0,
+    "charades/slowfast_16x8_r101_nl": 234.0,
+    "charades/slowfast_16x8_r101_nl_k600": 234.0,
+    "charades/slowfast_16x8_r50_pyslowfast": 131.4,
+    "something/slowfast_16x8_r50_v1": 131.4,
+    "something/slowfast_16x8_r50_v2": 131.4,
+    "ava22/slowfast_8x8_r50_pyslowfast": 96.9,
+    "ava22/slowfast_8x8_r101": 146.6,
+    "ava22/slowfast_8x8_r101_pyslowfast": 146.6,
+    "ava22/slowfast_16x8_r101": 296.3,
+}
+MILLION_PARAMETERS = {
+    "kinetics400/slowfast_4x16_r50": 34.480,
+    "kinetics400/slowfast_8x8_r50": 34.566,
+    "kinetics400/slowfast_8x8_r101": 53.775,
+    "kinetics400/slowfast_8x8_r101_pyslowfast_101_101": 62.827,
+    "kinetics400/slowfast_16x8_r101_nl": 60.080,
+    "kinetics400/slow_8x8_r50": 32.454,
+    "ava22/slowfast_8x8_r50_pyslowfast": 33.829,
+    "ava22/slowfast_8x8_r101": 59.342,
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_builds_at_its_cost(name: str) -> None:
+    recipe = load_recipe(name)
+    counted = cost_of(recipe.model, recipe.clip, recipe.evaluate.size)
+    assert sum(counted.by_stage.values()) == pytest.approx(counted.gflops, rel=1e-6)
+    assert sum(counted.by_pathway.values()) == pytest.approx(counted.gflops, rel=1e-6)
+    assert counted.gflops == pytest.approx(GFLOPS.get(name, counted.gflops), rel=0.01)
+    million = counted.parameters / 1e6
+    assert million == pytest.approx(MILLION_PARAMETERS.get(name, million), abs=1e-3)
+
+
+def test_the_table_names_recipes_that_are_there() -> None:
+    assert {*GFLOPS, *MILLION_PARAMETERS} <= set(recipe_names())
+
+
+def test_the_classes_of_each_data_set() -> None:
+    classes = {"kinetics400": 400, "kinetics600": 600, "charades": 157, "something": 174, "ava21": 80, "ava22": 80}
+    for name in recipe_names():
+        if "/" in name:
+            assert load_recipe(name).model.classes == classes[name.split("/")[0]], name
+
+
+def test_kinetics600_never_starts_from_kinetics400() -> None:
+    """Its validation has videos of Kinetics-400's training."""
+    for name in recipe_names():
+        if name.startswith("kinetics600/"):
+            assert load_recipe(name).train.init_from is None
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "mmaction2" in name or "r152" in name])
+def test_mmaction2_recipes_have_its_traps(name: str) -> None:
+    model = load_recipe(name).model
+    assert not model.lateral_norm
+    assert model.slow_frames == "strided"
+    assert model.pixels.mean == pytest.approx([m / 255 for m in (123.675, 116.28, 103.53)], abs=1e-3)
+    assert model.pixels.std == pytest.approx([s / 255 for s in (58.395, 57.12, 57.375)], abs=1e-3)
+    if model.head == "detect":
+        assert (model.res5_dilation, model.roi_size) == (1, 8)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "slowfast_" in name and "pyslowfast" in name])
+def test_pyslowfast_recipes_have_its_traps(name: str) -> None:
+    model = load_recipe(name).model
+    assert model.slow_frames == "linspace"
+    assert model.lateral_norm
+    assert model.pixels.order == ("bgr" if name.startswith("charades") else "rgb")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "/" in name])
+def test_every_recipe_trains_a_step_and_scores_a_batch(name: str) -> None:
+    """An eighth as wide and on small pictures, but as deep, as long and with all else that the recipe says."""
+    recipe = load_recipe(name)
+    model = recipe.model.model_copy(update={"width": 8})
+    if model.fast_input == "flow":
+        pytest.skip("the clip store has no optical flow")
+    torch.manual_seed(0)
+    network = build_model(model, recipe.clip)
+    optimizer = make_optimizer(network, recipe.train)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.train.warmup_from
+    samples = [sample(recipe, label) for label in (0, 1)]
+    outcome = forward_loss(network.train(), samples, recipe.train, model, torch.device("cpu"))
+    outcome.loss.backward()
+    optimizer.step()
+    with torch.inference_mode():
+        again = forward_loss(network.eval(), samples, recipe.train, model, torch.device("cpu"))
+    assert outcome.loss.isfinite()
+    assert again.loss.isfinite()
+
+
+def sample(recipe: Recipe, label: int) -> Sample:
+    frames = torch.randint(0, 256, (recipe.clip.fast_frames, 32, 32, 3), dtype=torch.uint8)
+    targets_KA = torch.zeros(1, recipe.model.classes)
+    targets_KA[0, label] = 1
+    return Sample(0, frames, View(0, 0, 32, 32, 32, 32), label, torch.tensor([[4.0, 4, 28, 28]]), targets_KA)
