@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe, recipe_names
@@ -50,10 +50,9 @@ def recipes(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(described))
         return
-    table = Table(Column("recipe", no_wrap=True), "what it is", box=None)
+    width = max(len(name) for name in described)
     for name, description in described.items():
-        table.add_row(name, description)
-    stdout.print(table)
+        print(f"{name:<{width}}  {description}")
 
 
 @app.command()
