@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines.cli import app
-from slowfast_core.recipe import parse_recipe
+from slowfast_core.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,9 +17,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_recipes_in_the_docs_are_valid(page: Path) -> None:
+def test_recipes_in_the_docs_are_valid(page: Path, tmp_path: Path) -> None:
     for block in blocks(page, "yaml"):
-        parse_recipe(yaml.safe_load(block), page.name)
+        (tmp_path / "recipe.yaml").write_text(block)
+        load_recipe(str(tmp_path / "recipe.yaml"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
