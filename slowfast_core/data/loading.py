@@ -48,14 +48,13 @@ class FrameCache:
 
     def __init__(self, megabytes: int, flow: bool = False) -> None:
         self.decode = decode_with_flow if flow else decode_frames
-        self.channels = 5 if flow else 3
         self._left = megabytes * 2**20
         self._videos: dict[Path, NDArray[np.uint8]] = {}
 
-    def frames(self, path: Path, indices: list[int], total: int, frame_pixels: int) -> NDArray[np.uint8]:
+    def frames(self, path: Path, indices: list[int], total: int, frame_bytes: int) -> NDArray[np.uint8]:
         if path in self._videos:
             return self._videos[path][indices]
-        if total * frame_pixels * self.channels > self._left:
+        if total * frame_bytes > self._left:
             return self.decode(path, indices)
         self._videos[path] = self.decode(path, range(total))
         self._left -= self._videos[path].nbytes
@@ -79,6 +78,7 @@ class TrainingClips(Dataset[Sample]):
         self.rows = manifest.rows.to_dict("records")
         self.store, self.clip, self.train, self.classes, self.seed = store, clip, train, classes, seed
         self.cache = FrameCache(cache_mb, flow)
+        self.channels = 5 if flow else 3
 
     def __len__(self) -> int:
         return len(self.rows) * self.train.clips_per_video
@@ -95,7 +95,8 @@ class TrainingClips(Dataset[Sample]):
         else:
             indices = clip_indices(self.clip, random_start(self.clip, total, random), total)
         view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
-        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, width * height))
+        frame_bytes = self.channels * width * height
+        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, frame_bytes))
         label = -1 if detect else int(row["labels"][0])
         boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), self._labels(row))
         return Sample(index, frames, view, label, boxes_K4, targets_KA)
