@@ -76,6 +76,8 @@ class Recipe(Section):
             )
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
+        if self.model.takes_flow and not self.data.store.flow:
+            raise ValueError("model.fast_input 'flow' needs data.store.flow true: flow is extracted with the clips")
         if self.model.pathways == "slowfast" and self.model.lateral == "ttoc_sum":
             self._summable()
         if self.finetune and self.finetune.finetune:

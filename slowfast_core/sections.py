@@ -50,6 +50,7 @@ class Store(Section):
     fps: float = Field(0, ge=0)
     gop: Positive = 12
     crf: int = Field(18, ge=0, le=51)
+    flow: bool = False  # optical flow beside each clip, for model.fast_input 'flow'
 
 
 class Data(Section):
@@ -162,6 +163,10 @@ class Model(Section):
         if self.fast_input == "half" and self.head == "detect":
             raise ValueError("fast_input 'half' does not fit head 'detect'")
         return self
+
+    @property
+    def takes_flow(self) -> bool:
+        return self.fast_input == "flow" and self.pathways != "slow"
 
     @property
     def fast_width(self) -> int:

@@ -32,7 +32,6 @@ def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
 
 def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     """The clip store, and its version in the workspace's DVC remote; under `dvc repro` DVC itself sees to that."""
-    _refuse_flow(recipe)
     name = recipe.data.name
     output = at.data(name, "extract")
     result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
@@ -44,7 +43,6 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    _refuse_flow(recipe)
     start = Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
     return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
 
@@ -57,12 +55,6 @@ def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
 def run_register(recipe: Recipe, at: Workspace) -> StageResult:
     training, evaluation = at.run(recipe.name, "train"), at.run(recipe.name, "evaluate")
     return register(recipe, training, evaluation, at.run(recipe.name, "register"), at)
-
-
-def _refuse_flow(recipe: Recipe) -> None:
-    """The network takes flow behind the pictures' channels, but the store holds pictures only."""
-    if recipe.model.fast_input == "flow" and recipe.model.pathways != "slow":
-        raise InputError("the clip store has no optical flow", recipe.name, "choose another model.fast_input")
 
 
 STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {

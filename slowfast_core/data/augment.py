@@ -11,29 +11,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from slowfast_core.data.flow import NO_MOTION
 from slowfast_core.data.sampling import View
 from slowfast_core.sections import Pixels
 
+FLOW_STD = 0.225 * 255  # of quantised flow, as of a picture: LIMIT becomes 2.2
+
 
 def render(frames_THWC: Tensor, view: View, pixels: Pixels) -> Tensor:
-    """uint8 RGB frames to a float view `[C, T, out_height, out_width]`, normalised as `pixels` says."""
+    """uint8 RGB frames to a float view `[C, T, out_height, out_width]`, normalised as `pixels` says; flow behind it."""
     height, width = frames_THWC.shape[1:3]
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2).float()
     if not _is_identity(view, width, height):
         grid_THW2 = _grid(view, width, height, frames_TCHW.device).expand(len(frames_TCHW), -1, -1, -1)
         frames_TCHW = functional.grid_sample(frames_TCHW, grid_THW2, padding_mode="border", align_corners=False)
-    frames_CTHW = frames_TCHW.transpose(0, 1).div_(255)
+    frames_CTHW = frames_TCHW.transpose(0, 1)
+    pictures_CTHW, flow_CTHW = frames_CTHW[:3].div_(255), frames_CTHW[3:]
     if pixels.order == "bgr":
-        frames_CTHW = frames_CTHW.flip(0)
-    for channel_THW, mean, std in zip(frames_CTHW, pixels.mean, pixels.std, strict=True):
+        pictures_CTHW = pictures_CTHW.flip(0)
+    for channel_THW, mean, std in zip(pictures_CTHW, pixels.mean, pixels.std, strict=True):
         channel_THW.sub_(mean).div_(std)  # numbers, not tensors: nothing is sent to the device
-    return frames_CTHW
+    if not len(flow_CTHW):
+        return pictures_CTHW
+    return torch.cat([pictures_CTHW, _scaled(flow_CTHW, view)])
 
 
 def render_batch(frames: Sequence[Tensor], views: Sequence[View], pixels: Pixels, device: torch.device) -> Tensor:
     """Clips of any source size, views of one size: `[B, C, T, H, W]` on `device`, channels last in memory."""
     clips = [render(f.to(device, non_blocking=True), v, pixels) for f, v in zip(frames, views, strict=True)]
     return torch.stack(clips).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _scaled(flow_CTHW: Tensor, view: View) -> Tensor:
+    """Centred flow, as long as the view shows it: stretched with the picture, and x turned round with it."""
+    stretch_x, stretch_y = view.out_width / view.width, view.out_height / view.height
+    flow_x_THW, flow_y_THW = flow_CTHW.sub_(NO_MOTION).div_(FLOW_STD)
+    return torch.stack([flow_x_THW * (-stretch_x if view.flip else stretch_x), flow_y_THW * stretch_y])
 
 
 def _is_identity(view: View, width: int, height: int) -> bool:

@@ -2,7 +2,7 @@
 
 Kinetics: one file a row. AVA: one file a source video, around its annotated key frames. Every file is written from the
 source's frames in order, at a constant rate, with a short closed GOP, no B-frames, no edit list and no audio; its bytes
-do not depend on how many workers write the store.
+do not depend on how many workers write the store. Its optical flow, where asked for, is beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from slowfast_core.data.decoding import DecodeError, VideoInfo, decode_range, probe
+from slowfast_core.data.flow import flow_file, write_flow
 from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.versions import data_version
 from slowfast_core.data.workers import Failed, run_isolated
@@ -59,7 +60,7 @@ def extract(data: Data, clip: Clip, ingested: Path, validated: Path, output: Pat
     inputs = {
         "validated": read_result(validated).digest,
         "format": data.format,
-        "store": data.store.model_dump(),
+        "store": data.store.model_dump(exclude=None if data.store.flow else {"flow"}),  # stores older than flow stay
         "span": clip.span if data.format == "ava" else None,
     }
 
@@ -143,15 +144,22 @@ def _write_all(cuts: list[Cut], partial: Path, workers: int) -> dict[Path, Writt
 
 
 def write_clip(cut: Cut) -> Written:
-    """Write the file of `cut` unless it is there, whole. Runs in a worker. Raises DecodeError."""
+    """Write the file of `cut`, and its flow, unless they are there, whole. Runs in a worker. Raises DecodeError."""
     if not cut.target.exists():
         # Encoded outside the store: what a killed worker leaves must not become part of the data version.
         written = _encode(cut)
         if (found := probe(cut.scratch).frames) != written:
             raise DecodeError(cut.source, f"{found} frames in the store instead of {written}")
-        sync(cut.scratch)
-        cut.scratch.replace(cut.target)
+        _move(cut.scratch, cut.target)
+    if cut.store.flow and not flow_file(cut.target).exists():
+        write_flow(cut.target, flow_file(cut.scratch))
+        _move(flow_file(cut.scratch), flow_file(cut.target))
     return Written(probe(cut.target), cut.target.stat().st_size, sha256_of(cut.target))
+
+
+def _move(scratch: Path, target: Path) -> None:
+    sync(scratch)
+    scratch.replace(target)
 
 
 def _encode(cut: Cut) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from slowfast_core.data.decoding import decode_frames
+from slowfast_core.data.flow import decode_with_flow
 from slowfast_core.data.manifest import Manifest
 from slowfast_core.data.sampling import (
     View,
@@ -35,7 +36,7 @@ class Sample:
     """One clip: uint8 frames `[T, H, W, C]` of the Fast pathway, the view to render, and what is true of it."""
 
     index: int
-    frames_THWC: Tensor
+    frames_THWC: Tensor  # RGB and, for a network that takes it, flow
     view: View
     label: int  # of the clip, its first; -1 where boxes have labels
     boxes_K4: Tensor  # pixels of the view
@@ -45,7 +46,8 @@ class Sample:
 class FrameCache:
     """Decoded videos kept in memory while they fit; the rest is decoded at each use."""
 
-    def __init__(self, megabytes: int) -> None:
+    def __init__(self, megabytes: int, flow: bool = False) -> None:
+        self.decode = decode_with_flow if flow else decode_frames
         self._left = megabytes * 2**20
         self._videos: dict[Path, NDArray[np.uint8]] = {}
 
@@ -53,8 +55,8 @@ class FrameCache:
         if path in self._videos:
             return self._videos[path][indices]
         if total * frame_bytes > self._left:
-            return decode_frames(path, indices)
-        self._videos[path] = decode_frames(path, range(total))
+            return self.decode(path, indices)
+        self._videos[path] = self.decode(path, range(total))
         self._left -= self._videos[path].nbytes
         return self._videos[path][indices]
 
@@ -63,11 +65,20 @@ class TrainingClips(Dataset[Sample]):
     """Item `(epoch, position)` is a randomly augmented clip of the row `position % rows`."""
 
     def __init__(
-        self, store: Path, manifest: Manifest, clip: Clip, train: Train, classes: int, seed: int, cache_mb: int
+        self,
+        store: Path,
+        manifest: Manifest,
+        clip: Clip,
+        train: Train,
+        classes: int,
+        seed: int,
+        cache_mb: int,
+        flow: bool = False,
     ) -> None:
         self.rows = manifest.rows.to_dict("records")
         self.store, self.clip, self.train, self.classes, self.seed = store, clip, train, classes, seed
-        self.cache = FrameCache(cache_mb)
+        self.cache = FrameCache(cache_mb, flow)
+        self.channels = 5 if flow else 3
 
     def __len__(self) -> int:
         return len(self.rows) * self.train.clips_per_video
@@ -84,7 +95,8 @@ class TrainingClips(Dataset[Sample]):
         else:
             indices = clip_indices(self.clip, random_start(self.clip, total, random), total)
         view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
-        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, 3 * width * height))
+        frame_bytes = self.channels * width * height
+        frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, frame_bytes))
         label = -1 if detect else int(row["labels"][0])
         boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), self._labels(row))
         return Sample(index, frames, view, label, boxes_K4, targets_KA)

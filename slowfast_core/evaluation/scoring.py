@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from slowfast_core.data.augment import render, render_batch
 from slowfast_core.data.decoding import decode_frames, probe
+from slowfast_core.data.flow import decode_with_flow
 from slowfast_core.data.sampling import (
     boxes_in_view,
     centred_indices,
@@ -41,6 +42,7 @@ class Scorer:
         recipe, self.labels = read_checkpoint(checkpoint)
         self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
         self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
+        self.decode = decode_with_flow if recipe.model.takes_flow else decode_frames
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_model(recipe.model, recipe.clip)
         self.network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
@@ -53,7 +55,7 @@ class Scorer:
         wanted = [clip_indices(self.clip, start, info.frames) for start in starts]
         unique = sorted({i for indices in wanted for i in indices})
         place = {frame: i for i, frame in enumerate(unique)}
-        frames_THWC = torch.from_numpy(decode_frames(path, unique)).to(self.device)
+        frames_THWC = torch.from_numpy(self.decode(path, unique)).to(self.device)
         crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
         scores_VA = []
         for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
@@ -70,7 +72,7 @@ class Scorer:
         indices = centred_indices(self.clip, round(key * info.fps), info.frames)
         view = whole_view(info.width, info.height, self.test.size)
         kept = boxes_in_view(boxes, info.width, info.height, view)
-        frames_THWC = torch.from_numpy(decode_frames(path, indices))
+        frames_THWC = torch.from_numpy(self.decode(path, indices))
         boxes_K5 = torch.tensor([(0.0, *box) for _, box in kept]).reshape(-1, 5).to(self.device)
         with torch.inference_mode():
             clips_BCTHW = render_batch([frames_THWC], [view], self.pixels, self.device)

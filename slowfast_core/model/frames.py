@@ -17,7 +17,7 @@ LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.
 
 def clip_channels(model: Model) -> int:
     """Channels of the network's input: the picture and, where Fast takes it, optical flow (x, y) behind it."""
-    return 5 if model.fast_input == "flow" and model.pathways != "slow" else 3
+    return 5 if model.takes_flow else 3
 
 
 class SlowFrames(nn.Module):

@@ -246,7 +246,8 @@ def _requirements() -> list[str]:
     """What scoring needs, in the versions at hand; explicit, as MLflow would guess for seconds and wrongly."""
     from importlib.metadata import version
 
-    names = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "decord", "safetensors", "pydantic", "pyyaml", "rich")
+    names = ["mlflow", "torch", "numpy", "pandas", "pyarrow", "decord", "safetensors", "pydantic", "pyyaml", "rich"]
+    names.append("opencv-python-headless")  # flow of a plain video
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 

@@ -93,6 +93,7 @@ def _fit(
 
 def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
     """Label names and iterations an epoch. Raises InputError when the recipe does not fit the data."""
+    from slowfast_core.data.flow import flow_file
     from slowfast_core.data.manifest import read_manifest
 
     manifest = read_manifest(store / "manifest.parquet")
@@ -101,6 +102,8 @@ def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
         raise InputError(
             f"the data has {len(manifest.labels)} classes, the model {recipe.model.classes}", where, "set model.classes"
         )
+    if recipe.model.takes_flow and not flow_file(store / manifest.rows["path"].iloc[0]).is_file():
+        raise InputError("the clip store has no optical flow", store, "extract with data.store.flow true")
     samples = len(manifest.split("train").rows) * recipe.train.clips_per_video
     if samples < recipe.train.batch:
         raise InputError(

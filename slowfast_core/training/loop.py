@@ -43,7 +43,14 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
     log = Log(job.log, rank == 0)
     manifest = read_manifest(job.store / "manifest.parquet").split("train")
     clips = TrainingClips(
-        job.store, manifest, recipe.clip, recipe.train, recipe.model.classes, recipe.seed, recipe.compute.frame_cache_mb
+        job.store,
+        manifest,
+        recipe.clip,
+        recipe.train,
+        recipe.model.classes,
+        recipe.seed,
+        recipe.compute.frame_cache_mb,
+        recipe.model.takes_flow,
     )
     batches = EpochBatches(len(clips), recipe.train.batch, recipe.seed, rank, workers)
     network = _start_network(job, log).to(device)

@@ -5,7 +5,6 @@ B clips, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from slowfast_core.model.lateral import TimeToChannel, TSample, make_lateral
 from slowfast_core.model.nonlocal_block import NonLocalBlock
 from slowfast_core.model.slowfast import Classifier, SlowFast
 from slowfast_core.recipe import Clip, Model, NonLocal, Pixels, load_recipe, parse_recipe
-from slowfast_core.stages import STAGES
-from slowfast_core.workspace import Workspace
 
 PAPER = Clip(T=4, tau=16, alpha=8)
 TINY_CLIP = Clip(T=2, tau=4, alpha=4)
@@ -172,11 +169,10 @@ def test_flow_lies_behind_the_pictures() -> None:
     assert torch.equal(SlowFrames(model, TINY_CLIP)(clip_BCTHW), clip_BCTHW[:, :3, ::4])
 
 
-def test_flow_is_refused_before_the_data_is_cut(tmp_path: Path) -> None:
-    recipe = load_recipe("kinetics400/slowfast_4x16_r50_flow")
-    for stage in ("extract", "train"):
-        with pytest.raises(InputError, match="no optical flow"):
-            STAGES[stage](recipe, Workspace.at(tmp_path))
+def test_flow_has_to_be_extracted() -> None:
+    with pytest.raises(InputError, match=r"'flow' needs data\.store\.flow true"):
+        load_recipe("kinetics400/slowfast_4x16_r50_flow", ["data.store.flow=false"])
+    assert not load_recipe("demo", ["model.pathways=slow", "model.fast_input=flow"]).model.takes_flow
 
 
 @pytest.mark.parametrize(
