@@ -12,6 +12,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Depth = Literal[18, 34, 50, 101, 152]
+Precision = Literal["fp32", "bf16"]
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -228,6 +229,7 @@ class Compute(Section):
     gpus_per_worker: int = Field(0, ge=0)
     loader_workers: int = Field(0, ge=0)
     frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
+    precision: Precision = "fp32"  # bf16: autocast in training; evaluation uses it where the device has it
     address: str | None = None  # of a Ray cluster; None starts a local one
 
 

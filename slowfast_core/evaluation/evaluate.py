@@ -25,7 +25,8 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    inputs = {"evaluate": recipe.evaluate.model_dump(), "data_version": data_version, "weights": digest}
+    inputs: dict[str, object] = {"evaluate": recipe.evaluate.model_dump(), "precision": recipe.compute.precision}
+    inputs |= {"data_version": data_version, "weights": digest}
 
     def work(partial: Path) -> Mapping[str, Any]:
         result = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
@@ -56,7 +57,7 @@ def _evaluate(
         where = store / "manifest.parquet"
         raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
-    scorer = Scorer(training, recipe.evaluate)
+    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision)
     result: ClassificationResult | DetectionResult
     if recipe.model.head == "classify":
         result = _classify(scorer, store, manifest)

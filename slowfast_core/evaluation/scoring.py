@@ -27,8 +27,10 @@ from slowfast_core.data.sampling import (
 )
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
+from slowfast_core.model.folding import for_inference
 from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
+from slowfast_core.sections import Precision
 
 Floats = NDArray[np.float32]
 RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest", "converted_from")
@@ -37,16 +39,16 @@ RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weigh
 class Scorer:
     """The network in a checkpoint folder (`model.safetensors`, `checkpoint.json`), ready to score."""
 
-    def __init__(self, checkpoint: Path, test: Evaluate | None = None) -> None:
-        """`test` are other views than the checkpoint's own recipe has."""
+    def __init__(self, checkpoint: Path, test: Evaluate | None = None, precision: Precision | None = None) -> None:
+        """`test` are other views, and `precision` is another, than the checkpoint's own recipe has."""
         recipe, self.labels = read_checkpoint(checkpoint)
         self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
         self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
         self.decode = decode_with_flow if recipe.model.takes_flow else decode_frames
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = build_model(recipe.model, recipe.clip)
-        self.network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
-        self.network.eval().to(self.device)
+        network = build_model(recipe.model, recipe.clip)
+        network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
+        self.network = for_inference(network.to(self.device), precision or recipe.compute.precision)
 
     def score_video(self, path: Path) -> Floats:
         """Softmax, or sigmoids, `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""

@@ -35,7 +35,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
     start = recipe.train.model_dump(exclude={"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts"})
-    compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker"})
+    compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker", "precision"})
     inputs: dict[str, Any] = {
         "clip": recipe.clip.model_dump(),
         "model": recipe.model.model_dump(),

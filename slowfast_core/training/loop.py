@@ -126,7 +126,7 @@ def _update(
         group["lr"] = rate
     network.train()
     optimizer.zero_grad(set_to_none=True)
-    outcome = forward_loss(network, samples, recipe.train, recipe.model, device)
+    outcome = forward_loss(network, samples, recipe.train, recipe.model, device, recipe.compute.precision)
     outcome.loss.backward()  # type: ignore[no-untyped-call]
     if recipe.train.clip_gradient:
         nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_gradient)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from slowfast_core.data.augment import render_batch
 from slowfast_core.data.loading import Sample
-from slowfast_core.sections import Model, Train
+from slowfast_core.sections import Model, Precision, Train
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,33 @@ def boxes_of(samples: Sequence[Sample], device: torch.device) -> Tensor:
 
 
 def forward_loss(
-    network: nn.Module, samples: Sequence[Sample], train: Train, model: Model, device: torch.device
+    network: nn.Module,
+    samples: Sequence[Sample],
+    train: Train,
+    model: Model,
+    device: torch.device,
+    precision: Precision = "fp32",
 ) -> Outcome:
     """Cross-entropy over classes, or sigmoid cross-entropy over each clip's (multi-label) or each box's classes."""
     clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], model.pixels, device)
     if model.head == "classify" and not model.multi_label:
         labels_B = torch.tensor([s.label for s in samples], device=device)
-        logits_BA = network(clips_BCTHW)
+        logits_BA = _logits(network, precision, clips_BCTHW)
         loss = functional.cross_entropy(logits_BA, labels_B, label_smoothing=train.label_smoothing)
         return Outcome(loss, (logits_BA.argmax(1) == labels_B).sum(), len(samples))
     targets_KA = torch.cat([s.targets_KA for s in samples]).to(device)
     boxes = [boxes_of(samples, device)] if model.head == "detect" else []
-    logits_KA = network(clips_BCTHW, *boxes)
+    logits_KA = _logits(network, precision, clips_BCTHW, *boxes)
     total = functional.binary_cross_entropy_with_logits(logits_KA, targets_KA, reduction="sum")
     right = ((logits_KA > 0) == (targets_KA > 0.5)).sum()
     return Outcome(total / max(targets_KA.numel(), 1), right, targets_KA.numel())
+
+
+def _logits(network: nn.Module, precision: Precision, clips_BCTHW: Tensor, *boxes_K5: Tensor) -> Tensor:
+    """Under autocast only the network is: weights, normalisation and loss stay fp32, and bf16 needs no loss scaling."""
+    with torch.autocast(clips_BCTHW.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits_KA: Tensor = network(clips_BCTHW, *boxes_K5)
+    return logits_KA.float()
 
 
 def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:

@@ -16,6 +16,7 @@ from slowfast_core.data.loading import Sample
 from slowfast_core.data.sampling import View
 from slowfast_core.model.build import build_model
 from slowfast_core.recipe import Clip, Model, Train
+from slowfast_core.sections import Precision
 from slowfast_core.training.step import boxes_of, forward_loss, make_optimizer
 
 CPU = torch.device("cpu")
@@ -151,7 +152,25 @@ def test_a_step_is_nesterov_momentum() -> None:
         assert network.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
-def test_steps_learn_to_tell_two_clips_apart() -> None:
+@pytest.mark.parametrize("model", [TINY, DETECT], ids=["classify", "detect"])
+def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
+    torch.manual_seed(0)
+    network = build_model(model, CLIP).train()
+    dtypes: list[torch.dtype] = []
+    network.trunk.get_submodule("slow.stages.0.0.a").register_forward_hook(lambda _m, _x, y: dtypes.append(y.dtype))
+    samples = [sample(0, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(1, [[4, 4, 20, 20]], [[0, 1, 0]])]
+    exact = forward_loss(network, samples, TRAIN, model, CPU)
+    outcome = forward_loss(network, samples, TRAIN, model, CPU, "bf16")
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert outcome.loss.dtype == torch.float32
+    assert outcome.loss.item() == pytest.approx(exact.loss.item(), rel=0.05)
+    outcome.loss.backward()
+    make_optimizer(network, TRAIN).step()
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_learn_to_tell_two_clips_apart(precision: Precision) -> None:
     torch.manual_seed(0)
     network = build_model(TINY, CLIP).train()
     train = TRAIN.model_copy(update={"weight_decay": 0.0})
@@ -159,7 +178,7 @@ def test_steps_learn_to_tell_two_clips_apart() -> None:
     losses = []
     for _ in range(15):
         optimizer.zero_grad()
-        outcome = forward_loss(network, [sample(0), sample(1)], train, TINY, CPU)
+        outcome = forward_loss(network, [sample(0), sample(1)], train, TINY, CPU, precision)
         outcome.loss.backward()
         optimizer.step()
         losses.append(outcome.loss.item())
