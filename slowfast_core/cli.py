@@ -20,7 +20,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `slowfast recipes`, or a YAML file.")]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="section.key=value", help="Change the recipe.", default_factory=list, show_default=False)
+    list[str],
+    typer.Option(
+        "--set", metavar="section.key=value", help="Change the recipe.", default_factory=list, show_default=False
+    ),
 ]
 At = Annotated[
     Path | None,
