@@ -42,7 +42,7 @@ class Scorer:
     def __init__(self, checkpoint: Path, test: Evaluate | None = None, precision: Precision | None = None) -> None:
         """`test` are other views, and `precision` is another, than the checkpoint's own recipe has."""
         recipe, self.labels = read_checkpoint(checkpoint)
-        self.clip, self.test, self.head = recipe.clip, test or recipe.evaluate, recipe.model.head
+        self.clip, self.test = recipe.clip, test or recipe.evaluate
         self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
         self.decode = decode_with_flow if recipe.model.takes_flow else decode_frames
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

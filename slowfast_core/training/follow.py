@@ -58,9 +58,9 @@ class Follower:
         whole = text[: text.rfind(b"\n") + 1]
         if not whole:
             return
-        for line in whole.splitlines():
+        for line in whole.splitlines(keepends=True):
             self._show(json.loads(line))
-        self.sent += len(whole)
+            self.sent += len(line)  # line by line: after a failure no line is taken twice
         write_whole(self.sent_file, str(self.sent))
 
     def _show(self, fields: dict[str, float | str]) -> None:
