@@ -1,0 +1,104 @@
+"""Bring objects of a source into a folder; what an earlier or a killed run brought is not fetched again.
+
+A journal beside the videos says which object of the source each file is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slowfast_core.data.object_store import ObjectStore, StoredObject, fetch_all
+from slowfast_core.files import inside, write_whole
+from slowfast_core.progress import progress
+
+VIDEOS = "videos"
+JOURNAL = "objects.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the journal: a video that is whole in the folder."""
+
+    key: str
+    identity: str
+    size: int
+    sha256: str
+
+
+def collect(
+    store: ObjectStore, named: list[StoredObject], partial: Path, previous: Path
+) -> tuple[dict[str, Entry], int]:
+    """Bring the named objects into `partial`; return their journal entries, and how many had to be copied.
+
+    What a killed run finished in `partial` stays, what the previous output has is linked, the rest is fetched.
+    """
+    kept = _finished(partial, named)
+    _clear_torn(partial / VIDEOS, kept)
+    before = _finished(previous, [item for item in named if item.key not in kept])
+    for entry in before.values():
+        _link(previous / VIDEOS / entry.key, _place(partial, entry.key))
+    kept.update(before)
+    write_whole(partial / JOURNAL, "".join(_line(entry) for entry in kept.values()))
+    rest = [item for item in named if item.key not in kept]
+    with progress("ingest", len(named)) as advance, (partial / JOURNAL).open("a", encoding="utf-8") as journal:
+        advance(len(kept))
+        for item, sha256 in fetch_all(store, ((item, _place(partial, item.key)) for item in rest)):
+            kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
+            journal.write(_line(kept[item.key]))
+            journal.flush()
+            advance(1, item.key)
+    return kept, len(rest)
+
+
+def _place(folder: Path, key: str) -> Path:
+    target = inside(folder / VIDEOS, key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # file systems without hard links
+        shutil.copy2(source, target)
+
+
+def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
+    """The journal entries of `folder` that are the named objects as they are now, whole."""
+    identities = {item.key: item.identity for item in named}
+    journal = folder / JOURNAL
+    entries = [_parse(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
+    return {
+        entry.key: entry
+        for entry in entries
+        if entry and identities.get(entry.key) == entry.identity and _size(folder / VIDEOS / entry.key) == entry.size
+    }
+
+
+def _clear_torn(videos: Path, kept: Mapping[str, Entry]) -> None:
+    """Remove what a killed run left unfinished."""
+    for folder, _, names in os.walk(videos):
+        for path in (Path(folder, name) for name in names):
+            if path.relative_to(videos).as_posix() not in kept:
+                path.unlink()
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
+
+
+def _parse(line: str) -> Entry | None:
+    """The entry, or None for a line that was cut off."""
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
