@@ -175,17 +175,21 @@ def _pixels(settings: Settings, classes: int) -> Pixels:
 
 
 def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
-    """PySlowFast's Charades and Something-Something models take BGR."""
+    """PySlowFast reads the pictures of Charades and Something-Something as BGR, all others as RGB; a setting reverses.
+
+    The setting is newer than some of its models: what says nothing of it was not reversed.
+    """
     config = settings.config
     if config.get("DETECTION.ENABLE"):
         return "bgr" if config.get("AVA.BGR") else "rgb"
-    if "DATA.REVERSE_INPUT_CHANNEL" in config:
-        return "bgr" if config["DATA.REVERSE_INPUT_CHANNEL"] else "rgb"
+    read_as_bgr = str(config.get("TRAIN.DATASET", "")).lower() in ("charades", "ssv2")
+    if "DATA.REVERSE_INPUT_CHANNEL" in config or "TRAIN.DATASET" in config:
+        return "bgr" if read_as_bgr != bool(config.get("DATA.REVERSE_INPUT_CHANNEL")) else "rgb"
     if classes not in (CHARADES, SOMETHING):
         return "rgb"
     if settings.recipe:
         return settings.recipe.model.pixels.order
-    settings.assumed.append(f"model.pixels.order bgr, as of its other models of {classes} classes")
+    settings.assumed.append(f"model.pixels.order bgr, as models of {classes} classes are read")
     return "bgr"
 
 

@@ -174,6 +174,27 @@ def test_trap_4_pixels_are_those_of_the_peer(
     torch.testing.assert_close(seen_C, expected_C)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "data", "order"),
+    [
+        ("kinetics", "", "rgb"),
+        ("kinetics", ", REVERSE_INPUT_CHANNEL: true", "bgr"),
+        ("charades", "", "bgr"),
+        ("ssv2", ", REVERSE_INPUT_CHANNEL: false", "bgr"),
+        ("charades", ", REVERSE_INPUT_CHANNEL: true", "rgb"),
+        ("ssv2", ", REVERSE_INPUT_CHANNEL: true", "rgb"),
+    ],
+)
+def test_trap_4_the_order_is_that_of_the_peers_reader_and_its_reversal(
+    dataset: str, data: str, order: str, tmp_path: Path
+) -> None:
+    network = random_network(changed(classes=157), CLIP)
+    config = CONFIG.format(alpha=8, detect=False, data=data) + f"TRAIN: {{DATASET: {dataset}}}\n"
+    convert("pyslowfast", write(tmp_path / "m.pyth", "pyslowfast", network, config), tmp_path / "out")
+    recipe, _ = converted(tmp_path / "out")
+    assert recipe.model.pixels.order == order
+
+
 def test_trap_5_mmaction2_detects_with_an_unused_class_and_an_undilated_res5(tmp_path: Path) -> None:
     model = changed(**MMACTION2, head="detect", classes=80, roi_size=8, res5_dilation=1, lateral_kernel=7)
     network = random_network(model, Clip(T=8, tau=8, alpha=4))
