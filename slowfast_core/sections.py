@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
+HALF_AREA = 0.5**0.5  # of a side
 Depth = Literal[18, 34, 50, 101, 152]
 Precision = Literal["fp32", "bf16"]
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -179,12 +181,32 @@ class Model(Section):
         return max(1, math.ceil(self.width * self.beta - 0.01))  # a beta written as 0.0313 is 1/32
 
 
+class Multigrid(Section):
+    """Smaller clips in larger batches for most of the training (Wu et al., CVPR 2020); T and side are factors."""
+
+    long_cycle: tuple[tuple[Part, Part], ...] = ((1 / 4, HALF_AREA), (1 / 2, HALF_AREA), (1 / 2, 1), (1, 1))
+    short_cycle: tuple[Part, ...] = (1 / 2, HALF_AREA)  # sides of the whole, before the long cycle's own
+    epoch_factor: float = Field(1.5, gt=0)  # epochs by those of the training without
+
+
 class Train(Section):
     epochs: Positive = 256
-    batch: Positive = 64  # clips (classify) or key frames (detect) over all workers
+    batch: Positive = 64  # clips (classify) or key frames (detect) of one update, over all workers
+    accumulate: Positive = 1  # parts of a batch that a worker takes one after the other
     learning_rate: float = Field(0.1, gt=0)
+    reference_batch: Positive | None = None  # learning_rate is that of this batch; another batch scales it linearly
+    schedule: Literal["cosine", "steps"] = "cosine"
+    steps: tuple[tuple[float, float], ...] = ()  # epoch, and the rate from there on: a multiple of learning_rate
+    absolute_steps: bool = False  # the rates of `steps` are rates
     warmup_epochs: float = Field(34, ge=0)
     warmup_from: float = Field(0.01, ge=0)
+    warmup: Literal["override", "compose"] = "override"  # a line to the rate where it ends, or a factor of the schedule
+    multigrid: Multigrid | None = None
+    batch_norm: Literal["groups", "sync", "frozen"] = "groups"
+    norm_clips: Count = 8  # clips that share statistics, in `groups`; 0: all that a worker takes at once
+    precise_norm_batches: Count = 0  # batches over which the statistics of the final weights are taken anew
+    decay_norm: bool = False  # weight decay on batch norm too
+    decay_bias: bool = True
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)
@@ -205,6 +227,13 @@ class Train(Section):
             raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        epochs = [epoch for epoch, _ in self.steps]
+        if bool(self.steps) != (self.schedule == "steps"):
+            raise ValueError("steps are [epoch, rate] pairs of schedule 'steps', and only of it")
+        if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
+            raise ValueError(f"the epochs of steps rise from above 0, are {epochs}")
+        if self.multigrid and self.schedule != "steps":
+            raise ValueError("multigrid needs schedule 'steps'")
         return self
 
 

@@ -1,0 +1,90 @@
+"""Whose statistics batch norm takes in training: groups of clips, all workers' clips, or none.
+
+B clips, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from slowfast_core.errors import InputError
+from slowfast_core.sections import Train
+
+
+class GroupedBatchNorm(nn.BatchNorm3d):
+    """Batch norm with statistics within each `clips` clips (paper, section 4), whatever the batch.
+
+    The running statistics move once a step, by `momentum`, to the mean over all groups of that step: `begin_step` says
+    that one begins. Statistics of several workers are averaged by `average_running_statistics`: they are linear in
+    those of the groups, so the result is that of one worker with all groups.
+    """
+
+    clips: int = 0  # 0: all clips of the input
+    groups_of_step: int = 1
+    seen: int = 0
+
+    def forward(self, maps_BCTHW: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(maps_BCTHW)
+        if not self.clips or len(maps_BCTHW) <= self.clips:
+            return self._normal(maps_BCTHW)
+        return torch.cat([self._normal(group) for group in torch.split(maps_BCTHW, self.clips)])
+
+    def _normal(self, group_BCTHW: Tensor) -> Tensor:
+        # By these weights each group of the step counts momentum / groups in the end.
+        momentum = self.momentum or 0.0
+        share = momentum / self.groups_of_step
+        self.seen += 1
+        weight = share / (1 - momentum + self.seen * share)
+        return functional.batch_norm(
+            group_BCTHW, self.running_mean, self.running_var, self.weight, self.bias, True, weight, self.eps
+        )
+
+
+def with_norm(network: nn.Module, train: Train, device: torch.device) -> nn.Module:
+    """The network with the batch norms that the recipe asks for; names of weights stay. Raises InputError."""
+    if train.batch_norm == "sync":
+        if device.type != "cuda":
+            raise InputError("synchronised batch norm needs GPUs", "train.batch_norm", "take 'groups' on CPUs")
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return synced
+    if train.batch_norm == "groups":
+        _group(network, train.norm_clips)
+    return network
+
+
+def _group(module: nn.Module, clips: int) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm3d):
+            grouped = GroupedBatchNorm(child.num_features, child.eps, child.momentum or 0.0)
+            grouped.load_state_dict(child.state_dict())
+            grouped.clips = clips
+            setattr(module, name, grouped.to(child.weight.device))
+        else:
+            _group(child, clips)
+
+
+def begin_step(network: nn.Module, train: Train, clips: int) -> None:
+    """Training mode; `clips` are those of this worker in the step, over all parts of it."""
+    network.train()
+    for norm in _norms(network):
+        if train.batch_norm == "frozen":
+            norm.eval()
+        elif isinstance(norm, GroupedBatchNorm):
+            norm.groups_of_step = max(-(-clips // norm.clips), 1) if norm.clips else train.accumulate
+            norm.seen = 0
+
+
+def average_running_statistics(network: nn.Module) -> None:
+    """Over all workers; each must call it at the same step."""
+    for norm in _norms(network):
+        for statistic in (norm.running_mean, norm.running_var):
+            if statistic is not None:
+                distributed.all_reduce(statistic)
+                statistic /= distributed.get_world_size()
+
+
+def _norms(network: nn.Module) -> list[nn.BatchNorm3d | nn.SyncBatchNorm]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm3d | nn.SyncBatchNorm)]
