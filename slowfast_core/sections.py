@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, le=1)]
 HALF_AREA = 0.5**0.5  # of a side
 Depth = Literal[18, 34, 50, 101, 152]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -217,8 +217,12 @@ class Train(Section):
     flip: bool = True
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
     init_from: str | None = None  # a checkpoint folder to start the trunk from
+    validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
+    final: Literal["last", "best"] = "last"  # whose weights are the result
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
+    checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
+    log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 
     @model_validator(mode="after")
@@ -232,6 +236,8 @@ class Train(Section):
             raise ValueError("steps are [epoch, rate] pairs of schedule 'steps', and only of it")
         if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
             raise ValueError(f"the epochs of steps rise from above 0, are {epochs}")
+        if self.final == "best" and not self.validate_every:
+            raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
             raise ValueError("multigrid needs schedule 'steps'")
         return self
@@ -254,12 +260,22 @@ class Register(Section):
 
 class Compute(Section):
     workers: Positive = 1
+    min_workers: Positive | None = None  # an elastic training goes on with as few, where no more can be had
     cpus_per_worker: Positive = 1
     gpus_per_worker: int = Field(0, ge=0)
     loader_workers: int = Field(0, ge=0)
     frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
-    precision: Precision = "fp32"  # bf16: autocast in training; evaluation uses it where the device has it
+    precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
+    compile: bool = False  # torch.compile of the network in training
+    deterministic: bool = False  # on GPUs: the same weights every time, and slower
+    preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
+
+    @model_validator(mode="after")
+    def _elastic(self) -> Compute:
+        if self.min_workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) is above workers ({self.workers})")
+        return self
 
 
 class Tracking(Section):

@@ -1,4 +1,4 @@
-"""Training samples from the clip store: which, in which order, on which worker, and their decoded frames.
+"""Training samples from the clip store: decoded frames, the view to take of them, and what is true of them.
 
 Every random choice is a function of (seed, epoch, sample), so that the number of loader workers, of training workers,
 and a restart change nothing.
@@ -6,7 +6,7 @@ and a restart change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from slowfast_core.data.decoding import decode_frames
 from slowfast_core.data.flow import decode_with_flow
 from slowfast_core.data.manifest import Manifest
 from slowfast_core.data.sampling import (
+    Pick,
     View,
     boxes_in_view,
     centred_indices,
     clip_indices,
     random_start,
     random_view,
+    resized_clip,
+    spatial_views,
+    uniform_starts,
 )
-from slowfast_core.recipe import Clip, Train
+from slowfast_core.recipe import Clip, Recipe, Train
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,44 @@ class TrainingClips(Dataset[Sample]):
         self.cache = FrameCache(cache_mb, flow)
         self.channels = 5 if flow else 3
 
+    @classmethod
+    def of(cls, recipe: Recipe, store: Path, manifest: Manifest) -> TrainingClips:
+        flow, cache_mb = recipe.model.takes_flow, recipe.compute.frame_cache_mb
+        return cls(store, manifest, recipe.clip, recipe.train, recipe.model.classes, recipe.seed, cache_mb, flow)
+
     def __len__(self) -> int:
         return len(self.rows) * self.train.clips_per_video
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, position = item
+    def __getitem__(self, item: Pick | tuple[int, int]) -> Sample:
+        epoch, position, frames, side = Pick(*item)
         index = position % len(self.rows)
         row = self.rows[index]
         random = np.random.default_rng([self.seed, epoch, position])
+        total = int(row["frames"])
+        clip = resized_clip(self.clip, frames, random) if frames else self.clip
+        if row["boxes"] is not None:
+            indices = centred_indices(clip, round(row["key"] * row["fps"]), total)
+        else:
+            indices = clip_indices(clip, random_start(clip, total, random), total)
+        (shortest, longest), crop = self.train.jitter, side or self.train.crop
+        jitter = (round(shortest * crop / self.train.crop), longest)
+        view = random_view(int(row["width"]), int(row["height"]), jitter, crop, self.train.flip, random)
+        return self._sample(index, indices, view)
+
+    def centred(self, index: int, size: int) -> Sample:
+        """The middle clip, or that around the key frame: one view of `size`, without augmentation."""
+        row = self.rows[index]
         width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
-        detect = row["boxes"] is not None
-        if detect:
+        if row["boxes"] is not None:
             indices = centred_indices(self.clip, round(row["key"] * row["fps"]), total)
         else:
-            indices = clip_indices(self.clip, random_start(self.clip, total, random), total)
-        view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
+            indices = clip_indices(self.clip, uniform_starts(self.clip, total, 1)[0], total)
+        return self._sample(index, indices, spatial_views(width, height, size, 1)[0])
+
+    def _sample(self, index: int, indices: list[int], view: View) -> Sample:
+        row = self.rows[index]
+        width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
+        detect = row["boxes"] is not None
         frame_bytes = self.channels * width * height
         frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, frame_bytes))
         label = -1 if detect else int(row["labels"][0])
@@ -112,37 +139,7 @@ class TrainingClips(Dataset[Sample]):
         return torch.tensor([pixels for _, pixels in kept]).reshape(-1, 4), targets_KA
 
 
-class EpochBatches:
-    """Batches of `(epoch, position)` for one worker: the epoch's permutation, cut into global batches, cut by rank.
-
-    A last batch that is not full is left out; each epoch leaves out other samples.
-    """
-
-    def __init__(self, samples: int, batch: int, seed: int, rank: int, workers: int) -> None:
-        self.samples, self.batch, self.seed = samples, batch, seed
-        self.each = batch // workers
-        self.first = rank * self.each
-        self.epoch, self.skip = 0, 0
-
-    @property
-    def steps(self) -> int:
-        return self.samples // self.batch
-
-    def start(self, epoch: int, skip: int) -> None:
-        """Position the next iteration at batch `skip` of `epoch`."""
-        self.epoch, self.skip = epoch, skip
-
-    def __len__(self) -> int:
-        return self.steps - self.skip
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
-        for step in range(self.skip, self.steps):
-            mine = order[step * self.batch + self.first :][: self.each]
-            yield [(self.epoch, int(position)) for position in mine]
-
-
-def training_loader(clips: TrainingClips, batches: EpochBatches, loader_workers: int) -> DataLoader[Sample]:
+def training_loader(clips: TrainingClips, batches: Iterable[list[Pick]], loader_workers: int) -> DataLoader[Sample]:
     """Lists of samples; frames stay uint8 until they are on the device."""
     return DataLoader(
         clips,

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from slowfast_core.recipe import Clip
 
 Box = tuple[float, float, float, float]
+
+
+class Pick(NamedTuple):
+    """One sample of a training; `frames` (of the Fast pathway) and `side` 0 are those of the recipe."""
+
+    epoch: int
+    position: int
+    frames: int = 0
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,13 @@ class View:
 def clip_indices(clip: Clip, start: int, frames: int) -> list[int]:
     """The Fast pathway's frames from `start`; past the end of the video its last frame is repeated."""
     return [min(start + i * clip.fast_stride, frames - 1) for i in range(clip.fast_frames)]
+
+
+def resized_clip(clip: Clip, frames: int, random: np.random.Generator) -> Clip:
+    """A clip of another number of Fast frames, at a random stride from the recipe's to that which covers its span."""
+    longest = clip.fast_stride * (clip.fast_frames // frames)
+    stride = int(random.integers(clip.fast_stride, longest + 1))
+    return clip.model_copy(update={"T": max(frames // clip.alpha, 1), "tau": stride * clip.alpha})
 
 
 def random_start(clip: Clip, frames: int, random: np.random.Generator) -> int:

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, sync, write_whole
 
 STATE, SUMS = "state.pt", "sha256.json"
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int) -> Path:
-    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay.
+class Saver:
+    """Saves in the background while training goes on; one checkpoint at a time."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.thread = ThreadPoolExecutor(1)
+        self.pending: Future[Path] | None = None
+
+    def save(self, state: Mapping[str, Any], best: int | None = None) -> None:
+        """Copy the state, and write the copy. Raises InputError when the disk was full for the one before."""
+        self.wait()
+        copy = _copied(state)
+        self.pending = self.thread.submit(save_checkpoint, self.folder, copy, self.keep, best)
+
+    def wait(self) -> None:
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            try:
+                pending.result()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                what = f"cannot save a checkpoint: {error.strerror}"
+                raise InputError(what, self.folder, "make room and run again; it goes on from the last one") from None
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int | None = None) -> Path:
+    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay, and that of step `best`.
 
     Random states are functions of (seed, step, rank) and need no saving.
     """
     step = int(state["step"])
-    final = folder / f"step-{step:09d}"
+    final = checkpoint_of(folder, step)
     temporary = folder / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -35,7 +64,8 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int) -> Path:
     saved = sorted(folder.glob("step-*"))
     torn = [path for path in saved if step_of(path) > step]  # training went on from before them
     unfinished = folder.glob(".step-*")  # by a process that was killed
-    for path in [*torn, *unfinished, *saved[: -keep - len(torn)]]:
+    old = [path for path in saved[: -keep - len(torn)] if step_of(path) != best]
+    for path in [*torn, *unfinished, *old]:
         shutil.rmtree(path)
     return final
 
@@ -55,8 +85,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def checkpoint_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}"
+
+
 def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def _copied(value: Any) -> Any:
+    """Tensors on CPU, which later steps do not change."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _whole(path: Path) -> bool:

@@ -1,11 +1,17 @@
-"""What a training worker is told."""
+"""What a training worker is told, and what it tells of an end that is none of its faults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe
+
+
+class Stopped(Exception):
+    """The training was told to end before its time, and saved; run again, it goes on."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +27,25 @@ class Job:
     @property
     def log(self) -> Path:
         return self.folder / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def stop(self) -> Path:
+        """While it is there, workers save and end after the step they are in."""
+        return self.folder / "stop"
+
+    @property
+    def refusal(self) -> Path:
+        """Why a worker ended though no restart would help."""
+        return self.folder / "refusal.txt"
+
+    def refuse(self, error: InputError) -> None:
+        write_whole(self.refusal, str(error))
+
+    def check(self) -> None:
+        """Raises what a worker told by `refuse`."""
+        if self.refusal.exists():
+            raise InputError.said(self.refusal.read_text(encoding="utf-8"))

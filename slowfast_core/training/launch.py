@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,8 @@ from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
 from slowfast_core.training.follow import followed, last_metrics
-from slowfast_core.training.job import Job
+from slowfast_core.training.job import Job, Stopped
+from slowfast_core.training.plan import Plan
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +27,14 @@ if TYPE_CHECKING:
 
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
+NO_MATTER = {  # for the weights
+    "init_from",
+    "keep_checkpoints",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "max_restarts",
+    "log_samples",
+}
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 
 
@@ -34,8 +46,9 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     """
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
-    start = recipe.train.model_dump(exclude={"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts"})
-    compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker", "precision"})
+    start = recipe.train.model_dump(exclude=NO_MATTER)
+    kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
+    compute = recipe.compute.model_dump(include=kept)
     inputs: dict[str, Any] = {
         "clip": recipe.clip.model_dump(),
         "model": recipe.model.model_dump(),
@@ -47,7 +60,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     def work(partial: Path) -> Mapping[str, Any]:
         return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
 
-    return run_once("train", output, inputs, work)
+    return run_once("train", output, inputs, work, keep="checkpoints")
 
 
 def _fit(
@@ -65,10 +78,16 @@ def _fit(
     job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
     if job.init_weights:
         _check_start(recipe, job.init_weights)
+    for old in (job.stop, job.refusal):
+        old.unlink(missing_ok=True)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
-    with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as notes:
+    with run, followed(job.log, steps, run.log_metrics) as notes:
         _run_workers(job)
-    shutil.rmtree(folder / RAY)
+        job.check()
+        if job.stop.exists():
+            raise Stopped(folder)
+    for left in (RAY, "hosts"):
+        shutil.rmtree(folder / left, ignore_errors=True)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
     record = {
@@ -92,7 +111,7 @@ def _fit(
 
 
 def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
-    """Label names and iterations an epoch. Raises InputError when the recipe does not fit the data."""
+    """Label names, and steps in all. Raises InputError when the recipe does not fit the data or the workers."""
     from slowfast_core.data.flow import flow_file
     from slowfast_core.data.manifest import read_manifest
 
@@ -109,7 +128,13 @@ def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
         raise InputError(
             f"{samples} training samples are fewer than train.batch = {recipe.train.batch}", where, "lower train.batch"
         )
-    return list(manifest.labels), samples // recipe.train.batch
+    for workers in {recipe.compute.min_workers or recipe.compute.workers, recipe.compute.workers}:
+        parts = workers * recipe.train.accumulate
+        if recipe.train.batch % parts:
+            split = f"{workers} workers x {recipe.train.accumulate} parts"
+            what = f"a batch of {recipe.train.batch} does not divide by {split}"
+            raise InputError(what, "train.batch", f"take a multiple of {parts}")
+    return list(manifest.labels), Plan(recipe.train, recipe.clip, samples, recipe.seed).steps
 
 
 def _check_start(recipe: Recipe, weights: Path) -> None:
@@ -148,26 +173,43 @@ def _run_workers(job: Job) -> None:
     total = compute.workers * compute.cpus_per_worker
     local = {"num_cpus": total, "include_dashboard": False} if compute.address is None else {}
     address = compute.address or "local"  # None would take any cluster that it finds on this machine
-    environment = {"env_vars": KEEP_MEMORY}
+    environment = {"env_vars": KEEP_MEMORY | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if compute.deterministic else {})}
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment, **local)
     resources: dict[str, float] = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
+    least = compute.min_workers or compute.workers
+    count = compute.workers if least == compute.workers else (least, compute.workers)
     try:
-        TorchTrainer(
+        trainer = TorchTrainer(
             _ray_worker,
             train_loop_config=_as_config(job),
             scaling_config=ScalingConfig(
-                num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
+                num_workers=count, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
                 storage_path=str(job.folder / RAY),
                 failure_config=FailureConfig(max_failures=job.recipe.train.max_restarts),
             ),
-        ).fit()
+        )
+        with _stopping_on_sigterm(job):
+            trainer.fit()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stopping_on_sigterm(job: Job) -> Iterator[None]:
+    """SIGTERM, as before a preemption, lets the workers save and end after the step they are in."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: job.stop.touch())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _as_config(job: Job) -> dict[str, str | None]:

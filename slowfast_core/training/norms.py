@@ -75,6 +75,7 @@ def begin_step(network: nn.Module, train: Train, clips: int) -> None:
         elif isinstance(norm, GroupedBatchNorm):
             norm.groups_of_step = max(-(-clips // norm.clips), 1) if norm.clips else train.accumulate
             norm.seen = 0
+            norm.num_batches_tracked += 1  # type: ignore[operator, assignment]
 
 
 def average_running_statistics(network: nn.Module) -> None:

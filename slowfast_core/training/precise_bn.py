@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 Batch = TypeVar("Batch")
 
 
 def take_statistics(
-    network: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], object], workers: int = 1
+    network: nn.Module,
+    batches: Iterable[Batch],
+    forward: Callable[[nn.Module, Batch], object],
+    sums: Callable[[torch.Tensor], torch.Tensor] = lambda own: own,
 ) -> int:
     """Set every batch norm's running mean and variance to those of the population of `batches`; return their number.
 
-    All values count alike, over all batches and all `workers`, each of whom must call it.
+    All values count alike, over all batches and, by `sums`, over all workers, each of whom must call it.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    sums = [torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms]
-    hooks = [norm.register_forward_pre_hook(_adding_to(total)) for norm, total in zip(norms, sums, strict=True)]
+    totals = [torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(_adding_to(total)) for norm, total in zip(norms, totals, strict=True)]
     was_training, count = network.training, 0
     kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr, operator]
     network.train()
@@ -39,10 +42,8 @@ def take_statistics(
             norm.running_mean.copy_(mean)  # type: ignore[union-attr, operator]
             norm.running_var.copy_(variance)  # type: ignore[union-attr, operator]
         network.train(was_training)
-    for norm, total in zip(norms, sums, strict=True):
-        if workers > 1:
-            distributed.all_reduce(total)
-        values, sum_C, squares_C = total[0], total[1], total[2]
+    for norm, total in zip(norms, totals, strict=True):
+        values, sum_C, squares_C = sums(total)
         if (values == 0).any():
             continue  # not part of the forward pass
         mean_C = sum_C / values

@@ -186,7 +186,7 @@ def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tm
     torch.manual_seed(0)
     network = build_model(tiny.model, tiny.clip)
     outcome = forward_loss(network.train(), samples, tiny.train, tiny.model, torch.device("cpu"))
-    outcome.loss.backward()  # type: ignore[no-untyped-call]
+    outcome.mean.backward()  # type: ignore[no-untyped-call]
     make_optimizer(network, tiny.train).step()
     save_weights(tmp_path / "model.safetensors", network.state_dict())
     (tmp_path / "checkpoint.json").write_text(json.dumps({**json.loads(tiny.to_json()), "labels": ["left", "right"]}))

@@ -12,10 +12,11 @@ import torch
 from videos import ava_row, kinetics_row, moving_frames, write_video
 
 from slowfast_core.data.decoding import decode_frames
-from slowfast_core.data.loading import EpochBatches, FrameCache, Sample, TrainingClips, training_loader
+from slowfast_core.data.loading import FrameCache, Sample, TrainingClips, training_loader
 from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.data.sampling import boxes_in_view, centred_indices
 from slowfast_core.recipe import Clip, Train
+from slowfast_core.training.plan import Plan
 
 CLIP = Clip(T=2, tau=4, alpha=2)
 TRAIN = Train(batch=4, jitter=(40, 56), crop=32, clips_per_video=2)
@@ -55,7 +56,7 @@ def clips_of(store: Path, table: Manifest, train: Train = TRAIN, cache_mb: int =
 def epoch_of(
     clips: TrainingClips, epoch: int, skip: int = 0, rank: int = 0, ranks: int = 1, loader_workers: int = 0
 ) -> list[list[Sample]]:
-    batches = EpochBatches(len(clips), clips.train.batch, SEED, rank, ranks)
+    batches = Plan(clips.train, CLIP, len(clips), SEED, rank, ranks)
     batches.start(epoch, skip)
     return list(training_loader(clips, batches, loader_workers))
 
@@ -72,11 +73,11 @@ def all_same(a: list[list[Sample]], b: list[list[Sample]]) -> bool:
 
 def test_an_epoch_has_every_sample_at_most_once_in_whole_batches(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
-    batches = EpochBatches(len(clips), 4, SEED, 0, 1)
-    assert (len(clips), batches.steps, len(batches)) == (14, 3, 3)
-    positions = [position for batch in batches for position in batch]
+    batches = Plan(clips.train, CLIP, len(clips), SEED)
+    assert (len(clips), len(batches)) == (14, 3)
+    positions = [pick.position for batch in batches for pick in batch]
     assert len(positions) == len(set(positions)) == 12
-    assert {epoch for epoch, _ in positions} == {0}
+    assert {pick.epoch for batch in batches for pick in batch} == {0}
 
 
 def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest) -> None:
@@ -93,7 +94,7 @@ def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest
 
 def test_loader_workers_change_nothing(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
-    batches = EpochBatches(len(clips), 4, SEED, 0, 1)
+    batches = Plan(clips.train, CLIP, len(clips), SEED)
     loader = training_loader(clips, batches, 2)
     for epoch, skip in ((0, 0), (1, 2)):  # the same loader goes through several epochs
         batches.start(epoch, skip)
@@ -190,6 +191,6 @@ def test_a_view_without_boxes_has_none(store: Path) -> None:
 
 
 def _positions(epoch: int) -> list[list[int]]:
-    batches = EpochBatches(14, 4, SEED, 0, 1)
+    batches = Plan(TRAIN, CLIP, 14, SEED)
     batches.start(epoch, 0)
-    return [[position for _, position in batch] for batch in batches]
+    return [[pick.position for pick in batch] for batch in batches]

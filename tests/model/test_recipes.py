@@ -125,7 +125,7 @@ def test_every_recipe_trains_a_step_and_scores_a_batch(name: str) -> None:
         group["lr"] = recipe.train.warmup_from
     samples = [sample(recipe, label) for label in (0, 1)]
     outcome = forward_loss(network.train(), samples, recipe.train, model, torch.device("cpu"))
-    outcome.loss.backward()
+    outcome.mean.backward()
     optimizer.step()
     with torch.inference_mode():
         again = forward_loss(network.eval(), samples, recipe.train, model, torch.device("cpu"))
