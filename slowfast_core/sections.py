@@ -268,6 +268,7 @@ class Compute(Section):
     precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
     compile: bool = False  # torch.compile of the network in training
     deterministic: bool = False  # on GPUs: the same weights every time, and slower
+    wait_minutes: Positive = 30  # for the cluster to have room for the workers
     preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
 

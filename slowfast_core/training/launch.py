@@ -190,7 +190,10 @@ def _run_workers(job: Job) -> None:
             run_config=RunConfig(
                 name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
                 storage_path=str(job.folder / RAY),
-                failure_config=FailureConfig(max_failures=job.recipe.train.max_restarts),
+                failure_config=FailureConfig(
+                    max_failures=job.recipe.train.max_restarts,
+                    controller_failure_limit=compute.wait_minutes,  # it waits a minute at a time for its workers
+                ),
             ),
         )
         with _stopping_on_sigterm(job):

@@ -141,6 +141,8 @@ class Worker:
             nn.utils.clip_grad_norm_(state.network.parameters(), self.train.clip_gradient)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if workers > 1 and self.train.batch_norm == "groups":
+            average_running_statistics(state.network)
         return torch.stack(losses).sum()
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
@@ -149,8 +151,6 @@ class Worker:
         validate = bool(self.train.validate_every) and (last or (epoch + 1) % self.train.validate_every == 0)
         if self.train.precise_norm_batches and (validate or last):
             self._take_precise_statistics()
-        elif validate:
-            self._share_statistics()
         if not validate:
             return {}
         scores = score_held_out(self.state.network, self.held_out, self._part, self.forward, self.together)
@@ -166,10 +166,6 @@ class Worker:
         batches = (samples for samples, _ in zip(self.loader, range(parts), strict=False))
         take_statistics(self.state.network, batches, self.forward, self.together.sums)
 
-    def _share_statistics(self) -> None:
-        if self.together.workers > 1 and self.train.batch_norm == "groups":
-            average_running_statistics(self.state.network)
-
     def _wish(self, last_of_epoch: bool) -> Wish:
         train = self.train
         stop = self.together.rank == 0 and self.job.stop.exists()
@@ -181,7 +177,6 @@ class Worker:
         return Wish.STOP if stop else Wish.SAVE if save else Wish.GO_ON
 
     def _save(self) -> None:
-        self._share_statistics()
         if self.together.rank == 0:
             self.saver.save(self.state.record(self.job), self.state.best and self.state.best[0])
         self.last_save = time.monotonic()
@@ -208,5 +203,5 @@ def _settle(threads: int, deterministic: bool) -> None:
 
 def _parallel(network: nn.Module, workers: int, compiled: bool) -> nn.Module:
     faster: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
-    # Running statistics are not copied from one worker: they are averaged when they are needed.
+    # Running statistics are not copied from one worker: they are averaged after each step.
     return nn.parallel.DistributedDataParallel(faster, broadcast_buffers=False) if workers > 1 else faster

@@ -17,8 +17,7 @@ class GroupedBatchNorm(nn.BatchNorm3d):
     """Batch norm with statistics within each `clips` clips (paper, section 4), whatever the batch.
 
     The running statistics move once a step, by `momentum`, to the mean over all groups of that step: `begin_step` says
-    that one begins. Statistics of several workers are averaged by `average_running_statistics`: they are linear in
-    those of the groups, so the result is that of one worker with all groups.
+    that one begins. `average_running_statistics` makes those of several workers the mean over the groups of all.
     """
 
     clips: int = 0  # 0: all clips of the input
@@ -79,12 +78,13 @@ def begin_step(network: nn.Module, train: Train, clips: int) -> None:
 
 
 def average_running_statistics(network: nn.Module) -> None:
-    """Over all workers; each must call it at the same step."""
-    for norm in _norms(network):
-        for statistic in (norm.running_mean, norm.running_var):
-            if statistic is not None:
-                distributed.all_reduce(statistic)
-                statistic /= distributed.get_world_size()
+    """Over all workers, after each step: when a checkpoint is taken then makes no difference."""
+    pairs = [(norm.running_mean, norm.running_var) for norm in _norms(network)]
+    statistics = [statistic for pair in pairs for statistic in pair if statistic is not None]
+    together = torch.cat(statistics)
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    torch._foreach_copy_(statistics, list(torch.split(together, [len(statistic) for statistic in statistics])))
 
 
 def _norms(network: nn.Module) -> list[nn.BatchNorm3d | nn.SyncBatchNorm]:

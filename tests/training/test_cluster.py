@@ -27,13 +27,20 @@ SETTINGS = ("train.log_samples=true", "train.checkpoint_steps=2", "train.max_res
 class Node:
     """`ray start --block`, one CPU, in a process group of its own."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[str]
 
     @classmethod
     def start(cls, *options: str) -> Node:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", *options]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return cls(subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
+        )
+        said = []
+        for line in process.stdout or ():
+            said.append(line)
+            if "Ray runtime started" in line:
+                return cls(process)
+        raise AssertionError("".join(said))
 
     def workers(self) -> list[int]:
         return [pid for pid in descendants(self.process.pid) if b"RayTrainWorker" in command_of(pid)]
