@@ -9,14 +9,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from slowfast_core.model.convolution import Conv
 from slowfast_core.model.nonlocal_block import NonLocalBlock
 from slowfast_core.sections import DEPTHS
 
 
-def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
+def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> Conv:
     """A convolution {time x space^2} that keeps T, and H, W up to the spatial stride."""
     padding = (time // 2, dilation * (space // 2), dilation * (space // 2))
-    return nn.Conv3d(
+    return Conv(
         inputs, outputs, (time, space, space), (1, stride, stride), padding, (1, dilation, dilation), bias=False
     )
 
