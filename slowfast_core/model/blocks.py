@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
         y_BCTHW: Tensor = self.relu(self.a_bn(self.a(x_BCTHW)))
         y_BCTHW = self.relu(self.b_bn(self.b(y_BCTHW)))
         y_BCTHW = self.c_bn(self.c(y_BCTHW))
-        y_BCTHW = self.relu(y_BCTHW + self.shortcut(x_BCTHW))
+        y_BCTHW = self.relu(y_BCTHW.add_(self.shortcut(x_BCTHW)))
         return y_BCTHW
 
     @property
@@ -63,7 +63,7 @@ class Basic(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         y_BCTHW: Tensor = self.relu(self.a_bn(self.a(x_BCTHW)))
         y_BCTHW = self.b_bn(self.b(y_BCTHW))
-        y_BCTHW = self.relu(y_BCTHW + self.shortcut(x_BCTHW))
+        y_BCTHW = self.relu(y_BCTHW.add_(self.shortcut(x_BCTHW)))
         return y_BCTHW
 
     @property

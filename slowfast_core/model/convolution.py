@@ -52,16 +52,18 @@ def _weight_gradient(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Tensor:
-    of_weight = torch.zeros_like(weight)
+    of_weight = torch.empty_like(weight)
     space = stride[1:], padding[1:], dilation[1:]
     gradient_BTCHW, x_BTCHW = gradient_BCTHW.transpose(1, 2), x_BCTHW.transpose(1, 2)
     if weight.shape[2] == 1 and stride[0] == 1:  # all clips at once
         gradient_BTCHW, x_BTCHW = gradient_BTCHW.flatten(0, 1)[None], x_BTCHW.flatten(0, 1)[None]
     for tap in range(weight.shape[2]):
         outputs, inputs = _frames(tap - padding[0], stride[0], gradient_BTCHW.shape[1], x_BTCHW.shape[1])
-        for gradient_TCHW, x_TCHW in zip(gradient_BTCHW[:, outputs], x_BTCHW[:, inputs], strict=True):
-            _, of_tap, _ = _backward(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, (False, True, False))
-            of_weight[:, :, tap] += of_tap
+        of_tap = [
+            _backward(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, (False, True, False))[1]
+            for gradient_TCHW, x_TCHW in zip(gradient_BTCHW[:, outputs], x_BTCHW[:, inputs], strict=True)
+        ]
+        of_weight[:, :, tap] = sum(of_tap[1:], start=of_tap[0])
     return of_weight
 
 
