@@ -14,43 +14,41 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+Shape = tuple[int, ...]
+
 
 class Conv(nn.Conv3d):
     """nn.Conv3d without bias, groups or temporal dilation, its gradients equal but for rounding."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if x_BCTHW.is_cpu and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-            y_BCTHW: Tensor = _ByPictures.apply(x_BCTHW, self.weight, self.stride, self.padding, self.dilation)  # type: ignore[no-untyped-call]
+            geometry = self.stride, self.padding, self.dilation
+            y_BCTHW: Tensor = _ByPictures.apply(x_BCTHW, self.weight, *geometry)  # type: ignore[no-untyped-call]
             return y_BCTHW
         return super().forward(x_BCTHW)
 
 
 class _ByPictures(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BCTHW: Tensor, weight: Tensor, *geometry: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, x_BCTHW: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape) -> Tensor:
         ctx.save_for_backward(x_BCTHW, weight)
-        ctx.geometry = geometry
-        return functional.conv3d(x_BCTHW, weight, None, *geometry)
+        ctx.geometry = stride, padding, dilation
+        return functional.conv3d(x_BCTHW, weight, None, stride, padding, dilation)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient_BCTHW: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCTHW, weight = ctx.saved_tensors
+        tensors = gradient_BCTHW, *ctx.saved_tensors
         of_x_BCTHW = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x_BCTHW, *_ = _backward(gradient_BCTHW, x_BCTHW, weight, *ctx.geometry, (True, False, False))
+            of_x_BCTHW, _ = _gradients(*tensors, *ctx.geometry, of_x=True)
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(gradient_BCTHW, x_BCTHW, weight, *ctx.geometry)
+            of_weight = _weight_gradient(*tensors, *ctx.geometry)
         return of_x_BCTHW, of_weight, None, None, None
 
 
 def _weight_gradient(
-    gradient_BCTHW: Tensor,
-    x_BCTHW: Tensor,
-    weight: Tensor,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
+    gradient_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape
 ) -> Tensor:
     of_weight = torch.empty_like(weight)
     space = stride[1:], padding[1:], dilation[1:]
@@ -60,7 +58,7 @@ def _weight_gradient(
     for tap in range(weight.shape[2]):
         outputs, inputs = _frames(tap - padding[0], stride[0], gradient_BTCHW.shape[1], x_BTCHW.shape[1])
         of_tap = [
-            _backward(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, (False, True, False))[1]
+            _gradients(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, of_x=False)[1]
             for gradient_TCHW, x_TCHW in zip(gradient_BTCHW[:, outputs], x_BTCHW[:, inputs], strict=True)
         ]
         of_weight[:, :, tap] = sum(of_tap[1:], start=of_tap[0])
@@ -75,17 +73,12 @@ def _frames(shift: int, stride: int, outputs: int, inputs: int) -> tuple[slice, 
     return slice(first, first + count), slice(start, start + count * stride, stride)
 
 
-def _backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    wanted: tuple[bool, bool, bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    nothing = [0] * len(stride)
-    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, nothing, 1, wanted
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape, *, of_x: bool
+) -> tuple[Tensor, Tensor]:
+    """Of the input, or of the weights; the other is not computed."""
+    wanted, unused = (of_x, not of_x, False), [0] * len(stride)
+    of_input, of_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, dilation, False, unused, 1, wanted
     )
-    return gradients
+    return of_input, of_weight
