@@ -52,6 +52,8 @@ def _weight_gradient(
 ) -> Tensor:
     of_weight = torch.empty_like(weight)
     space = stride[1:], padding[1:], dilation[1:]
+    if weight.shape[3:] == (1, 1):  # oneDNN's own way with the stride writes out of bounds for 2 to 7 input channels
+        x_BCTHW, space = x_BCTHW[..., :: stride[1], :: stride[2]], ((1, 1), (0, 0), (1, 1))
     gradient_BTCHW, x_BTCHW = gradient_BCTHW.transpose(1, 2), x_BCTHW.transpose(1, 2)
     if weight.shape[2] == 1 and stride[0] == 1:  # all clips at once
         gradient_BTCHW, x_BTCHW = gradient_BTCHW.flatten(0, 1)[None], x_BTCHW.flatten(0, 1)[None]

@@ -20,6 +20,7 @@ CONVOLUTIONS: dict[str, tuple[Conv, int]] = {  # and the frames of a clip
     "temporal kernel longer than the clip": (conv(16, 8, 3, 1), 1),
     "basic block": (conv(8, 16, 3, 3, stride=2), 4),
     "strided": (conv(16, 32, 1, 1, stride=2), 4),
+    "strided, of few channels": (conv(2, 8, 1, 1, stride=2), 4),
     "dilated": (conv(16, 16, 1, 3, dilation=2), 4),
     "lateral": (TConv(8, alpha=8, kernel=5).conv, 32),
     "lateral with a remainder": (TConv(8, alpha=4, kernel=7).conv, 10),
