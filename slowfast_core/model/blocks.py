@@ -9,14 +9,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from slowfast_core.model.convolution import Conv
 from slowfast_core.model.nonlocal_block import NonLocalBlock
 from slowfast_core.sections import DEPTHS
 
 
-def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
+def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> Conv:
     """A convolution {time x space^2} that keeps T, and H, W up to the spatial stride."""
     padding = (time // 2, dilation * (space // 2), dilation * (space // 2))
-    return nn.Conv3d(
+    return Conv(
         inputs, outputs, (time, space, space), (1, stride, stride), padding, (1, dilation, dilation), bias=False
     )
 
@@ -39,7 +40,7 @@ class Bottleneck(nn.Module):
         y_BCTHW: Tensor = self.relu(self.a_bn(self.a(x_BCTHW)))
         y_BCTHW = self.relu(self.b_bn(self.b(y_BCTHW)))
         y_BCTHW = self.c_bn(self.c(y_BCTHW))
-        y_BCTHW = self.relu(y_BCTHW + self.shortcut(x_BCTHW))
+        y_BCTHW = self.relu(y_BCTHW.add_(self.shortcut(x_BCTHW)))
         return y_BCTHW
 
     @property
@@ -62,7 +63,7 @@ class Basic(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         y_BCTHW: Tensor = self.relu(self.a_bn(self.a(x_BCTHW)))
         y_BCTHW = self.b_bn(self.b(y_BCTHW))
-        y_BCTHW = self.relu(y_BCTHW + self.shortcut(x_BCTHW))
+        y_BCTHW = self.relu(y_BCTHW.add_(self.shortcut(x_BCTHW)))
         return y_BCTHW
 
     @property

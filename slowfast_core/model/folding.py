@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class FoldedConv(nn.Module):
     """Convolution with its batch norm, then plus `added` (of a shortcut), then ReLU. It has no gradients.
 
+    The sum takes the place of `added`: nothing may need a block's input after the block.
+
     On CPU this is one call of oneDNN, the one that torch.compile emits. PyTorch's own `conv3d` takes a slower way than
     oneDNN for small inputs (a batch of one in the Fast pathway), and each ReLU and sum is a pass over memory.
     """
@@ -53,12 +55,16 @@ class FoldedConv(nn.Module):
         return y_BCTHW.relu_() if self.relu else y_BCTHW
 
     def _one_dnn(self, x_BCTHW: Tensor, added_BCTHW: Tensor | None) -> Tensor:
-        settings = (self.weight, self.bias, self.padding, self.stride, self.dilation, 1)
-        call, then = torch.ops.mkldnn._convolution_pointwise, "relu" if self.relu else "none"
+        """The weights are laid out as oneDNN wants them for the first input's size; the sum is written to `added`."""
+        geometry = (self.padding, self.stride, self.dilation, 1)
+        if not self.weight.is_mkldnn:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x_BCTHW.shape))
+        settings, then = (self.weight, self.bias, *geometry), "relu" if self.relu else "none"
         if added_BCTHW is None:
-            y_BCTHW: Tensor = call(x_BCTHW, *settings, then, [], "")
-        else:
-            y_BCTHW = call.binary(x_BCTHW, added_BCTHW, *settings, "add", 1.0, then if self.relu else None, [], "")
+            y_BCTHW: Tensor = torch.ops.mkldnn._convolution_pointwise(x_BCTHW, *settings, then, [], "")
+            return y_BCTHW
+        call = torch.ops.mkldnn._convolution_pointwise_.binary
+        y_BCTHW = call(added_BCTHW, x_BCTHW, *settings, "add", 1.0, then if self.relu else None, [], "")
         return y_BCTHW
 
 

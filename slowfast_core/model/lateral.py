@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slowfast_core.model.convolution import Conv
 from slowfast_core.sections import Model
 
 
@@ -19,9 +20,7 @@ class TConv(nn.Module):
     def __init__(self, fast_channels: int, alpha: int, kernel: int, ratio: int = 2, norm: bool = True) -> None:
         super().__init__()
         self.outputs = ratio * fast_channels
-        self.conv = nn.Conv3d(
-            fast_channels, self.outputs, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False
-        )
+        self.conv = Conv(fast_channels, self.outputs, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False)
         self.bn = nn.BatchNorm3d(self.outputs) if norm else nn.Identity()
         self.relu = nn.ReLU(inplace=True) if norm else nn.Identity()
 

@@ -82,6 +82,15 @@ def test_folding_changes_nothing(changed: dict[str, Any], one_dnn: bool, monkeyp
     assert all(torch.equal(now, before) for now, before in zip(given, copies, strict=True))
 
 
+@torch.inference_mode()
+def test_weights_laid_out_for_one_size_serve_another() -> None:
+    """oneDNN's layout of them depends on the size of the first input."""
+    plain, folded = random_network(depth=50), for_inference(random_network(depth=50))
+    for batch, size in ((1, 64), (3, 96), (2, 33)):
+        clips_BCTHW = torch.randn(batch, 3, CLIP.fast_frames, size, size)
+        torch.testing.assert_close(folded(clips_BCTHW), plain(clips_BCTHW), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("changed", VARIANTS, ids=str)
 def test_nothing_is_left_unfolded(changed: dict[str, Any]) -> None:
     network = random_network(**changed)
