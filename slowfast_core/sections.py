@@ -66,6 +66,8 @@ class Data(Section):
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
+    remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
+    remote_endpoint_url: str | None = None  # of an S3-compatible store
 
 
 class Clip(Section):
