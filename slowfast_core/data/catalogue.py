@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.remote import Address, Remote, open_remote
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
+from slowfast_core.sections import NAME
 from slowfast_core.stage import RECORD, read_result
 from slowfast_core.workspace import Workspace
 
@@ -21,10 +22,10 @@ FOLDER = ".versions"  # in the repository
 class Version(BaseModel):
     """A data version, and all that a workspace without it needs to have it again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)  # what a later program adds is no error
 
-    hash: str
-    data: str  # name of the data set
+    hash: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
+    data: str = Field(pattern=NAME)  # of the data set
     created: str  # UTC
     clips: int | None = None  # rows of the manifest
     videos: int | None = None
@@ -60,7 +61,7 @@ def keep(version: Version, repository: Path, remote: Remote, address: Address) -
     """Record the version in the remote, then in the repository. The oldest record of the same data stays."""
     name = version.file_name()
     found = remote.read_record(name)
-    there = _parsed({f"{remote.where}, {name}": found})[version.hash] if found is not None else None
+    there = _parsed({f"{remote.where}, {name}": found})[version.hash] if found else None
     here = in_repository(repository).get(version.hash)
     known = there or here or version
     folder = repository / FOLDER
@@ -134,6 +135,12 @@ def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
             version = Version.model_validate_json(text)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise InputError(f"a damaged record of a version: {reason}", where, "remove it and extract again") from None
+            raise _damaged(reason, where) from None
+        if not where.endswith(version.file_name()):
+            raise _damaged(f"it is of {version.hash}", where)
         found[version.hash] = version
     return found
+
+
+def _damaged(reason: str, where: str) -> InputError:
+    return InputError(f"a damaged record of a version: {reason}", where, "remove it, and extract again")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from slowfast_core.data.catalogue import Version, in_remote, in_repository, keep
+from slowfast_core.data.catalogue import Version, in_remote, in_repository, is_kept, keep
 from slowfast_core.data.remote import Address, Entry, Remote, open_remote
 from slowfast_core.data.versions import data_version
 from slowfast_core.errors import InputError
@@ -102,7 +102,8 @@ def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Addre
         write_whole(partial / f"{STORE}.dvc", json.dumps({"outs": [out]}))  # JSON is YAML
 
     restore(output, record.stage or {}, fill)
-    keep(record, repository, remote, address)
+    if not is_kept(record.hash, repository, address):
+        keep(record, repository, remote, address)
     return _result(record.hash, output / STORE, "done", said)
 
 

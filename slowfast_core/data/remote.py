@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from slowfast_core.progress import progress
 DEFAULT = "storage"  # the name of the default remote in .dvc/config
 ASKED = "asked"  # the name of a remote given by its address; it is not written into .dvc/config
 RECORDS = "versions"  # the folder of records in a remote
+MD5 = re.compile(r"[0-9a-f]{32}")
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 
 
@@ -60,7 +62,10 @@ class Remote:
         path = self.path_in_cache(version)
         if not path.is_file() or f"{md5_of(path)}.dir" != version:
             return None
-        return [Entry(entry["relpath"], entry["md5"]) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        entries = [Entry(entry["relpath"], entry["md5"]) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        if odd := [entry.md5 for entry in entries if not MD5.fullmatch(entry.md5)]:
+            raise InputError(f"the list of files names {odd[0]!r}, which is no md5", version, "take another version")
+        return entries
 
     def pull(self, md5s: Collection[str]) -> None:
         """Bring the objects that the cache does not have. Raises InputError when one does not come."""
@@ -148,15 +153,24 @@ def open_remote(repository: Path, default: Path, address: Address) -> Iterator[R
 
     It needs no git. Raises InputError for an address that DVC does not take.
     """
+    repository = repository.resolve()
+    with _quiet(), _opened(repository, default, address) as repo:
+        with in_one_line(address.url or repository):
+            remote = repo.cloud.get_remote(ASKED if address.url else None)
+            objects = remote.odb
+        where = f"s3://{remote.path}" if "s3" in remote.fs.protocol else remote.path
+        yield Remote(repo, repo.cache.local, objects, remote.path, where)
+
+
+@contextmanager
+def _opened(repository: Path, default: Path, address: Address) -> Iterator[Any]:
     from dvc.repo import Repo
 
-    with in_one_line(address.url or repository), _quiet():
-        repository = repository.resolve()
+    with in_one_line(address.url or repository):
         _make(repository, default)
-        with Repo(str(repository), config=_config(address)) as repo:
-            remote = repo.cloud.get_remote(ASKED if address.url else None)
-            where = f"s3://{remote.path}" if remote.fs.protocol in ("s3", ("s3", "s3a")) else remote.path
-            yield Remote(repo, repo.cache.local, remote.odb, remote.path, where)
+        repo = Repo(str(repository), config=_config(address))
+    with repo:
+        yield repo
 
 
 def md5_of(path: Path) -> str:
@@ -217,6 +231,8 @@ def _callback(advance: Callable[..., None]) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without DVC's own bars and lines: a command tells its progress itself."""
+    import dvc.repo  # noqa: F401  it sets its loggers when it is imported
+
     loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

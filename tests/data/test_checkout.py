@@ -207,12 +207,13 @@ def test_a_damaged_object_of_the_remote_is_refused(tmp_path: Path, store: Path, 
 
 
 def test_what_does_not_name_one_version_is_refused(tmp_path: Path, store: Path, remote: Address) -> None:
-    versions = {push(store, remote)}
-    while len({version[0] for version in versions}) == len(versions):
-        (store / "clips" / "0.mp4").write_bytes(str(len(versions)).encode())
-        versions.add(push(store, remote))
-    first = [version[0] for version in versions]
-    twice = next(letter for letter in first if first.count(letter) > 1)
+    version = push(store, remote)
+    _, _, bucket, _ = str(remote.url).split("/")
+    client, key = boto3.client("s3", endpoint_url=remote.endpoint_url), f"dvc/versions/{version}.json"
+    record = client.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+    like = f"{version[:3]}{'0' * 29}.dir"
+    client.put_object(Bucket=bucket, Key=key.replace(version, like), Body=record.replace(version, like).encode())
+    twice = version[:3]
     new = Workspace(tmp_path / "new")
     with pytest.raises(InputError, match=f"'{twice}' begins 2 data versions"):
         checkout(twice, new, remote)
@@ -228,7 +229,7 @@ def test_what_does_not_name_one_version_is_refused(tmp_path: Path, store: Path, 
         checkout(twice, new, Address("foo://bucket/dvc"))
     (tmp_path / "mine").write_text("of the user")
     with pytest.raises(InputError, match="not empty"):
-        checkout(max(versions), new, remote, tmp_path / "mine")
+        checkout(version, new, remote, tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "of the user"
 
 
@@ -241,12 +242,14 @@ def test_what_no_version_records_is_not_replaced(
     assert checkout(version[:8], made).status == "unchanged"
     clip = next((output / "store" / "clips").iterdir())
     clip.write_bytes(b"damaged by hand")
+    away = made.dvc_remote.rename(tmp_path / "away")  # the cache has it all
     assert checkout(version[:8], made).status == "done"  # a recorded version, whose bytes are no longer right
     assert data_version(output / "store") == version
     assert run_extract(load_recipe(str(tiny_recipe)), made).status == "unchanged"
     for record in (made.root / "data" / ".versions").iterdir():
         record.unlink()
     clip.write_bytes(b"of the user")
+    away.rename(made.dvc_remote)
     with pytest.raises(InputError, match="would be lost"):
         checkout(version, made)
     assert clip.read_bytes() == b"of the user"
@@ -300,8 +303,8 @@ def test_what_dvc_pushed_can_be_checked_out(tmp_path: Path, store: Path, remote:
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=store.parent, check=True, capture_output=True)
 
     dvc("init", "--no-scm", "--quiet")
-    dvc("remote", "add", "--default", "s3", str(remote.url))
-    dvc("remote", "modify", "s3", "endpointurl", str(remote.endpoint_url))
+    settings = f"[core]\nremote = s3\n['remote \"s3\"']\nurl = {remote.url}\nendpointurl = {remote.endpoint_url}\n"
+    (store.parent / ".dvc" / "config").write_text(settings)
     dvc("add", "store")
     dvc("push")
     version = data_version(store)
@@ -309,3 +312,17 @@ def test_what_dvc_pushed_can_be_checked_out(tmp_path: Path, store: Path, remote:
         checkout(version, Workspace(tmp_path / "new"), remote)
     checkout(version, Workspace(tmp_path / "new"), remote, tmp_path / "to")
     assert tree(tmp_path / "to") == tree(store)
+
+
+def test_a_record_from_the_remote_cannot_lead_out_of_the_workspace(
+    tmp_path: Path, store: Path, remote: Address
+) -> None:
+    version = push(store, remote)
+    _, _, bucket, prefix = str(remote.url).split("/")
+    key = f"{prefix}/versions/{version}.json"
+    client = boto3.client("s3", endpoint_url=remote.endpoint_url)
+    record = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    for change in ({"data": "../../other"}, {"hash": "0" * 32 + ".dir"}):
+        client.put_object(Bucket=bucket, Key=key, Body=json.dumps({**record, "stage": {}, **change}).encode())
+        with pytest.raises(InputError, match="a damaged record"):
+            checkout(version, Workspace(tmp_path / "new"), remote)
