@@ -303,7 +303,8 @@ def test_what_dvc_pushed_can_be_checked_out(tmp_path: Path, store: Path, remote:
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=store.parent, check=True, capture_output=True)
 
     dvc("init", "--no-scm", "--quiet")
-    settings = f"[core]\nremote = s3\n['remote \"s3\"']\nurl = {remote.url}\nendpointurl = {remote.endpoint_url}\n"
+    where = f"url = {remote.url}\nendpointurl = {remote.endpoint_url}\n"
+    settings = f"[core]\nno_scm = True\nremote = s3\n['remote \"s3\"']\n{where}"
     (store.parent / ".dvc" / "config").write_text(settings)
     dvc("add", "store")
     dvc("push")
