@@ -13,6 +13,7 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Depth = Literal[18, 34, 50, 101, 152]
 Precision = Literal["fp32", "bf16"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of a data set; safe as the name of a folder
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -55,7 +56,7 @@ class Store(Section):
 
 
 class Data(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=NAME)
     format: Literal["kinetics", "ava"] = "kinetics"
     source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
     endpoint_url: str | None = None  # of an S3-compatible store
@@ -66,6 +67,8 @@ class Data(Section):
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
+    remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
+    remote_endpoint_url: str | None = None  # of an S3-compatible store
 
 
 class Clip(Section):

@@ -68,6 +68,19 @@ def read_result(folder: Path) -> StageResult:
     return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0})
 
 
+def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None]) -> StageResult:
+    """Publish a finished stage's folder again: `record` is its stage.json, and `fill(partial)` brings the files."""
+    partial = output.with_name(f".{output.name}.restored")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        write_whole(partial / RECORD, json.dumps(record, indent=1))
+        _publish(partial, output)
+        return _result(output)
+
+
 def key_of_partial(partial: Path) -> str:
     """What identifies the inputs of the stage that works in `partial`."""
     return (partial / BEGUN).read_text()
