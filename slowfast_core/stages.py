@@ -34,7 +34,8 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     """The clip store, and its version in the workspace's DVC remote; under `dvc repro` DVC itself sees to that."""
     name = recipe.data.name
     output = at.data(name, "extract")
-    result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
+    ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
+    result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
     if "DVC_STAGE" not in os.environ and not (output / "store.dvc").exists():
         from slowfast_core.data.versions import track
 
