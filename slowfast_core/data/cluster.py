@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -44,11 +45,19 @@ def _connect(address: str) -> Any:
     import ray
 
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"no Ray cluster: {reason}", address, "start it, or correct compute.address") from None
     return ray
+
+
+def _reach(address: str) -> None:
+    """Ray waits for minutes where nothing answers. Raises OSError."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _outcome(ray: Any, reference: Any) -> Any:

@@ -117,6 +117,7 @@ def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Seri
 def _write_all(cuts: list[Cut], partial: Path, workers: int, cluster: str | None) -> dict[Path, Written]:
     """Files that a killed run finished are kept."""
     written: dict[Path, Written] = {}
+    shutil.rmtree(partial / SCRATCH, ignore_errors=True)
     for folder in (partial / STORE / CLIPS, partial / SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
     with progress("extract", len(cuts)) as advance:
