@@ -18,7 +18,7 @@ from slowfast_core.recipe import Store
 class ClipEncoder:
     """Takes the `count` frames of a clip in order, at `fps`, and writes those nearest to the times of the store's."""
 
-    def __init__(self, path: Path, store: Store, fps: float, count: int) -> None:
+    def __init__(self, path: Path, store: Store, fps: float, count: int, preset: str = "veryfast") -> None:
         import av
         from av.video.reformatter import VideoReformatter
 
@@ -29,7 +29,7 @@ class ClipEncoder:
         self._rate = Fraction(self.wanted).limit_denominator(10000)
         self._reformatter = VideoReformatter()  # one for all frames: it keeps its tables
         self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
-        codec, self._format, options = _codec(store)
+        codec, self._format, options = _codec(store, preset)
         stream = self._container.add_stream(codec, rate=self._rate, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt, stream.gop_size, stream.max_b_frames = self._format, store.gop, 0
@@ -70,13 +70,12 @@ class ClipEncoder:
         self.written += 1
 
 
-def _codec(store: Store) -> tuple[str, str, dict[str, str]]:
+def _codec(store: Store, preset: str) -> tuple[str, str, dict[str, str]]:
     """FFmpeg's name of the encoder, its pixels and its options. One thread: the bytes do not depend on the machine."""
     if store.codec == "jpeg":
         scale = str(store.jpeg_scale)
         return "mjpeg", "yuvj420p", {"qmin": scale, "qmax": scale, "threads": "1"}
-    # The preset "fast" takes three times as long, for as many bytes and 1 dB more.
-    options = {"crf": str(store.crf), "preset": "veryfast", "threads": "1", "x264-params": "open-gop=0"}
+    options = {"crf": str(store.crf), "preset": preset, "threads": "1", "x264-params": "open-gop=0"}
     return "libx264", "yuv420p", options
 
 
