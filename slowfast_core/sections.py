@@ -52,6 +52,9 @@ class Store(Section):
     fps: float = Field(0, ge=0)
     gop: Positive = 12
     crf: int = Field(18, ge=0, le=51)
+    height: Count = 0  # above 0: this height, whichever side is the short one, in place of short_side
+    codec: Literal["h264", "jpeg"] = "h264"  # jpeg: every frame for itself, without gop and crf
+    jpeg_scale: int = Field(3, ge=1, le=31)  # FFmpeg's -q:v: 1 is the best
     flow: bool = False  # optical flow beside each clip, for model.fast_input 'flow'
 
 

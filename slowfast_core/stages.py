@@ -36,7 +36,8 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     """The clip store, and its version in the DVC remote; under `dvc repro` DVC itself sees to that."""
     name = recipe.data.name
     output = at.data(name, "extract")
-    result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
+    ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
+    result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
     if "DVC_STAGE" not in os.environ:
         remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
         if not is_tracked(output / "store", str(result.data_version), at.root / "data", remote):

@@ -63,7 +63,7 @@ def _start(function: Callable[[Item], Result], limit_seconds: float) -> tuple[Co
     # Not multiprocessing.Process: that runs the caller's main module again, which may be slow, or not be a file at all.
     ours, theirs = multiprocessing.Pipe()
     code = f"from {__name__} import _serve; _serve({theirs.fileno()})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     with theirs:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])

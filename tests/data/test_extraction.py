@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from videos import ava_row, ingested, kinetics_row, moving_frames, psnr, write_v
 
 from slowfast_core.data import extraction
 from slowfast_core.data.decoding import decode_frames, probe
+from slowfast_core.data.encoding import stored_size
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.data.validation import validate
@@ -159,6 +161,51 @@ def test_ava_files_reach_half_a_span_and_a_second_beyond_the_key_frames(tmp_path
     for row, source, frame in zip(rows.itertuples(), (0, 0, 1, 1), (40, 50, 10, 90), strict=True):
         key = decode_frames(store / row.path, [round(row.key * row.fps)])[0]
         assert psnr(key, decode_frames(tmp_path / f"ingest/videos/{source}.mp4", [frame])[0]) > 30
+
+
+def test_segments_of_one_source_are_those_of_each_alone(root: Path, result: StageResult, tmp_path: Path) -> None:
+    """The files of a source decoded once, also where they overlap more than are written at a time."""
+    rows = [kinetics_row(f"r{n}", "videos/1.mp4", start=n / 10, end=n / 10 + 1.4) for n in range(20)]
+    rows += [kinetics_row("all", "videos/1.mp4"), kinetics_row("b", "videos/0.mp4", split="val")]
+    shutil.copytree(root / "ingest" / "videos", tmp_path / "videos")
+    validate(settings(), ingested(tmp_path, rows), tmp_path / "validate")
+    store = Path(run(tmp_path, settings()).outputs["store"])
+    assert (store / "clips/all.mp4").read_bytes() == (Path(result.outputs["store"]) / "clips/b.mp4").read_bytes()
+    original = decode_frames(root / "ingest/videos/1.mp4", range(40))
+    for n in range(20):
+        stored = decode_frames(store / f"clips/r{n}.mp4", range(14))
+        assert min(psnr(ours, theirs) for ours, theirs in zip(stored, original[n:], strict=False)) > 30
+
+
+def test_jpeg_frames(root: Path) -> None:
+    data = Data(name="some", store=Store(short_side=0, codec="jpeg", jpeg_scale=2))
+    store = Path(run(root, data, "jpeg").outputs["store"])
+    with av.open(str(store / "clips/a.mp4")) as container:
+        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+    stored, original = (
+        decode_frames(file, range(40)) for file in (store / "clips/a.mp4", root / "ingest/videos/0.mp4")
+    )
+    assert min(psnr(ours, theirs) for ours, theirs in zip(stored, original, strict=True)) > 35
+    indices = [39, 0, 17, 17, 3]
+    assert np.array_equal(decode_frames(store / "clips/a.mp4", indices), stored[indices])
+
+
+@pytest.mark.parametrize(
+    ("store", "wide", "upright"),
+    [
+        (Store(short_side=0), (40, 70), (70, 40)),
+        (Store(short_side=100), (100, 176), (176, 100)),
+        (Store(height=100), (100, 176), (100, 58)),
+    ],
+)
+def test_stored_sizes(store: Store, wide: tuple[int, int], upright: tuple[int, int]) -> None:
+    assert (stored_size(40, 70, store), stored_size(70, 40, store)) == (wide, upright)
+
+
+def test_a_field_at_its_default_makes_no_other_store() -> None:
+    first = {"short_side": 256, "fps": 0.0, "gop": 12, "crf": 18}
+    assert extraction._fields(Store()) == first
+    assert extraction._fields(Store(flow=True, height=100)) == {**first, "flow": True, "height": 100}
 
 
 def test_a_source_that_went_bad_after_validation_stops_the_stage(tmp_path: Path) -> None:
