@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
         ("box_labels", pa.list_(pa.list_(pa.int32()))),  # AVA: class indices of each box
     ]
 )
+# AVA: people that a detector found, [x1, y1, x2, y2, score]; kept only where a row has some, so that the files of data
+# without them are what they always were.
+PROPOSALS = pa.field("proposals", pa.list_(pa.list_(pa.float64())))
+COLUMNS = (*SCHEMA.names, PROPOSALS.name)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Manifest:
         return Manifest(self.rows[self.rows["split"] == name].reset_index(drop=True), self.labels)
 
     def write(self, path: Path) -> None:
-        table = pa.Table.from_pandas(self.rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+        proposed = PROPOSALS.name in self.rows and self.rows[PROPOSALS.name].notna().any()
+        schema = SCHEMA.append(PROPOSALS) if proposed else SCHEMA
+        table = pa.Table.from_pandas(self.rows[schema.names], schema=schema, preserve_index=False)
         table = table.replace_schema_metadata({"labels": json.dumps(self.labels)})
         with whole_file(path) as temporary:
             pq.write_table(table, temporary)
@@ -60,7 +66,10 @@ def read_manifest(path: Path) -> Manifest:
     try:
         table = pq.read_table(path)
         labels = json.loads(table.schema.metadata[b"labels"])
-        rows = table.cast(SCHEMA).to_pandas()
+        proposed = PROPOSALS.name in table.column_names
+        rows = table.cast(SCHEMA.append(PROPOSALS) if proposed else SCHEMA).to_pandas()
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a manifest: {error}", path, "write it again with its stage") from None
+    if not proposed:
+        rows[PROPOSALS.name] = None
     return Manifest(rows, tuple(labels))

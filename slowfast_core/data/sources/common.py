@@ -22,7 +22,7 @@ VIDEO_ENDINGS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts",
 
 @dataclass(frozen=True)
 class Item:
-    """One row of the manifest, before its file is there; the fields are those of manifest.SCHEMA."""
+    """One row of the manifest, before its file is there; the fields are those of manifest.COLUMNS."""
 
     id: str
     video: str
@@ -35,6 +35,7 @@ class Item:
     key: float = NAN
     boxes: list[list[float]] | None = None
     box_labels: list[list[int]] | None = None
+    proposals: list[list[float]] | None = None
 
 
 @dataclass(frozen=True)
