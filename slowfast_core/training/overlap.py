@@ -22,37 +22,54 @@ if TYPE_CHECKING:
     from slowfast_core.recipe import Recipe
 
 FILE = "learned_from.npy"
-HELD_OUT_IN = {"kinetics400": ("kinetics600", "kinetics700"), "kinetics600": ("kinetics700",)}  # by their names
+HELD_OUT_IN = {"kinetics400": "kinetics600"}  # training videos of the one are in the validation of the other
 MEND = "start from another model, or set train.allow_overlap"
 Hashes = NDArray[np.uint64]
 
 
 def write_learned_from(folder: Path, manifest: Manifest, start: Path | None) -> None:
     """Keep what the `train` split of `manifest`, and the training in `start` before it, learned from."""
-    seen = _hashes(manifest.split("train"))
-    before = _read(start / FILE) if start and (start / FILE).is_file() else np.empty(0, np.uint64)
+    before = _learned_from(start) if start else np.empty(0, np.uint64)
     with whole_file(folder / FILE) as temporary:
-        np.save(temporary, np.union1d(seen, before), allow_pickle=False)
+        np.save(temporary, np.union1d(_hashes(manifest.split("train")), before), allow_pickle=False)
 
 
 def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> str:
     """Raises InputError when the training in `start` saw videos of the `val` split; else what is to be noted, or ""."""
-    held_out = manifest.split("val")
-    if (start / FILE).is_file():
-        known = np.isin(_hashes(held_out), _read(start / FILE)).reshape(2, -1)  # ids, contents
-        seen = held_out.rows["video"][known[0] | known[1]]
-        if seen.empty:
-            return ""
+    held_out, learned = manifest.split("val"), _learned_from(start)
+    known = np.isin(_hashes(held_out), learned).reshape(2, -1)
+    seen = held_out.rows["video"][known[0] | known[1]]
+    names = [name for name, other in HELD_OUT_IN.items() if other == data_name(recipe)]
+    behind = [name for name in names if np.isin(_hashed("data", [name]), learned).any()]
+    if not seen.empty:
         share = f"{len(seen):,} of the {len(held_out.rows):,} val clips, such as {seen.iloc[0]!r}"
         what = f"the start weights were trained on {share}"
+    elif behind:
+        what = f"the start weights are of {behind[0]}, which trains on validation videos of {data_name(recipe)}"
     else:
-        theirs, ours = _data_names(start, recipe)
-        if ours not in HELD_OUT_IN.get(theirs, ()):
-            return f"the start weights do not tell what they were trained on ({theirs})"
-        what = f"the start weights are of {theirs}, whose training videos are among the validation of {ours}"
+        return "" if (start / FILE).is_file() else "the start weights do not tell which videos they were trained on"
     if not recipe.train.allow_overlap:
         raise InputError(what, start, MEND)
     return f"allowed: {what}"
+
+
+def data_name(recipe: Recipe) -> str:
+    """Of the data set; an official Kinetics goes by its number of classes, whatever the recipe calls it."""
+    classes = recipe.model.classes
+    return f"kinetics{classes}" if recipe.data.format == "kinetics" and classes in (400, 600, 700) else recipe.data.name
+
+
+def _learned_from(start: Path) -> Hashes:
+    """Of the videos; of the name of the data set where the weights came without a list of them."""
+    from slowfast_core.evaluation.scoring import read_checkpoint
+
+    path = start / FILE
+    if not path.is_file():
+        return _hashed("data", [data_name(read_checkpoint(start)[0])])
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.uint64)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"damaged: {error}", path, "train the start weights again") from None
 
 
 def _hashes(manifest: Manifest) -> Hashes:
@@ -64,22 +81,3 @@ def _hashes(manifest: Manifest) -> Hashes:
 def _hashed(kind: str, names: Iterable[str]) -> Hashes:
     digests = b"".join(hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def _read(path: Path) -> Hashes:
-    try:
-        hashes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"damaged: {error}", path, "train the start weights again") from None
-    return np.asarray(hashes, dtype=np.uint64)
-
-
-def _data_names(start: Path, recipe: Recipe) -> tuple[str, str]:
-    """Of the data sets behind the start weights and of the recipe; a Kinetics by its classes, whatever its name."""
-    from slowfast_core.evaluation.scoring import read_checkpoint
-
-    def name(of: Recipe) -> str:
-        official = of.data.format == "kinetics" and of.model.classes in (400, 600, 700)
-        return f"kinetics{of.model.classes}" if official else of.data.name
-
-    return name(read_checkpoint(start)[0]), name(recipe)
