@@ -152,7 +152,7 @@ def test_files_without_person_ids() -> None:
     assert (frame.id, frame.key, frame.box_labels) == ("one_0921", 21.0, [[0, 3], [3]])
     with pytest.raises(InputError, match=r"8 fields instead of 7 \(t\.csv:4\)"):
         read(train + "one,921,0.1,0.2,0.5,0.9,1,0\n")
-    with pytest.raises(InputError, match=r"6 fields instead of 7 \(t\.csv:1\)"):
+    with pytest.raises(InputError, match=r"6 fields instead of 8 \(t\.csv:1\)"):
         read("one,921,0.1,0.2,0.5,0.9\n")
 
 

@@ -76,18 +76,18 @@ def read_annotations(
     rows = [row for index, table in enumerate(tables) for row in _read(index, table, names, times)]
     if labels and names:
         _check_listed(rows, names, labels)
-    excluded = _excluded(beside.excluded, {row.video for row in rows})
     val = held_out((row.video for row in rows if row.split is None), holdout)
     frames: dict[tuple[int, str, int], list[_Row]] = defaultdict(list)
     for row in rows:
-        if (row.video, row.second) not in excluded:
-            frames[row.table, row.video, row.second].append(row)
+        frames[row.table, row.video, row.second].append(row)
     for (index, _, _), people in frames.items():
         _check_twice(people, tables[index].file)
     items = [
         _item(people, "val" if people[0].video in val else "train", first_second, videos) for people in frames.values()
     ]
     check_splits(items, tables)
+    excluded = _excluded(beside.excluded, {item.video for item in items})
+    items = [item for item in items if (item.video, item.second) not in excluded]
     if "train" in beside.boxes:
         items = _trained_on(items, beside.boxes["train"], beside.iou)
     if "val" in beside.boxes:
@@ -101,7 +101,7 @@ def _read(index: int, table: Table, names: tuple[str, ...] | None, times: _Times
     file = table.file
     columns = 0
     for line, fields in file.rows():
-        columns = columns or max(len(COLUMNS) - 1, min(len(fields), len(COLUMNS)))  # as in the first line
+        columns = columns or (7 if len(fields) == 7 else len(COLUMNS))  # as in the first line
         if len(fields) != columns:
             raise file.error(line, f"{len(fields)} fields instead of {columns}", f"a line is {','.join(COLUMNS)}")
         video, second, x1, y1, x2, y2, action, *person = fields
