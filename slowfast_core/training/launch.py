@@ -67,7 +67,7 @@ def _fit(
 
     labels, steps = _check_data(recipe, store)
     manifest = read_manifest(store / "manifest.parquet")
-    overlap = check_overlap(recipe, manifest, init_from) if init_from else ""
+    overlap = check_overlap(recipe, manifest, init_from) if init_from else []
     job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
     if job.init_weights:
         _check_start(recipe, job.init_weights)
@@ -90,9 +90,7 @@ def _fit(
     reached = last_metrics(job.log)
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": "; ".join(
-            [f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *([overlap] if overlap else [])]
-        ),
+        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *overlap]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,

@@ -34,8 +34,8 @@ def write_learned_from(folder: Path, manifest: Manifest, start: Path | None) -> 
         np.save(temporary, np.union1d(_hashes(manifest.split("train")), before), allow_pickle=False)
 
 
-def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> str:
-    """Raises InputError when the training in `start` saw videos of the `val` split; else what is to be noted, or ""."""
+def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> list[str]:
+    """Raises InputError when the training in `start` saw videos of the `val` split; else what is to be noted."""
     held_out, learned = manifest.split("val"), _learned_from(start)
     known = np.isin(_hashes(held_out), learned).reshape(2, -1)
     seen = held_out.rows["video"][known[0] | known[1]]
@@ -47,10 +47,11 @@ def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> str:
     elif behind:
         what = f"the start weights are of {behind[0]}, which trains on validation videos of {data_name(recipe)}"
     else:
-        return "" if (start / FILE).is_file() else "the start weights do not tell which videos they were trained on"
+        unknown = "the start weights do not tell which videos they were trained on"
+        return [] if (start / FILE).is_file() else [unknown]
     if not recipe.train.allow_overlap:
         raise InputError(what, start, MEND)
-    return f"allowed: {what}"
+    return [f"allowed: {what}"]
 
 
 def data_name(recipe: Recipe) -> str:

@@ -169,6 +169,11 @@ def test_excluded_key_frames_are_left_out() -> None:
     assert len(items_of(Beside(excluded=[TextFile("none.csv", "")]))) == 3
 
 
+def test_exclusions_that_leave_nothing_are_told() -> None:
+    with pytest.raises(InputError, match="split 'val' is empty"):
+        items_of(Beside(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -88,6 +88,7 @@ def read_annotations(
     check_splits(items, tables)
     excluded = _excluded(beside.excluded, {item.video for item in items})
     items = [item for item in items if (item.video, item.second) not in excluded]
+    check_splits(items, tables)
     if "train" in beside.boxes:
         items = _trained_on(items, beside.boxes["train"], beside.iou)
     if "val" in beside.boxes:
