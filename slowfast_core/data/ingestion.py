@@ -19,7 +19,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from slowfast_core.data.collection import VIDEOS, Entry, collect
-from slowfast_core.data.manifest import COLUMNS, Manifest
+from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.data.object_store import ObjectStore, StoredObject, open_store
 from slowfast_core.data.sources import ava, kinetics
 from slowfast_core.data.sources.common import Annotations, Item, Split, Table, TextFile, Videos
@@ -148,7 +148,7 @@ def _rows(items: Iterable[Item], videos: Mapping[str, Entry]) -> pd.DataFrame:
         row["bytes"] = entry and entry.size
         row["sha256"] = entry and entry.sha256
         rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    return pd.DataFrame(rows, columns=SCHEMA.names, dtype=object)
 
 
 def _coverage(annotations: Annotations) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    test = recipe.evaluate.model_dump(exclude=None if recipe.evaluate.boxes else {"boxes"})  # None is up to the data
-    inputs: dict[str, object] = {"evaluate": test, "precision": recipe.compute.precision}
+    views = recipe.evaluate.model_dump(exclude=None if recipe.evaluate.boxes else {"boxes"})  # None is up to the data
+    inputs: dict[str, object] = {"evaluate": views, "precision": recipe.compute.precision}
     inputs |= {"data_version": data_version, "weights": digest}
 
     def work(partial: Path) -> Mapping[str, Any]:

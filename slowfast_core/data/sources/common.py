@@ -22,7 +22,7 @@ VIDEO_ENDINGS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts",
 
 @dataclass(frozen=True)
 class Item:
-    """One row of the manifest, before its file is there; the fields are those of manifest.COLUMNS."""
+    """One row of the manifest, before its file is there; the fields are those of manifest.SCHEMA."""
 
     id: str
     video: str
