@@ -135,3 +135,13 @@ def test_a_file_that_is_not_there(
 ) -> None:
     line = refusal(monkeypatch, capsys, here, "--set", "data.person_boxes.val=b.pkl")
     assert line == "no file 'b.pkl' (source); correct data.person_boxes.val"
+
+
+def test_what_only_ava_has_in_a_recipe_of_another_format(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(monkeypatch, capsys, here, "--set", "data.format=kinetics", "--set", "model.head=classify")
+    named = "key_seconds, excluded, person_boxes.val"
+    assert line == f"data: {named}: only of format 'ava', is 'kinetics' (ava.yaml); correct the value"
+    line = refusal(monkeypatch, capsys, here, "--set", "data.key_seconds=[1798, 902]")
+    assert line == "data: key_seconds is [first, last], is [1798, 902] (ava.yaml); correct the value"
