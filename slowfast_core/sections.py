@@ -58,6 +58,21 @@ class Store(Section):
     flow: bool = False  # optical flow beside each clip, for model.fast_input 'flow'
 
 
+class PersonBoxes(Section):
+    """AVA: what a person detector found, in the csv of PySlowFast and PyTorchVideo or the pickle of MMAction2."""
+
+    train: str | None = None  # those that overlap a true box by more than `iou` are trained on, with its actions
+    val: str | None = None  # those that evaluation scores in place of the true ones
+    min_score: Share = 0.8  # of the detector
+    iou: Share = 0.9
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are named, by their keys in `data`."""
+        named = {"train": self.train, "val": self.val}
+        return {f"person_boxes.{split}": name for split, name in named.items() if name}
+
+
 class Data(Section):
     name: str = Field(pattern=NAME)
     format: Literal["kinetics", "ava"] = "kinetics"
@@ -67,11 +82,23 @@ class Data(Section):
     labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
     holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none
     first_second: float = 0.0  # AVA: the timestamp at which the video file starts (900 for cut movies)
+    key_seconds: tuple[Count, Count] | None = None  # AVA: the first and the last timestamp that may be annotated
+    excluded: dict[Literal["train", "val"], str] = {}  # AVA: csv files of the key frames to leave out
+    person_boxes: PersonBoxes = PersonBoxes()
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
     remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
     remote_endpoint_url: str | None = None  # of an S3-compatible store
+
+    @model_validator(mode="after")
+    def _of_its_format(self) -> Data:
+        given = {"key_seconds": self.key_seconds, "excluded": self.excluded, **self.person_boxes.files}
+        if self.format != "ava" and (names := [name for name, value in given.items() if value]):
+            raise ValueError(f"{', '.join(names)}: only of format 'ava', is {self.format!r}")
+        if self.key_seconds and self.key_seconds[0] > self.key_seconds[1]:
+            raise ValueError(f"key_seconds is [first, last], is {list(self.key_seconds)}")
+        return self
 
 
 class Clip(Section):
@@ -201,6 +228,7 @@ class Train(Section):
     flip: bool = True
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
     init_from: str | None = None  # a checkpoint folder to start the trunk from
+    allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     keep_checkpoints: Positive = 3
     max_restarts: int = Field(2, ge=0)
@@ -222,6 +250,7 @@ class Evaluate(Section):
     size: Positive = 256
     batch_views: Positive = 60
     iou: float = Field(0.5, gt=0, lt=1)
+    boxes: Literal["truth", "predicted"] | None = None  # of people to score; None: predicted where the data has them
 
 
 class Register(Section):

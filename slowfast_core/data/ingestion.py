@@ -23,6 +23,7 @@ from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.data.object_store import ObjectStore, StoredObject, open_store
 from slowfast_core.data.sources import ava, kinetics
 from slowfast_core.data.sources.common import Annotations, Item, Split, Table, TextFile, Videos
+from slowfast_core.data.sources.person_boxes import PersonBoxes, read_person_boxes
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
 from slowfast_core.recipe import Data
@@ -39,16 +40,19 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     store = open_store(data.source, data.endpoint_url)
     listing = {item.key: item for item in store.objects()}
     tables, labels = _annotation_files(data, store, listing)
-    annotations = _read(data, tables, labels, Videos(listing))
+    beside, digests = _beside(data, store, listing)
+    annotations = _read(data, tables, labels, Videos(listing), beside)
     named = [listing[key] for key in sorted({item.object for item in annotations.items if item.object})]
     if not named:
         raise InputError(f"none of the {len(annotations.items)} rows has its video", data.source, "check data.source")
-    inputs = {
+    inputs: dict[str, Any] = {
         "data": data.model_dump(include={"format", "holdout", "first_second"}),
         "annotations": [(table.split, _digest(table.file)) for table in tables],
         "labels": labels and _digest(labels),
         "objects": {item.key: item.identity for item in named},
     }
+    if digests:  # ingestions without them stay what they are
+        inputs["beside"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
 
     def work(partial: Path) -> Mapping[str, Any]:
         videos, copied = collect(store, named, partial, output)
@@ -109,9 +113,29 @@ def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject
     raise InputError(f"no annotation file {name!r}", store.root, "correct data.annotations or data.labels") from None
 
 
-def _read(data: Data, tables: list[Table], labels: TextFile | None, videos: Videos) -> Annotations:
+def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]) -> tuple[ava.Beside, dict[str, str]]:
+    """What the recipe names beside AVA's annotations, and the digest of each of those files."""
+    excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
+    digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
+    boxes: dict[Split, PersonBoxes] = {}
+    splits: tuple[Split, ...] = get_args(Split)
+    with TemporaryDirectory() as folder:
+        for split in splits:
+            if name := data.person_boxes.files.get(f"person_boxes.{split}"):
+                below = listing.get(posixpath.normpath(name))
+                path = Path(folder) / split if below else Path(name).expanduser()
+                if below:
+                    store.fetch(below, path)
+                elif not path.is_file():
+                    raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
+                boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
+                digests[f"person_boxes.{split}"] = sha256_of(path)
+    return ava.Beside(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
+
+
+def _read(data: Data, tables: list[Table], labels: TextFile | None, videos: Videos, beside: ava.Beside) -> Annotations:
     if data.format == "ava":
-        return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos)
+        return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos, beside)
     return kinetics.read_annotations(tables, labels, data.holdout, videos)
 
 

@@ -81,6 +81,7 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
     rows = manifest.rows
     labels = [np.asarray(of_row if of_row is not None else [], dtype=int) for of_row in rows["labels"]]
     boxes = [() if of_row is None else [np.asarray(box, dtype=float) for box in of_row] for of_row in rows["boxes"]]
+    found = [() if of_row is None else [box[:4] for box in of_row] for of_row in rows["proposals"]]
     listed = [0 if of_row is None else len(of_row) for of_row in rows["box_labels"]]
     flat = rows.drop(columns=["frames", "fps", "width", "height"]).join(segments)
     return flat.assign(
@@ -91,8 +92,11 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
         label_max=[of_row.max() if len(of_row) else math.nan for of_row in labels],
         same_id_before=rows.groupby("id", dropna=False).cumcount(),
         leaks_to=pd.Series(_leaks(rows), index=rows.index, dtype=object),
-        box_count=[len(of_row) for of_row in boxes],
-        boxes_outside=[sum(not _in_picture(box) for box in of_row) for of_row in boxes],
+        video_in=pd.Series(_shared_videos(rows), index=rows.index, dtype=object),
+        box_count=[len(true) + len(of_row) for true, of_row in zip(boxes, found, strict=True)],
+        boxes_outside=[
+            sum(not _in_picture(box) for box in (*true, *of_row)) for true, of_row in zip(boxes, found, strict=True)
+        ],
         boxes_unlabelled=[abs(len(of_row) - lists) for of_row, lists in zip(boxes, listed, strict=True)],
     )
 
@@ -105,6 +109,13 @@ def _leaks(rows: pd.DataFrame) -> list[str | None]:
         f"val ({of_val[clip]})" if split == "train" and clip[0] is not None and clip in of_val else None
         for clip, split in zip(clips, rows["split"], strict=True)
     ]
+
+
+def _shared_videos(rows: pd.DataFrame) -> list[str | None]:
+    """For rows of `train` whose source video is also one of `val`, that split: other moments of it look alike."""
+    of_val = set(rows.loc[rows["split"] == "val", "video"])
+    shared = (rows["split"] == "train") & rows["video"].isin(of_val)
+    return ["val" if of_row else None for of_row in shared]
 
 
 def _in_picture(box: np.ndarray[Any, np.dtype[np.float64]]) -> bool:

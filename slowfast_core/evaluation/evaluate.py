@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import progress
-from slowfast_core.recipe import Recipe
+from slowfast_core.recipe import Evaluate, Recipe
 from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
 from slowfast_core.workspace import Workspace
 
@@ -25,7 +26,8 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    inputs: dict[str, object] = {"evaluate": recipe.evaluate.model_dump(), "precision": recipe.compute.precision}
+    views = recipe.evaluate.model_dump(exclude=None if recipe.evaluate.boxes else {"boxes"})  # None is up to the data
+    inputs: dict[str, object] = {"evaluate": views, "precision": recipe.compute.precision}
     inputs |= {"data_version": data_version, "weights": digest}
 
     def work(partial: Path) -> Mapping[str, Any]:
@@ -63,8 +65,8 @@ def _evaluate(
         result = _classify(scorer, store, manifest)
         write_classification_report(folder / "report.html", context, result)
     else:
-        result = _detect(scorer, store, manifest, folder, recipe.evaluate.iou)
-        write_detection_report(folder / "report.html", context, result)
+        result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
+        write_detection_report(folder / "report.html", replace(context, facts=(("boxes", boxes),)), result)
     write_whole(folder / "metrics.json", json.dumps(result.metrics, indent=1))
     return result
 
@@ -84,22 +86,39 @@ def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> Classification
     return evaluate_classification(list(rows["id"]), np.stack(scores), labels, manifest.labels)
 
 
-def _detect(scorer: Scorer, store: Path, manifest: Manifest, folder: Path, iou: float) -> DetectionResult:
+def _detect(
+    scorer: Scorer, store: Path, manifest: Manifest, folder: Path, test: Evaluate
+) -> tuple[DetectionResult, str]:
+    """The result, and whose boxes were scored."""
     import numpy as np
 
     from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections, write_detections
 
-    truth, found = {}, {}
+    column = column_to_score(manifest, test, store)
+    people, truth, found = 0, {}, {}
     with progress("evaluate", len(manifest.rows)) as advance:
         for row in manifest.rows.to_dict("records"):
             key = (row["video"], int(row["second"]))
             truth[key] = GroundTruth.of_people(row["boxes"], row["box_labels"])
-            kept, scores_KA = scorer.detect(store / row["path"], row["key"], row["boxes"])
-            boxes_K4 = np.array([list(row["boxes"][i]) for i in kept]).reshape(-1, 4)
-            found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
+            boxes = [list(box)[:4] for box in row[column]]
+            people += len(boxes)
+            if boxes:
+                kept, scores_KA = scorer.detect(store / row["path"], row["key"], boxes)
+                boxes_K4 = np.array([boxes[i] for i in kept]).reshape(-1, 4)
+                found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
             advance()
     write_detections(folder / "detections.csv", found)
-    return evaluate_detections(truth, found, manifest.labels, iou=iou)
+    whose = "predicted by a person detector" if column == "proposals" else "of the ground truth"
+    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {whose}"
+
+
+def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal["boxes", "proposals"]:
+    """The manifest's column of the boxes that `test.boxes` means. Raises InputError when the data has none."""
+    predicted = bool(manifest.rows["proposals"].notna().any())
+    if test.boxes == "predicted" and not predicted:
+        mend = "name data.person_boxes.val, and ingest and extract again"
+        raise InputError("the data has no predicted boxes", where, mend)
+    return "proposals" if predicted and test.boxes != "truth" else "boxes"
 
 
 def _log(recipe: Recipe, at: Workspace, folder: Path, data_version: str, metrics: Mapping[str, float]) -> str:

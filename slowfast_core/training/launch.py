@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
+# Settings of `train` that shape no weight: changing one starts no training again.
+NOT_IN_THE_WEIGHTS = {"init_from", "allow_overlap", "keep_checkpoints", "checkpoint_minutes", "max_restarts"}
 
 
 def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
@@ -34,7 +36,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     """
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
-    start = recipe.train.model_dump(exclude={"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts"})
+    start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker", "precision"})
     inputs: dict[str, Any] = {
         "clip": recipe.clip.model_dump(),
@@ -59,12 +61,17 @@ def _fit(
     parent: str | None,
     data_version: str,
 ) -> Mapping[str, Any]:
+    from slowfast_core.data.manifest import read_manifest
     from slowfast_core.model.weights import load_weights, weights_digest
+    from slowfast_core.training.overlap import check_overlap, write_learned_from
 
     labels, steps = _check_data(recipe, store)
+    manifest = read_manifest(store / "manifest.parquet")
+    overlap = check_overlap(recipe, manifest, init_from) if init_from else []
     job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
     if job.init_weights:
         _check_start(recipe, job.init_weights)
+    write_learned_from(folder, manifest, init_from)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
     with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as notes:
         _run_workers(job)
@@ -83,7 +90,7 @@ def _fit(
     reached = last_metrics(job.log)
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes]),
+        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *overlap]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,

@@ -35,6 +35,7 @@ class Item:
     key: float = NAN
     boxes: list[list[float]] | None = None
     box_labels: list[list[int]] | None = None
+    proposals: list[list[float]] | None = None
 
 
 @dataclass(frozen=True)
