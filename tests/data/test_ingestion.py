@@ -105,7 +105,7 @@ def test_only_the_changed_object_of_a_bucket_is_read(source: Path, upload: Uploa
     assert len(proxy.read) == 1 + VIDEOS
     (source / "videos" / "class 1" / "v3.mp4").write_bytes(b"another take")
     upload(source, root)
-    proxy.read.clear()
+    proxy.log.clear()
     assert run(root, output, endpoint_url=proxy.url).summary.endswith("1 copied, 11 kept")
     assert proxy.read == ["annotations.csv", "v3.mp4"]
 
@@ -122,7 +122,7 @@ def test_annotations_that_change_copy_nothing(source: Path, tmp_path: Path) -> N
 def test_a_killed_run_goes_on(source: Path, upload: Upload, proxy, s3: str, tmp_path: Path) -> None:
     """SIGKILL while the endpoint has given seven videos (and the csv); the next run reads only the others."""
     root, output = upload(source), tmp_path / "ingest"
-    proxy.stall_after = 8
+    proxy.fault = lambda request: "stall" if request.key and len(proxy.read) >= 8 else None
     script = (
         "import sys; from pathlib import Path; from slowfast_core.recipe import Data;"
         "from slowfast_core.data.ingestion import ingest; source, endpoint, output = sys.argv[1:];"
