@@ -67,7 +67,7 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
             "metrics": {"videos": len(videos), "missing": missing},
         }
 
-    return run_once("ingest", output, inputs, work)
+    return run_once("ingest", output, inputs, work, salvages=True)
 
 
 def _generate(data: Data, generated: Path) -> Data:

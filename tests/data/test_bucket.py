@@ -21,7 +21,7 @@ from slowfast_core.data.partial_file import partial_paths
 from slowfast_core.data.stored_object import StoredObject, Transfer
 from slowfast_core.errors import InputError
 
-QUICK = Transfer(workers=4, attempts=4, backoff_seconds=0.01, timeout_seconds=0.5, part_bytes=100_000)
+QUICK = Transfer(workers=4, attempts=4, backoff_seconds=0.01, timeout_seconds=20, part_bytes=100_000)
 SMALL, LARGE = random.Random(1).randbytes(50_000), random.Random(2).randbytes(950_000)
 PART = 5 << 20  # the least that S3 takes for any part but the last
 
@@ -51,7 +51,7 @@ def test_a_fault_that_passes_is_not_noticed(
     bucket, faults = new_bucket(), (*OF_REQUESTS, *OF_BODIES)
     for fault in faults:
         boto3.client("s3", endpoint_url=s3).put_object(Bucket=bucket, Key=fault, Body=content)
-    store, _ = opened(f"s3://{bucket}", proxy)
+    store, _ = opened(f"s3://{bucket}", proxy, timeout_seconds=1)
     struck = "" if content == SMALL else "bytes=300000-399999"
     proxy.fault = lambda request: request.key if request.nth == 0 and request.range == struck else None
     digests = {item.key: digest for item, digest in fetch_tree(store, tmp_path)}
@@ -61,7 +61,8 @@ def test_a_fault_that_passes_is_not_noticed(
 
 
 def test_a_fault_that_stays_leaves_nothing(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    store, items = opened(root, proxy, attempts=2, timeout_seconds=0.3)
+    store, items = opened(root, proxy, attempts=2)
+    proxy.stall_seconds = 0.3
     in_botocore_too = {"InternalError": 8, "reset": 8}
     for fault, requests in {**in_botocore_too, "reset body": 2, "cut": 2, "corrupt": 2, "stall": 2}.items():
         proxy.log.clear()

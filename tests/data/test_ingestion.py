@@ -148,6 +148,27 @@ def test_a_killed_run_goes_on(source: Path, upload: Upload, proxy, s3: str, tmp_
     assert len((output / "objects.jsonl").read_text().splitlines()) == VIDEOS
 
 
+def test_a_source_that_changes_between_two_runs_costs_only_what_changed(
+    source: Path, upload: Upload, proxy, tmp_path: Path
+) -> None:
+    root, output = upload(source), tmp_path / "ingest"
+    proxy.fault = lambda request: "AccessDenied" if request.name == "v9.mp4" else None
+    with pytest.raises(InputError, match=r"access denied .*v9\.mp4"):
+        run(root, output, endpoint_url=proxy.url, fetch_workers=1)
+    whole = {json.loads(line)["key"] for line in (tmp_path / ".ingest.partial" / "objects.jsonl").open()}
+    assert "videos/class 0/v0.mp4" in whole
+    (source / "videos" / "class 0" / "v0.mp4").write_bytes(b"another take")
+    upload(source, root)
+    proxy.fault = lambda request: None
+    proxy.log.clear()
+    result = run(root, output, endpoint_url=proxy.url)
+    assert result.summary.endswith(f"{VIDEOS - len(whole) + 1} copied, {len(whole) - 1} kept")
+    assert {request.key.removeprefix("sets/one/") for request, _ in proxy.log if request.name.startswith("v")} == (
+        set(files(output)) - whole | {"videos/class 0/v0.mp4"}
+    )
+    assert result.digest == run(source, tmp_path / "local" / "ingest").digest
+
+
 def test_missing_videos_are_counted(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     (source / "videos" / "class 0" / "v4.mp4").unlink()
