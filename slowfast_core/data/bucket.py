@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from slowfast_core.data.disk import disk_in_one_line
 from slowfast_core.data.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque, md5_of
 from slowfast_core.data.partial_file import PartialFile
-from slowfast_core.data.s3_errors import TornError, WrongContentError, is_transient, s3_in_one_line
+from slowfast_core.data.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
 from slowfast_core.data.stored_object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
@@ -130,6 +130,8 @@ class Bucket:
                 Bucket=self._name, Key=self._prefix + item.key, IfMatch=f'"{item.identity}"', **asked, **self._payer
             )
             with reply["Body"]:
+                if reply["ETag"].strip('"') != item.identity:  # some stores do not know If-Match
+                    raise changed(f"{self.root}, {item.key!r}")
                 yield reply
 
     def _compare(self, item: StoredObject, md5: str, path: Path) -> None:
@@ -158,14 +160,14 @@ class Bucket:
         """What is there already is not sent; what then is there is compared with the file."""
         size = source.stat().st_size
         parts = self._transfer.parts(size)
-        etag = etag_of_parts(source, map(len, parts)) if len(parts) > 1 else md5_of(source)
+        etags = {md5_of(source), etag_of_parts(source, map(len, parts))}  # which of them, the store decides
         before = self._head(key, missing_ok=True)
-        if before.get("ETag", "").strip('"') != etag:
+        if before.get("ETag", "").strip('"') not in etags:
             self._upload(source, key, parts)
         after = self._head(key)
         found = after["ETag"].strip('"')
-        if after["ContentLength"] != size or (found != etag and not is_opaque(after)):
-            raise WrongContentError(f"the ETag of what was uploaded is {found}, that of the file {etag}")
+        if after["ContentLength"] != size or (found not in etags and not is_opaque(after)):
+            raise WrongContentError(f"the ETag of what was uploaded is {found}, that of the file {max(etags, key=len)}")
         return StoredObject(key, size, found)
 
     def _upload(self, source: Path, key: str, parts: list[range]) -> None:

@@ -56,6 +56,11 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, (*ours, *network, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError))
 
 
+def changed(where: str) -> InputError:
+    what, mend = TOLD["PreconditionFailed"]
+    return InputError(what, where, mend)
+
+
 @contextmanager
 def s3_in_one_line(where: str) -> Iterator[None]:
     """Tell the failures of S3 as InputError."""

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import FaultyProxy
+from faulty_proxy import ENDPOINT, FaultyProxy
 from moto.server import ThreadedMotoServer
-
-ENDPOINT = "SLOWFAST_TEST_S3_ENDPOINT"  # environment variable: test on this endpoint, with the user's AWS settings
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import ENDPOINT, OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
 
 from slowfast_core.data.bucket import Bucket
 from slowfast_core.data.object_store import fetch_all, fetch_tree, put_tree
@@ -37,6 +37,11 @@ def root(s3: str, new_bucket: Callable[[], str]) -> str:
 def opened(root: str, proxy: FaultyProxy, **transfer: float) -> tuple[Bucket, dict[str, StoredObject]]:
     store = Bucket(root, proxy.url, transfer=Transfer(**{**QUICK.__dict__, **transfer}))
     return store, {item.key: item for item in store.objects()}
+
+
+def is_md5_of_the_whole(item: StoredObject, content: bytes) -> bool:
+    """Some stores give it to what came in parts too, but neither AWS nor the server on loopback."""
+    return ENDPOINT in os.environ and item.identity == hashlib.md5(content).hexdigest()
 
 
 def sha256(content: bytes) -> str:
@@ -180,7 +185,7 @@ def test_multipart_etags_are_checked(
 
     store, items = opened(root, proxy, part_bytes=8 << 20)
     item = items["parts.mp4"]
-    assert item.identity.endswith(f"-{len(sizes)}")
+    assert item.identity.endswith(f"-{len(sizes)}") or is_md5_of_the_whole(item, b"".join(bodies))
     proxy.fault = lambda request: "corrupt" if request.key and request.nth == 0 else None
     assert store.fetch(item, tmp_path / "target") == sha256(b"".join(bodies))
     assert proxy.faults["corrupt"] == 1
@@ -195,11 +200,12 @@ def test_a_large_file_is_uploaded_in_parts(root: str, proxy: FaultyProxy, tmp_pa
     proxy.fault = Seeded(5, 0.3)
     put = {item.key: item for item in put_tree(store, tmp_path / "tree")}
     proxy.fault = lambda request: None
-    assert put["model.safetensors"].identity.endswith("-3")
+    model = put["model.safetensors"]
+    assert model.identity.endswith("-3") or is_md5_of_the_whole(model, content)
     sent = [request.query for request, _ in proxy.log if request.method == "PUT" and "partNumber" in request.query]
     assert len(set(sent)) == 3
     fetched = dict(fetch_tree(store, tmp_path / "back"))
-    assert fetched[put["model.safetensors"]] == sha256(content)
+    assert fetched[model] == sha256(content)
     proxy.log.clear()
     assert {item.key: item for item in put_tree(store, tmp_path / "tree")} == put
     assert {request.method for request, _ in proxy.log} == {"HEAD"}

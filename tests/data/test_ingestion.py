@@ -16,7 +16,9 @@ import pytest
 
 from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.manifest import Manifest, read_manifest
+from slowfast_core.data.object_store import open_store
 from slowfast_core.errors import InputError
+from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import Data
 from slowfast_core.stage import StageResult
 
@@ -76,6 +78,16 @@ def test_a_bucket_gives_the_same_manifest(source: Path, upload: Upload, s3: str,
     assert remote.digest == local.digest
     assert remote.summary == local.summary
     assert run(upload(source), tmp_path / "remote" / "ingest", endpoint_url=s3).status == "unchanged"
+
+
+def test_progress_is_told_in_bytes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "events.jsonl"))
+    run(source, tmp_path / "ingest")
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").open()]
+    size = sum(path.stat().st_size for path in files(tmp_path / "ingest").values())
+    assert {(event["stage"], event["total"], event["unit"]) for event in events} == {("ingest", size, "bytes")}
+    done = [event["done"] for event in events]
+    assert (done, done[-1]) == (sorted(done), size)
 
 
 def test_an_unchanged_source_is_not_read_again(source: Path, tmp_path: Path) -> None:
@@ -241,6 +253,8 @@ def test_a_key_that_leaves_the_output_is_refused(source: Path, upload: Upload, s
     root = upload(source)
     client = boto3.client("s3", endpoint_url=s3)
     client.put_object(Bucket=root.split("/")[2], Key="sets/one/../../../../evil.mp4", Body=b"evil")
+    if not any("evil" in item.key for item in open_store(root, s3).objects()):
+        pytest.skip("this endpoint keeps no such keys")
     (tmp_path / "evil.csv").write_text(HEADER + "a,evil,0,1,train\na,v0,0,1,val\n")
     with pytest.raises(InputError, match="leaves the data root"):
         run(root, tmp_path / "ingest", endpoint_url=s3, annotations=str(tmp_path / "evil.csv"))
