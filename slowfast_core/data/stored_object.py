@@ -25,7 +25,7 @@ class Transfer:
 
     workers: int = 8  # requests at a time
     part_bytes: int = 8 << 20  # objects of more than two parts are moved in parts
-    attempts: int = 6
+    attempts: int = 8  # with the pauses between them, an outage of half a minute is outlived
     backoff_seconds: float = 0.5  # doubles with every attempt, up to 20 s
     timeout_seconds: float = 30.0  # for which no byte may come
 
