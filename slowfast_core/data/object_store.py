@@ -98,7 +98,11 @@ def _in_threads(work: Callable[[T], R], todo: Iterable[T], workers: int, stopped
             if not pending:
                 return
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield from (future.result() for future in sorted(done, key=_failed))
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _failed(future: Future[R]) -> bool:
+    return future.exception() is not None

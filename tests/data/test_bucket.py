@@ -56,7 +56,7 @@ def test_a_fault_that_passes_is_not_noticed(
     bucket, faults = new_bucket(), (*OF_REQUESTS, *OF_BODIES)
     for fault in faults:
         boto3.client("s3", endpoint_url=s3).put_object(Bucket=bucket, Key=fault, Body=content)
-    store, _ = opened(f"s3://{bucket}", proxy, timeout_seconds=1)
+    store, _ = opened(f"s3://{bucket}", proxy, timeout_seconds=2)
     struck = "" if content == SMALL else "bytes=300000-399999"
     proxy.fault = lambda request: request.key if request.nth == 0 and request.range == struck else None
     digests = {item.key: digest for item, digest in fetch_tree(store, tmp_path)}
