@@ -191,6 +191,16 @@ def test_multipart_etags_are_checked(
     assert proxy.faults["corrupt"] == 1
 
 
+def test_an_etag_that_is_no_md5_leaves_the_crc(s3: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """Under SSE-KMS an ETag says nothing of the content; the CRC that the upload left does."""
+    named = {"Bucket": root.split("/")[2], "Key": "sets/secret.mp4"}
+    boto3.client("s3", endpoint_url=s3).put_object(Body=SMALL, ServerSideEncryption="aws:kms", **named)
+    store, items = opened(root, proxy)
+    proxy.fault = lambda request: "corrupt" if request.key and request.nth == 0 else None
+    assert store.fetch(items["secret.mp4"], tmp_path / "target") == sha256(SMALL)
+    assert proxy.faults["corrupt"] == 1
+
+
 def test_a_large_file_is_uploaded_in_parts(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     content = random.Random(3).randbytes(2 * PART + 77)
