@@ -78,6 +78,8 @@ class Data(Section):
     format: Literal["kinetics", "ava"] = "kinetics"
     source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
     endpoint_url: str | None = None  # of an S3-compatible store
+    requester_pays: bool = False  # read a bucket whose readers pay for it
+    fetch_workers: Positive = 8  # requests to the source at a time
     annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
     labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
     holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none

@@ -37,13 +37,18 @@ class StageResult(BaseModel):
 
 
 def run_once(
-    stage: str, output: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]
+    stage: str,
+    output: Path,
+    inputs: Mapping[str, Any],
+    work: Callable[[Path], Mapping[str, Any]],
+    salvages: bool = False,
 ) -> StageResult:
     """Run `work(partial)` once for these inputs and publish the folder it filled as `output`.
 
     `inputs` is everything the result depends on, as JSON values. `work` returns the fields of StageResult; paths in
     `outputs` are relative to the folder. When it is killed, the next call with the same inputs hands it the same
-    partial folder, with whatever it had finished there.
+    partial folder, with whatever it had finished there. Where `work` salvages, it also gets what was begun for other
+    inputs, and keeps of it what is still right.
     """
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
     partial = output.with_name(f".{output.name}.partial")
@@ -52,7 +57,7 @@ def run_once(
         if _key_of(output) == key and (result := read_result(output)) and _complete(result):
             return result
         if _key_of(partial) != key:
-            _start_partial(partial, key)
+            _start_partial(partial, key, salvages)
             started = time.monotonic()
             fields = dict(work(partial))
             result = StageResult(stage=stage, seconds=round(time.monotonic() - started, 2), **fields)
@@ -106,11 +111,15 @@ def _result(folder: Path) -> StageResult:
     return StageResult(**fields)
 
 
-def _start_partial(partial: Path, key: str) -> None:
-    """Keep the partial folder of these inputs; clear one that was begun for others."""
+def _start_partial(partial: Path, key: str, salvages: bool) -> None:
+    """Keep the partial folder of these inputs; clear one that was begun for others, or begin it anew."""
     begun = partial / BEGUN
     if partial.exists() and (not begun.is_file() or key_of_partial(partial) != key):
-        shutil.rmtree(partial)
+        if salvages:
+            (partial / RECORD).unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     if not begun.exists():
         write_whole(begun, key)

@@ -20,10 +20,11 @@ import pandas as pd
 
 from slowfast_core.data.collection import VIDEOS, Entry, collect
 from slowfast_core.data.manifest import SCHEMA, Manifest
-from slowfast_core.data.object_store import ObjectStore, StoredObject, open_store
+from slowfast_core.data.object_store import ObjectStore, open_store
 from slowfast_core.data.sources import ava, kinetics
 from slowfast_core.data.sources.common import Annotations, Item, Split, Table, TextFile, Videos
 from slowfast_core.data.sources.person_boxes import PersonBoxes, read_person_boxes
+from slowfast_core.data.stored_object import StoredObject
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
 from slowfast_core.recipe import Data
@@ -37,7 +38,7 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     """Bring the data set of `data` into `output`; a synthetic one is generated first. Raises InputError."""
     if data.source == "synthetic":
         data = _generate(data, generated)
-    store = open_store(data.source, data.endpoint_url)
+    store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
     listing = {item.key: item for item in store.objects()}
     tables, labels = _annotation_files(data, store, listing)
     beside, digests = _beside(data, store, listing)
@@ -70,7 +71,7 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
             "metrics": {"videos": len(videos), "missing": missing},
         }
 
-    return run_once("ingest", output, inputs, work)
+    return run_once("ingest", output, inputs, work, salvages=True)
 
 
 def _generate(data: Data, generated: Path) -> Data:
