@@ -75,18 +75,19 @@ class PersonBoxes(Section):
 
 class Data(Section):
     name: str = Field(pattern=NAME)
-    format: Literal["kinetics", "ava"] = "kinetics"
+    format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
     source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
     endpoint_url: str | None = None  # of an S3-compatible store
     requester_pays: bool = False  # read a bucket whose readers pay for it
     fetch_workers: Positive = 8  # requests to the source at a time
     annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
-    labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
+    labels: str | None = None  # the label file: a name a line, or the data set's own (.json, .txt); AVA: .pbtxt
     holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none
     first_second: float = 0.0  # AVA: the timestamp at which the video file starts (900 for cut movies)
     key_seconds: tuple[Count, Count] | None = None  # AVA: the first and the last timestamp that may be annotated
     excluded: dict[Literal["train", "val"], str] = {}  # AVA: csv files of the key frames to leave out
     person_boxes: PersonBoxes = PersonBoxes()
+    frame_rate: float = Field(30.0, gt=0)  # of videos that are folders of frames, and of lists of frames
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
@@ -102,13 +103,25 @@ class Data(Section):
             raise ValueError(f"key_seconds is [first, last], is {list(self.key_seconds)}")
         return self
 
+    @model_validator(mode="after")
+    def _readable(self) -> Data:
+        if self.source == "synthetic" and self.format not in ("kinetics", "ava"):
+            raise ValueError(f"source 'synthetic' has format 'kinetics' or 'ava', not {self.format!r}: name a folder")
+        if self.format == "folders" and self.annotations != "annotations.csv":
+            raise ValueError("format 'folders' reads no annotations: leave them out")
+        return self
+
 
 class Clip(Section):
-    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3)."""
+    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3).
+
+    With `sampling: segments` the Fast frames are one of each of T alpha equal parts of the video, whatever tau is.
+    """
 
     T: Positive = 4
     tau: Positive = 16
     alpha: Positive = 8
+    sampling: Literal["dense", "segments"] = "dense"
 
     @model_validator(mode="after")
     def _whole_fast_stride(self) -> Clip:
@@ -251,6 +264,7 @@ class Evaluate(Section):
     crops: Literal[1, 3] = 3
     size: Positive = 256
     batch_views: Positive = 60
+    aggregation: Literal["mean", "max"] = "mean"  # of the scores of a video's views
     iou: float = Field(0.5, gt=0, lt=1)
     boxes: Literal["truth", "predicted"] | None = None  # of people to score; None: predicted where the data has them
 

@@ -59,12 +59,20 @@ class Inspection:
 
 def probe(path: Path) -> VideoInfo:
     """Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.probe(path)
     with _open(path) as reader:
         return _info(path, reader, _next(path, reader, 0))
 
 
 def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
     """The frames at `indices`, in that order. Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.decode_frames(path, indices)
     with _open(path) as reader, _as_decode_error(path):
         frames: NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     return frames
@@ -72,6 +80,11 @@ def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
 
 def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
     """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        yield from frames_folder.decode_range(path, start, stop)
+        return
     with _open(path) as reader:
         if start:
             with _as_decode_error(path, f"within the first {start} frames: "):
@@ -82,6 +95,10 @@ def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8
 
 def inspect(path: Path, seconds: float) -> Inspection:
     """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.inspect(path, seconds)
     decoded, error = 1, ""
     with _open(path) as reader:
         info = _info(path, reader, _next(path, reader, 0))

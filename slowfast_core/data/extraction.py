@@ -79,7 +79,7 @@ def _fields(store: Store) -> dict[str, Any]:
 
 def _files(data: Data, rows: pd.DataFrame) -> dict[str, list[int]]:
     """The store's files and the rows that each holds; a file has the name of its first row."""
-    if data.format == "kinetics":
+    if data.format != "ava":
         groups = [[index] for index in range(len(rows))]
     else:
         groups = [list(indices) for indices in rows.groupby("path", sort=False).indices.values()]
@@ -91,7 +91,7 @@ def _cut(data: Data, clip: Clip, rows: pd.DataFrame, ingested: Path, name: str, 
     source = inside(ingested, first["path"])
     fps = float(first["fps"])
     target = partial / STORE / CLIPS / f"{name}.mp4"
-    if data.format == "kinetics":
+    if data.format != "ava":
         start = round(first["start"] * fps)
         stop = needed = start + int(first["frames"])
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from slowfast_core.data.decoding import DecodeError, Inspection, VideoInfo, inspect
+from slowfast_core.data.frames_folder import is_frames
 from slowfast_core.data.workers import Failed, run_isolated
 from slowfast_core.files import inside
 from slowfast_core.progress import progress
@@ -35,7 +36,7 @@ def inspect_segments(rows: pd.DataFrame, root: Path, limit_seconds: float, journ
     """One Segment a row, in order. What a killed run noted in `journal` is not decoded again."""
     until = _seconds_needed(rows)
     present = {path: inside(root, path) for path in until if path}
-    present = {path: file for path, file in present.items() if file.exists() and not file.is_dir()}
+    present = {path: file for path, file in present.items() if file.is_dir() == is_frames(file) and file.exists()}
     found = _inspect_files({path: (file, until[path]) for path, file in present.items()}, limit_seconds, journal)
     return pd.DataFrame([_segment(row, found.get(str(row.path))) for row in rows.itertuples()], index=rows.index)
 

@@ -24,9 +24,9 @@ from slowfast_core.data.sampling import (
     View,
     boxes_in_view,
     centred_indices,
-    clip_indices,
-    random_start,
+    labels_within,
     random_view,
+    training_indices,
 )
 from slowfast_core.recipe import Clip, Train
 
@@ -93,16 +93,20 @@ class TrainingClips(Dataset[Sample]):
         if detect:
             indices = centred_indices(self.clip, round(row["key"] * row["fps"]), total)
         else:
-            indices = clip_indices(self.clip, random_start(self.clip, total, random), total)
+            indices = training_indices(self.clip, total, random)
         view = random_view(width, height, self.train.jitter, self.train.crop, self.train.flip, random)
         frame_bytes = self.channels * width * height
         frames = torch.from_numpy(self.cache.frames(self.store / row["path"], indices, total, frame_bytes))
-        label = -1 if detect else int(row["labels"][0])
-        boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), self._labels(row))
+        label = -1 if detect or not len(row["labels"]) else int(row["labels"][0])
+        boxes_K4, targets_KA = self._boxes(row, view) if detect else (torch.empty(0, 4), self._labels(row, indices))
         return Sample(index, frames, view, label, boxes_K4, targets_KA)
 
-    def _labels(self, row: dict[Hashable, Any]) -> Tensor:
-        return torch.zeros(1, self.classes).index_fill_(1, torch.as_tensor(row["labels"], dtype=torch.long), 1)
+    def _labels(self, row: dict[Hashable, Any], indices: list[int]) -> Tensor:
+        """Of a video with actions at their times those that go on in the clip."""
+        labels, spans = row["labels"], row.get("spans")
+        if spans is not None:
+            labels = labels_within(spans, indices[0] / row["fps"], indices[-1] / row["fps"])
+        return torch.zeros(1, self.classes).index_fill_(1, torch.as_tensor(labels, dtype=torch.long), 1)
 
     def _boxes(self, row: dict[Hashable, Any], view: View) -> tuple[Tensor, Tensor]:
         kept = boxes_in_view(row["boxes"], int(row["width"]), int(row["height"]), view)

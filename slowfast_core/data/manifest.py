@@ -33,9 +33,10 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(pa.list_(pa.float64()))),  # AVA: [x1, y1, x2, y2] in [0, 1], else null
         ("box_labels", pa.list_(pa.list_(pa.int32()))),  # AVA: class indices of each box
         ("proposals", pa.list_(pa.list_(pa.float64()))),  # AVA: people a detector found, [x1, y1, x2, y2, score]
+        ("spans", pa.list_(pa.list_(pa.float64()))),  # multi-label: [class, start, end] in seconds of the file
     ]
 )
-OPTIONAL = ("proposals",)  # not in the file where no row has them, so that the bytes of other data sets stay
+OPTIONAL = ("proposals", "spans")  # not in the file where no row has them, so that the bytes of other data sets stay
 
 
 @dataclass(frozen=True)

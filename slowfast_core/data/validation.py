@@ -28,6 +28,7 @@ from slowfast_core.stage import StageResult, read_result, run_once
 MANIFEST, QUARANTINE, REPORT, PAGE = "manifest.parquet", "quarantine.csv", "report.json", "report.html"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).parent / "suites"
+SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # others are as Kinetics
 TEMPLATE = Path(__file__).parent / "validation_report.html"
 
 
@@ -43,7 +44,7 @@ class Check:
 
 def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     """Sort the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
-    suite = SUITES / f"{data.format}.json"
+    suite = SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"
     inputs = {
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),

@@ -16,8 +16,12 @@ from slowfast_core.stage import StageResult, key_of_partial, read_result, run_on
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slowfast_core.data.manifest import Manifest
     from slowfast_core.evaluation.ava import DetectionResult
+    from slowfast_core.evaluation.charades import MultiLabelResult
     from slowfast_core.evaluation.classification import ClassificationResult
     from slowfast_core.evaluation.scoring import Scorer
 
@@ -26,7 +30,9 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    views = recipe.evaluate.model_dump(exclude=None if recipe.evaluate.boxes else {"boxes"})  # None is up to the data
+    plain = {"boxes": None, "aggregation": "mean"}  # evaluations without them stay what they are
+    views = recipe.evaluate.model_dump()
+    views = {name: value for name, value in views.items() if name not in plain or value != plain[name]}
     inputs: dict[str, object] = {"evaluate": views, "precision": recipe.compute.precision}
     inputs |= {"data_version": data_version, "weights": digest}
 
@@ -49,9 +55,14 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
 
 def _evaluate(
     recipe: Recipe, store: Path, training: Path, folder: Path, data_version: str, digest: str
-) -> ClassificationResult | DetectionResult:
+) -> ClassificationResult | MultiLabelResult | DetectionResult:
     from slowfast_core.data.manifest import read_manifest
-    from slowfast_core.evaluation.report import ReportContext, write_classification_report, write_detection_report
+    from slowfast_core.evaluation.report import (
+        ReportContext,
+        write_classification_report,
+        write_detection_report,
+        write_multi_label_report,
+    )
     from slowfast_core.evaluation.scoring import Scorer
 
     manifest = read_manifest(store / "manifest.parquet").split("val")
@@ -60,8 +71,11 @@ def _evaluate(
         raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
     scorer = Scorer(training, recipe.evaluate, recipe.compute.precision)
-    result: ClassificationResult | DetectionResult
-    if recipe.model.head == "classify":
+    result: ClassificationResult | MultiLabelResult | DetectionResult
+    if recipe.model.multi_label:
+        result = _classify_multi_label(scorer, store, manifest)
+        write_multi_label_report(folder / "report.html", context, result)
+    elif recipe.model.head == "classify":
         result = _classify(scorer, store, manifest)
         write_classification_report(folder / "report.html", context, result)
     else:
@@ -76,14 +90,30 @@ def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> Classification
 
     from slowfast_core.evaluation.classification import evaluate_classification
 
+    labels = np.array([labels[0] for labels in manifest.rows["labels"]])
+    scores = _score_all(scorer, store, manifest)
+    return evaluate_classification(list(manifest.rows["id"]), scores, labels, manifest.labels)
+
+
+def _classify_multi_label(scorer: Scorer, store: Path, manifest: Manifest) -> MultiLabelResult:
+    from slowfast_core.evaluation.charades import evaluate_multi_label
+
     rows = manifest.rows
+    return evaluate_multi_label(
+        list(rows["id"]), _score_all(scorer, store, manifest), list(rows["labels"]), manifest.labels
+    )
+
+
+def _score_all(scorer: Scorer, store: Path, manifest: Manifest) -> NDArray[np.float32]:
+    """Scores `[videos, classes]`."""
+    import numpy as np
+
     scores = []
-    with progress("evaluate", len(rows)) as advance:
-        for path in rows["path"]:
+    with progress("evaluate", len(manifest.rows)) as advance:
+        for path in manifest.rows["path"]:
             scores.append(scorer.score_video(store / path)[: len(manifest.labels)])
             advance()
-    labels = np.array([labels[0] for labels in rows["labels"]])
-    return evaluate_classification(list(rows["id"]), np.stack(scores), labels, manifest.labels)
+    return np.stack(scores)
 
 
 def _detect(

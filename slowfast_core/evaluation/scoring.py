@@ -20,9 +20,8 @@ from slowfast_core.data.flow import decode_with_flow
 from slowfast_core.data.sampling import (
     boxes_in_view,
     centred_indices,
-    clip_indices,
+    evaluation_indices,
     spatial_views,
-    uniform_starts,
     whole_view,
 )
 from slowfast_core.errors import InputError
@@ -51,10 +50,9 @@ class Scorer:
         self.network = for_inference(network.to(self.device), precision or recipe.compute.precision)
 
     def score_video(self, path: Path) -> Floats:
-        """Softmax, or sigmoids, `[A]` averaged over uniformly spread clips x crops; the video is decoded once."""
+        """Softmax, or sigmoids, `[A]`: mean or maximum over the clips x crops. The video is decoded once."""
         info = probe(path)
-        starts = uniform_starts(self.clip, info.frames, self.test.clips)
-        wanted = [clip_indices(self.clip, start, info.frames) for start in starts]
+        wanted = evaluation_indices(self.clip, info.frames, self.test.clips)
         unique = sorted({i for indices in wanted for i in indices})
         place = {frame: i for i, frame in enumerate(unique)}
         frames_THWC = torch.from_numpy(self.decode(path, unique)).to(self.device)
@@ -65,8 +63,9 @@ class Scorer:
             clips = [video_CTHW[:, [place[i] for i in indices]] for indices in wanted]
             step = self.test.batch_views
             scores_VA += [self._scores(clips[i : i + step]) for i in range(0, len(clips), step)]
-        mean_A: Floats = torch.cat(scores_VA).mean(0).numpy()
-        return mean_A
+        views_VA = torch.cat(scores_VA)
+        scores_A: Floats = (views_VA.amax(0) if self.test.aggregation == "max" else views_VA.mean(0)).numpy()
+        return scores_A
 
     def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
         """Sigmoid scores `[K, A]` of relative boxes at `key` seconds, and which of the boxes they belong to."""

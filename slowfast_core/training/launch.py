@@ -39,7 +39,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker", "precision"})
     inputs: dict[str, Any] = {
-        "clip": recipe.clip.model_dump(),
+        "clip": recipe.clip.model_dump(exclude={"sampling"} if recipe.clip.sampling == "dense" else None),
         "model": recipe.model.model_dump(),
         "train": start,
         "compute": compute,
