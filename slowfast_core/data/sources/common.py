@@ -84,6 +84,8 @@ class TextFile:
             yield line, dict(zip(header, fields, strict=True))
 
     def json(self) -> Any:
+        if not self.text.strip():
+            raise self.error(1, "the file is empty", "it is JSON")
         try:
             return json.loads(self.text)
         except json.JSONDecodeError as error:
