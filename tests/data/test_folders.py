@@ -45,6 +45,11 @@ def test_folders_of_frames_are_videos_and_the_test_folder_is_left_out() -> None:
     assert annotations.ignored == 1
 
 
+def test_pictures_beside_videos_are_no_frames() -> None:
+    keys = [*FLAT, "jumping/thumbnail1.jpg", "jumping/0_001.png"]
+    assert [item.object for item in read(keys, holdout=0.2).items] == FLAT
+
+
 @pytest.mark.parametrize(
     ("keys", "labels", "message"),
     [
