@@ -226,3 +226,28 @@ def test_clip_arithmetic_of_the_paper() -> None:
 def _slowfast(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"name": "c", "format": "charades", "source": "c"}}, "several labels a video: set model.multi_label"),
+        ({"clip": {"sampling": "segments"}}, "takes one clip of the whole video: set evaluate.clips 1"),
+    ],
+)
+def test_what_a_data_set_or_a_sampling_needs(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe({"name": "r", "data": {"name": "k"}, **sections})
+
+
+def test_recipes_of_charades_and_something_read_the_official_files() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if name.startswith("charades/"):
+            assert (recipe.data.format, recipe.data.labels) == ("charades", "Charades_v1_classes.txt")
+            assert (recipe.evaluate.aggregation, recipe.model.multi_label) == ("max", True)
+        elif name.startswith("something/"):
+            assert (recipe.data.format, recipe.train.flip) == ("something", False)
+            assert recipe.clip.sampling == ("segments" if name.endswith("v2") else "dense")
+        else:
+            assert recipe.evaluate.aggregation == "mean"

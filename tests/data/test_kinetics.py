@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -76,6 +77,29 @@ def test_more_columns_and_any_order_of_them() -> None:
         ("abc_000001_000011", KEYS[0]),
         ("whole_000000_000001", KEYS[1]),
     ]
+
+
+JSON = {
+    "abc": {"annotations": {"label": "arm wrestling", "segment": [1.0, 11.0]}, "duration": 10.0, "subset": "train"},
+    "whole": {"annotations": {"label": "jumping", "segment": [2.0, 4.0]}, "duration": 2.0, "subset": "validate"},
+    "hidden": {"annotations": {"segment": [2.0, 4.0]}, "duration": 2.0, "subset": "test"},
+}
+
+
+def test_the_official_json_says_the_same_as_the_csv() -> None:
+    annotations = read(json.dumps(JSON))
+    text = HEADER + "arm wrestling,abc,1,11,train\njumping,whole,2,4,validate\n"
+    assert repr(annotations.items) == repr(read(text).items)
+    assert annotations.ignored == 1
+
+
+def test_malformed_json_is_told_with_its_entry() -> None:
+    with pytest.raises(InputError, match=r"no segment of two seconds \(k\.csv:abc\); it is"):
+        read(json.dumps({"abc": {"annotations": {"label": "jumping", "segment": [1.0]}}}))
+    with pytest.raises(InputError, match=r"empty label \(k\.csv:abc\)"):
+        read(json.dumps({"abc": {"annotations": {"segment": [1.0, 2.0]}, "subset": "val"}}))
+    with pytest.raises(InputError, match=r"not JSON: .* \(k\.csv:1\)"):
+        read('{"abc": ')
 
 
 def test_of_several_files_the_one_in_the_folder_of_the_label_and_split_is_meant() -> None:

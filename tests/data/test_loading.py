@@ -70,6 +70,33 @@ def all_same(a: list[list[Sample]], b: list[list[Sample]]) -> bool:
     return all(same(x, y) for pair in pairs for x, y in pair)
 
 
+def test_a_clip_has_the_labels_of_its_own_time(store: Path) -> None:
+    """A span of 5 s in a video of 3 s at 10 fps: class 0 ends at 1 s, class 2 goes on from 2 s."""
+    row = {**kinetics_row("long", "clips/4.mp4"), "fps": 10.0, "width": 64, "height": 48, "frames": 30}
+    row |= {"labels": [0, 2], "spans": [[0, 0.0, 1.0], [2, 2.0, 3.0]]}
+    clips = clips_of(store, manifest([row]))
+    seen = set()
+    for epoch in range(40):
+        sample = clips[epoch, 0]
+        first = clips_start(sample, store)
+        expected = [float(first <= 10), 0.0, float(first + 6 >= 20)]
+        assert sample.targets_KA.tolist() == [expected]
+        seen.add(tuple(expected))
+    assert len(seen) == 3
+
+
+def clips_start(sample: Sample, store: Path) -> int:
+    """Which frame of the long video the sample starts with."""
+    whole = torch.from_numpy(decode_frames(store / "clips" / "4.mp4", range(30)))
+    return next(i for i in range(30) if torch.equal(whole[i], sample.frames_THWC[0]))
+
+
+def test_a_video_without_labels_has_no_target(store: Path) -> None:
+    row = {**kinetics_row("long", "clips/4.mp4"), "fps": 10.0, "width": 64, "height": 48, "frames": 30}
+    sample = clips_of(store, manifest([{**row, "labels": [], "spans": []}]))[0, 0]
+    assert (sample.label, sample.targets_KA.tolist()) == (-1, [[0.0, 0.0, 0.0]])
+
+
 def test_an_epoch_has_every_sample_at_most_once_in_whole_batches(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
     batches = EpochBatches(len(clips), 4, SEED, 0, 1)

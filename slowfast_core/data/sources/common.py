@@ -85,18 +85,21 @@ class TextFile:
             yield line, dict(zip(header, fields, strict=True))
 
     def json(self) -> Any:
+        if not self.text.strip():
+            raise self.error(1, "the file is empty", "it is JSON")
         try:
             return json.loads(self.text)
         except json.JSONDecodeError as error:
             raise self.error(error.lineno, f"not JSON: {error.msg}", "mend the file") from None
 
-    def error(self, line: int, what: str, mend: str) -> InputError:
+    def error(self, line: int | str, what: str, mend: str) -> InputError:
+        """`line` is its number, or what names an entry of a file without lines."""
         return InputError(what, f"{self.name}:{line}", mend)
 
-    def video_id(self, line: int, text: str) -> str:
+    def video_id(self, line: int | str, text: str) -> str:
         return checked_video(text, f"{self.name}:{line}")
 
-    def number(self, line: int, column: str, text: str) -> float:
+    def number(self, line: int | str, column: str, text: str) -> float:
         try:
             value = float(text)
         except ValueError:

@@ -26,8 +26,9 @@ def read_annotations(root: str, labels: TextFile | None, holdout: float, videos:
     """`root` is told in errors. Class folders alone go by `holdout`, a share of the videos. Raises InputError."""
     found = sorted(videos)
     split_by_folder = any(video.partition("/")[0].lower() in SPLITS for video in found)
-    tested = [video for video in found if split_by_folder and video.partition("/")[0].lower() in TEST]
-    found = [video for video in found if video not in {*tested}]
+    everything = len(found)
+    if split_by_folder:
+        found = [video for video in found if video.partition("/")[0].lower() not in TEST]
     if not found:
         raise InputError("no video", root, "data.source holds a folder for each class, or train/ and val/ with them")
     labelled = [_label(video, split_by_folder, root) for video in found]
@@ -43,7 +44,7 @@ def read_annotations(root: str, labels: TextFile | None, holdout: float, videos:
         split = split or ("val" if video in val else "train")
         items.append(Item(name, name, video, split, [classes[label]], 0.0, NAN))
     check_splits(items, (), root)
-    return Annotations(with_unique_ids(items), names, len(tested))
+    return Annotations(with_unique_ids(items), names, everything - len(found))
 
 
 def _label(video: str, split_by_folder: bool, root: str) -> tuple[Split | None, str]:

@@ -1,7 +1,7 @@
 """The official Kinetics csv (400, 600, 700, 700-2020): label, youtube_id, time_start, time_end, split, ...
 
 A row's video is the pre-cut clip `{id}_{start:06d}_{end:06d}.mp4`, or else a segment of the whole video `{id}.mp4`.
-Rows of the split `test`, where they stand among others, are left out.
+Rows of the split `test`, where they stand among others, are left out. The json beside the csv says the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPLITS: dict[str, Split | Literal["test"]] = {
 @dataclass(frozen=True)
 class _Row:
     file: TextFile
-    line: int
+    line: int | str
     label: str
     video: str
     start: float
@@ -80,14 +80,29 @@ def _read(table: Table) -> Iterator[_Row | None]:
         yield _Row(file, line, row["label"], file.video_id(line, row["youtube_id"]), start, end, split)
 
 
-def _records(file: TextFile) -> Iterator[tuple[int, dict[str, str]]]:
+def _records(file: TextFile) -> Iterator[tuple[int | str, dict[str, str]]]:
+    if file.text.lstrip().startswith("{"):
+        yield from _json_records(file)
+        return
     _, header = next(file.rows(), (1, []))
     if "youtube_id" in header and "label" not in header:
         raise file.error(1, "no column label", "a test split without labels cannot be trained or evaluated on")
-    return file.records((*COLUMNS, "split") if "split" in header else COLUMNS)
+    yield from file.records((*COLUMNS, "split") if "split" in header else COLUMNS)
 
 
-def _split(table: Table, line: int, text: str) -> Split | Literal["test"] | None:
+def _json_records(file: TextFile) -> Iterator[tuple[str, dict[str, str]]]:
+    for video, entry in file.json().items():
+        try:
+            start, end = entry["annotations"]["segment"]
+            label, split = entry["annotations"].get("label", ""), entry.get("subset", "")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            mend = 'it is {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}'
+            raise file.error(video, "no segment of two seconds", mend) from None
+        row = {"label": label, "youtube_id": video, "time_start": start, "time_end": end, "split": split}
+        yield video, {name: str(value) for name, value in row.items()}
+
+
+def _split(table: Table, line: int | str, text: str) -> Split | Literal["test"] | None:
     if not text:
         return table.split
     split = SPLITS.get(text.lower())

@@ -17,11 +17,15 @@ class Videos:
     def __init__(self, keys: Iterable[str]) -> None:
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._frames: dict[str, list[str]] = defaultdict(list)
+        with_files = set()
         for key in keys:
             if match := VIDEO.fullmatch(key):
                 self._by_stem[_stem(match["name"])].append(key)
+                with_files.add(key.rpartition("/")[0])
             elif match := FRAME.fullmatch(key):
                 self._frames[match["folder"]].append(key)
+        for folder in with_files & {*self._frames}:
+            del self._frames[folder]  # pictures beside videos are no frames
         for folder in self._frames:
             self._by_stem[_stem(folder)].append(folder)
 
