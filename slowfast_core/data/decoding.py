@@ -1,8 +1,8 @@
-"""Video files to frames: all of decord, and what only a second decoder (FFmpeg through PyAV) tells about damage.
+"""Video files to frames: all of decord, and where something else reads.
 
 Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
-closed after use. Random access of decord 0.6 is exact on the clip store; on originals (open GOP, MPEG-TS) only reading
-in order is.
+closed after use. Random access of decord 0.6 is exact on the clip store; originals (open GOP, MPEG-TS, edit lists) are
+read in order, and those that decord shows wrong by FFmpeg: see `originals`.
 """
 
 from __future__ import annotations
@@ -10,69 +10,49 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.originals import Original, examine, inspect_in_order, read_in_order
+from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
 
-class DecodeError(Exception):
-    """A file that cannot be opened or decoded."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # both, so that it survives pickling between processes
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    frames: int
-    fps: float
-    width: int
-    height: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-    def frame_range(self, start: float, end: float) -> tuple[int, int]:
-        """The frames of a segment in seconds, half open; `end` NaN is the end of the video."""
-        stop = self.frames if math.isnan(end) else min(round(end * self.fps), self.frames)
-        return max(round(start * self.fps), 0), stop
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What came of decoding the first frames of a file; ranges of `damaged` frames are half open."""
-
-    info: VideoInfo
-    decoded: int
-    error: str = ""
-    damaged: tuple[tuple[int, int], ...] = ()
+__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_frames", "decode_range", "inspect", "pick_frames", "probe"]
 
 
 def probe(path: Path) -> VideoInfo:
     """Raises DecodeError."""
-    with _open(path) as reader:
-        return _info(path, reader, _next(path, reader, 0))
+    original = examine(path)
+    with _reader(original) as reader:
+        return _info(path, reader, _next(path, reader, 0)) if reader else original.info
 
 
 def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
-    """The frames at `indices`, in that order. Raises DecodeError."""
+    """The frames at `indices` of a file of the clip store, in that order, by random access. Raises DecodeError."""
     with _open(path) as reader, _as_decode_error(path):
         frames: NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     return frames
 
 
+def pick_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
+    """The frames at `indices` of any file, in that order, all read from the first on. Raises DecodeError."""
+    wanted = set(indices)
+    frames = enumerate(decode_range(path, 0, max(wanted) + 1))
+    picked = {number: frame for number, frame in frames if number in wanted}
+    return np.stack([picked[index] for index in indices])
+
+
 def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
     """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
-    with _open(path) as reader:
+    original = examine(path)
+    with _reader(original) as reader:
+        if reader is None:
+            yield from read_in_order(original, start, stop)
+            return
         if start:
             with _as_decode_error(path, f"within the first {start} frames: "):
                 reader.skip_frames(start)
@@ -82,17 +62,38 @@ def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8
 
 def inspect(path: Path, seconds: float) -> Inspection:
     """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
-    decoded, error = 1, ""
-    with _open(path) as reader:
+    original = examine(path)
+    with _reader(original) as reader:
+        if reader is None:
+            return inspect_in_order(original, _wanted(original.info, seconds))
+        decoded, error = 1, ""
         info = _info(path, reader, _next(path, reader, 0))
-        wanted = min(info.frames, math.ceil(seconds * info.fps)) if math.isfinite(seconds) else info.frames
+        wanted = _wanted(info, seconds)
         try:
             while decoded < wanted:
                 _next(path, reader, decoded)
                 decoded += 1
         except DecodeError as broken:
             error = broken.reason
-    return Inspection(info, decoded, error, _damaged(path, info, wanted))
+    # decord conceals errors without a word; FFmpeg tells which frames have them.
+    return replace(inspect_in_order(original, wanted), info=info, decoded=decoded, error=error)
+
+
+def _wanted(info: VideoInfo, seconds: float) -> int:
+    return min(info.frames, math.ceil(seconds * info.fps)) if math.isfinite(seconds) else info.frames
+
+
+@contextmanager
+def _reader(original: Original) -> Iterator[Any]:
+    """decord's, or None where FFmpeg must read: decord is known wrong there, does not open it, or counts otherwise."""
+    with ExitStack() as stack:
+        reader = None
+        if not original.beyond_decord:
+            try:
+                reader = stack.enter_context(_open(original.path))
+            except DecodeError:
+                reader = None
+        yield reader if reader is not None and len(reader) == original.info.frames else None
 
 
 @contextmanager
@@ -137,37 +138,3 @@ def _as_decode_error(path: Path, where: str = "") -> Iterator[None]:
         reason = " ".join(text.partition("Stack trace")[0].split()) or type(error).__name__
         unreadable = reason.startswith("Error reading")
         raise DecodeError(path, "not a readable video" if unreadable else f"{where}{reason}") from None
-
-
-def _damaged(path: Path, info: VideoInfo, wanted: int) -> tuple[tuple[int, int], ...]:
-    """Frames that FFmpeg shows only by concealing errors, each with those after it that may build on it.
-
-    That is up to the next key frame. decord does not pass this flag on. What was damaged before the last encoding
-    leaves no such trace.
-    """
-    import av
-
-    ranges: list[tuple[int, int]] = []
-    broken: int | None = None
-    number = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")  # as decord chooses
-            for packet in container.demux(stream):
-                try:
-                    frames = [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
-                except av.FFmpegError:
-                    broken = number if broken is None else broken
-                    continue
-                for frame in frames:
-                    if frame.key_frame and not frame.is_corrupt and broken is not None:
-                        ranges.append((broken, number))
-                        broken = None
-                    if frame.is_corrupt and broken is None:
-                        broken = number
-                    number += 1
-                if number >= wanted:
-                    break
-    except av.FFmpegError:
-        return ()  # decord's word counts
-    return tuple(ranges) if broken is None else (*ranges, (broken, info.frames))
