@@ -1,4 +1,4 @@
-"""Original videos, as their sources have them: examined and read in order by FFmpeg (PyAV), upright, at a constant rate.
+"""Original videos, as sources have them: examined and read in order by FFmpeg (PyAV), upright, at a constant rate.
 
 decord 0.6 brings an FFmpeg of 2019 and its own seeking. Read in order it shows the same frames as today's FFmpeg, to
 the byte, for most files, and `examine` tells which are not of that kind; those are read here.

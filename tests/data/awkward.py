@@ -1,4 +1,4 @@
-"""Videos of every kind that sources hold and decoders stumble over, each written here, from one smooth colourful motion.
+"""Videos of every kind that sources hold and decoders stumble over, each written here, of one smooth colourful motion.
 
 A kind is a function of `(path without its ending, frames)` that returns the file written.
 """

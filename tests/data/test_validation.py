@@ -84,12 +84,12 @@ def test_each_bad_row_is_quarantined_with_its_reason(mixed: tuple[Path, StageRes
         "hangs": "cannot decode: took longer than 3 s",
         "unfound": "file missing",
         "gone": "file missing",
-        "label": "label 2 is outside the 2 classes",
-        "negative": "label -1 is below 0",
+        "label": "label 2 is outside the 2 classes; the same clip as good0",
+        "negative": "label -1 is below 0; the same clip as good0",
         "backwards": "the segment ends at 1 s, not after its start at 2 s",
         "split": "unknown split 'test'",
         "../escape": "the id '../escape' is no safe file name",
-        "good0": "another row has the id 'good0'",
+        "good0": "another row has the id 'good0'; the same clip as ../escape",
     }
     assert {id_: found[id_] for id_ in expected} == expected
     assert "lies beyond the end of the video" in found["short"]
@@ -100,7 +100,7 @@ def test_every_row_is_accounted_for(mixed: tuple[Path, StageResult]) -> None:
     root, result = mixed
     rows = read_manifest(root / "ingest" / "manifest.parquet").rows
     good = read_manifest(root / "validate" / "manifest.parquet").rows
-    assert result.metrics == {"good": 5, "quarantined": 16}
+    assert result.metrics == {"good": 5, "quarantined": 16, "undecodable": 6}
     assert result.summary == "5 good, 16 quarantined"
     assert len(good) + len(pd.read_csv(root / "validate" / "quarantine.csv")) == len(rows)
 
