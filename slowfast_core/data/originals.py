@@ -7,7 +7,7 @@ the byte, for most files, and `examine` tells which are not of that kind; those 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -21,11 +21,13 @@ from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
 
 if TYPE_CHECKING:
     import av
+    from av.video.reformatter import VideoReformatter
 
 # No playlists (HLS, concat): a downloaded "video" must not lead to other files or to the network.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif"
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 DECORD_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "ffv1"})
+NARROW = 64  # pixels: decord takes the padding of its rows for a fourth channel
 CUT_OFF_SECONDS = 1.0  # an AVI header may count a few frames too many
 
 
@@ -48,8 +50,12 @@ def examine(path: Path) -> Original:
         if frame is None:
             raise DecodeError(path, "no frame of it decodes")
         missing = _missing(path, container, stream, len(times) + hidden)
+        if frame.pts is not None and None not in times:  # a cut may leave frames before the first key frame
+            times = [time for time in times if time >= frame.pts]
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        seconds = np.array(sorted(times), float) * float(stream.time_base or 0) if None not in times else None
+        # AVI has a constant rate and no times of display: FFmpeg's are guesses, wrong where B-frames are packed.
+        timed = container.format.name != "avi" and None not in times
+        seconds = np.array(sorted(times), float) * float(stream.time_base or 0) if timed else None
         uneven = seconds is not None and _uneven(seconds, fps)
         if uneven and seconds is not None:
             fps = float((len(seconds) - 1) / (seconds[-1] - seconds[0]))
@@ -68,6 +74,7 @@ def examine(path: Path) -> Original:
             "rotated": turns > 0,
             "an edit list hides frames": hidden > 0,
             "uneven frame times": uneven,
+            "narrow": min(width, height) < NARROW,
             "cut off": missing > 0,  # decord does not open it
         }
         return Original(
@@ -81,6 +88,12 @@ def examine(path: Path) -> Original:
         )
 
 
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    """`[H, W, C]`, by the matrix and the range that the frame has."""
+    picture = reformatter.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
+    return picture.to_ndarray().astype(np.uint8, copy=False)
+
+
 def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
     """Frames `start` to `stop`, each `[H, W, C]`. Raises DecodeError."""
     from av.video.reformatter import VideoReformatter
@@ -88,8 +101,7 @@ def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray
     info, reformatter = original.info, VideoReformatter()
     number = start
     for frame in islice(_steady(original, _decoded(original)), start, stop):
-        picture = reformatter.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
-        frame_HWC: NDArray[np.uint8] = np.ascontiguousarray(np.rot90(picture.to_ndarray(), original.turns))
+        frame_HWC = np.ascontiguousarray(np.rot90(to_rgb(frame, reformatter), original.turns))
         if frame_HWC.shape[:2] != (info.height, info.width):
             raise DecodeError(original.path, f"frame {number}: the size of the picture changes")
         yield frame_HWC
@@ -98,36 +110,39 @@ def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray
         raise DecodeError(original.path, f"ends before frame {number}")
 
 
-def inspect_in_order(original: Original, wanted: int) -> Inspection:
+def inspect_in_order(
+    original: Original, wanted: int, differs: Callable[[int, av.VideoFrame], bool] | None = None
+) -> Inspection:
     """Decode `wanted` frames. Those that FFmpeg shows only by concealing errors, or not at all, are damaged.
 
-    So is each after them that may build on them: up to the next key frame. What was damaged before the last encoding
-    leaves no such trace.
+    So is each of which `differs(number, frame)` holds, and each after them that may build on them: up to the next key
+    frame. What was damaged before the last encoding leaves no such trace.
     """
     info, error = original.info, ""
     ranges: list[tuple[int, int]] = []
     broken: int | None = None
     number = -1
     try:
-        for frame in _decoded(original, gaps=True):
-            number = number + 1 if frame is None or original.begin is None else _place(original, frame)
+        for place, frame in _placed(original, _decoded(original, gaps=True)):
             if frame is None:
-                broken = number if broken is None else broken
-                number -= 1
+                broken = number + 1 if broken is None else broken
                 continue
+            number = round(place)
             if (frame.height, frame.width) != _stored_size(original):
                 error = f"frame {number}: the size of the picture changes"
                 number -= 1
                 break
-            if frame.key_frame and not frame.is_corrupt and broken is not None:
+            bad = frame.is_corrupt or (differs is not None and number < wanted and differs(number, frame))
+            if frame.key_frame and not bad and broken is not None:
                 ranges.append((broken, number))
                 broken = None
-            if frame.is_corrupt and broken is None:
+            if bad and broken is None:
                 broken = number
-            if number + 1 >= wanted:
+            if number >= wanted:  # one more than wanted: it tells which times the last one fills
                 break
     except DecodeError as failed:
         error = failed.reason
+        number -= 1
     if broken is not None:
         ranges.append((broken, info.frames))
     decoded = min(number + 1, wanted)
@@ -154,6 +169,7 @@ def _shown(path: Path, container: av.container.InputContainer) -> av.VideoStream
     from av.stream import Disposition
 
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = [stream for stream in streams if stream.codec_context is not None]  # of a codec that FFmpeg knows
     if not streams:
         raise DecodeError(path, "has no video stream")
     return max(streams, key=lambda stream: stream.width * stream.height)
@@ -224,22 +240,28 @@ def _decode(packet: Any) -> list[Any] | None:
         return None
 
 
-def _place(original: Original, frame: Any) -> int:
-    if frame.time is None or original.begin is None:
-        raise DecodeError(original.path, "a frame has no time")
-    return round(float(frame.time - original.begin) * original.info.fps)
+def _placed(original: Original, frames: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+    """Each frame, or gap, with its place on the time line of the constant rate; without times they are counted."""
+    place = -1.0
+    for frame in frames:
+        if frame is None:
+            yield place, None
+            continue
+        if original.begin is None:
+            place += 1
+        elif frame.time is None:
+            raise DecodeError(original.path, f"after frame {place:.0f}: a frame has no time")
+        else:
+            before, place = place, (frame.time - original.begin) * original.info.fps
+            if place < before - 0.5:
+                raise DecodeError(original.path, f"after frame {before:.0f}: its times run backwards")
+        yield place, frame
 
 
 def _steady(original: Original, frames: Iterator[Any]) -> Iterator[Any]:
-    """For each of the times of a constant rate the nearest frame; without frame times each frame once."""
-    if original.begin is None:
-        yield from frames
-        return
+    """For each of the times of a constant rate the nearest frame."""
     number, last, last_place = 0, None, 0.0
-    for frame in frames:
-        if frame.time is None:
-            raise DecodeError(original.path, "a frame has no time")
-        place = (frame.time - original.begin) * original.info.fps
+    for place, frame in _placed(original, frames):
         while last is not None and number < (last_place + place) / 2:
             yield last
             number += 1

@@ -62,9 +62,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         good = Manifest(known.drop(index=list(reasons)).reset_index(drop=True), manifest.labels)
         classes = class_table(good)
         of_classes = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
-        warnings = [
-            f"{classes['name'][row]!r}: {why}" for row, of_row in _reasons(of_classes).items() for why in of_row
-        ]
+        warnings = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(of_classes).items()]
         coverage = coverage_of(manifest, segments, reasons)
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
         write_quarantine(manifest.rows, reasons, partial / QUARANTINE)

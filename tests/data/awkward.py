@@ -28,7 +28,7 @@ def colourful_frames(count: int = COUNT, height: int = HEIGHT, width: int = WIDT
     y, x = np.mgrid[0:height, 0:width] / 14.0
     turns, phases = rng.uniform(0.5, 1, (3, 2)), rng.uniform(0, 6, 3)
     waves = [
-        [np.sin(a * x + b * y + time / 4 + phase) for (a, b), phase in zip(turns, phases, strict=True)]
+        [np.sin(a * x + b * y + time / s + p) for (a, b), s, p in zip(turns, (4, 5.3, 7.1), phases, strict=True)]
         for time in range(count)
     ]
     return (128 + 100 * np.moveaxis(np.array(waves), 1, -1)).round().astype(np.uint8)
@@ -165,7 +165,9 @@ def size_changes(path: Path, frames: Frames) -> Path:
     """A transport stream whose picture becomes smaller half-way."""
     path = path.with_suffix(".ts")
     first = write(path.with_suffix(".1.ts"), frames[:20])
-    second = write(path.with_suffix(".2.ts"), frames[20:, : HEIGHT // 2, : WIDTH // 2], times=range(20, len(frames)))
+    second = write(
+        path.with_suffix(".2.ts"), frames[20:, : HEIGHT // 2, : WIDTH // 2], times=range(22, len(frames) + 2)
+    )
     path.write_bytes(first.read_bytes() + second.read_bytes())
     first.unlink()
     second.unlink()
@@ -185,7 +187,6 @@ def uneven_times(count: int) -> list[int]:
 KINDS: dict[str, Kind] = {
     "h264": of(".mp4"),
     "h264_long_gop": of(".mp4", gop=250, b_frames=0),
-    "h264_index_at_end": of(".mp4", muxer={}),
     "h264_fast_start": of(".mp4", muxer={"movflags": "+faststart"}),
     "h264_fragmented": of(".mp4", muxer={"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
     "h264_open_gop": of(".mp4", options={"x264-params": "open-gop=1:bframes=3:b-pyramid=normal:scenecut=0"}),
@@ -205,9 +206,11 @@ KINDS: dict[str, Kind] = {
     "h264_uneven_mkv": lambda path, frames: write(path.with_suffix(".mkv"), frames, times=uneven_times(len(frames))),
     "h264_late_start": lambda path, frames: write(path.with_suffix(".mkv"), frames, times=range(7, 7 + len(frames))),
     "h265": of(".mp4", codec="libx265"),
+    "h265_709_full": of(".mp4", codec="libx265", matrix=Colorspace.ITU709, full_range=True, tagged=True),
     "h265_10_bit": of(".mkv", codec="libx265", pixels="yuv420p10le"),
     "vp8": of(".webm", codec="libvpx"),
     "vp9": of(".webm", codec="libvpx-vp9"),
+    "vp9_709": of(".webm", codec="libvpx-vp9", matrix=Colorspace.ITU709, tagged=True),
     "vp9_odd": lambda path, frames: write(path.with_suffix(".webm"), frames[:, :-1, :-1], codec="libvpx-vp9"),
     "av1": of(".mp4", codec="libsvtav1"),
     "mpeg4": of(".avi", codec="mpeg4", b_frames=0),
@@ -216,12 +219,15 @@ KINDS: dict[str, Kind] = {
     "mpeg2_ts": of(".ts", codec="mpeg2video"),
     "motion_jpeg": of(".avi", codec="mjpeg", pixels="yuvj420p", full_range=True),
     "ffv1": of(".mkv", codec="ffv1"),
-    "gif": of(".gif", codec="gif", pixels="rgb8"),
+    "narrow": lambda path, frames: write(path.with_suffix(".mp4"), frames[:, :36, :48]),
     "one_frame": lambda path, frames: write(path.with_suffix(".mp4"), frames[:1]),
     "rotated_90": rotated(1),
     "rotated_180": rotated(2),
     "rotated_270": rotated(3),
     "trimmed": trimmed,
+    "one_lost": lambda path, frames: write(
+        path.with_suffix(".mp4"), np.delete(frames, 20, 0), times=[number for number in range(COUNT) if number != 20]
+    ),
     "two_streams": two_streams,
     "size_changes": size_changes,
     "sound_only": sound_only,
