@@ -20,7 +20,7 @@ KR_KB = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # of B
 def reference(path: Path, fps: float, frames: int) -> Frames:
     """What a player shows at the times `k / fps` from the first frame on, `frames` of them; RGB, upright."""
     pictures, times = [], []
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         videos = [
             stream for stream in container.streams.video if stream.codec_context and not stream.disposition & 0x400
         ]
