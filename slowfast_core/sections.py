@@ -42,7 +42,15 @@ class Synthetic(Section):
 class Validation(Section):
     max_bad_share: Share = 0.05
     min_frames: Positive = 2
-    decode_timeout_seconds: Positive = 60
+    decode_timeout_seconds: Positive = 60  # for a file
+    decode_memory_mb: Positive = 4096  # of the process that decodes a file
+    min_fps: float = Field(1.0, ge=0)
+    max_fps: float = Field(1000.0, gt=0)
+    min_length_share: Share = 0.5  # of the length that the annotation, or else the file's own header, tells
+    min_class_clips: Count = 1  # good clips of each class in each split
+    max_imbalance: float = Field(0, ge=0)  # clips of the largest class in train by those of a class; 0: any
+    class_balance: Literal["warn", "refuse"] = "warn"  # what happens when a class breaks the two limits above
+    shared_videos: Literal["warn", "quarantine"] = "warn"  # rows of train of which val has other moments
 
 
 class Store(Section):

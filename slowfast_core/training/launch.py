@@ -139,6 +139,7 @@ def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run
     run = open_run(recipe.tracking, at, f"{recipe.name} train", key, tags)
     run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)
     run.log_dataset(recipe.data.name, data_version, recipe.data.source, "training")
+    run.log_data_report(at.data(recipe.data.name, "validate"))
     return run
 
 

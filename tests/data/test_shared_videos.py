@@ -27,7 +27,7 @@ def test_other_moments_of_a_val_video_are_quarantined(tmp_path: Path, format: st
         for name, split in splits.items()
         for path in [f"videos/{name}.mp4"]
     ]
-    data = Data(name="d", format=format, validation=Validation(max_bad_share=1.0))  # type: ignore[arg-type]
+    data = Data(name="d", format=format, validation=Validation(max_bad_share=1.0, shared_videos="quarantine"))  # type: ignore[arg-type]
     validate(data, ingested(tmp_path, rows), tmp_path / "validate")
     good = read_manifest(tmp_path / "validate" / "manifest.parquet").rows
     left = [(row.video, row.split) for row in good.itertuples()]
