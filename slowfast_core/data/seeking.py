@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slowfast_core.data.decoding import DecodeError, decode_range
+from slowfast_core.data.originals import examine
 
 Frames = Iterator[NDArray[np.uint8]]
 SAME_PIXELS = ("yuv420p", "yuvj420p")  # where both decoders convert to RGB alike
@@ -49,6 +50,8 @@ def key_frames(path: Path, frames: int) -> KeyFrames | None:
     """None for a file that tells too little to be sure, or does not tell of as many frames as decord (`frames`)."""
     import av
 
+    if examine(path).beyond_decord:
+        return None
     times, keys = [], []  # in the order of the file
     try:
         with av.open(str(path)) as container:
