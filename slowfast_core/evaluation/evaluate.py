@@ -57,10 +57,10 @@ def _evaluate(
         where = store / "manifest.parquet"
         raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
-    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision)
+    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision, recipe.data.store)
     result: ClassificationResult | DetectionResult
     if recipe.model.head == "classify":
-        result = _classify(scorer, store, manifest)
+        result = _classify(scorer, store, manifest, max(recipe.compute.loader_workers, 1))
         write_classification_report(folder / "report.html", context, result)
     else:
         result = _detect(scorer, store, manifest, folder, recipe.evaluate.iou)
@@ -69,7 +69,7 @@ def _evaluate(
     return result
 
 
-def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> ClassificationResult:
+def _classify(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> ClassificationResult:
     import numpy as np
 
     from slowfast_core.evaluation.classification import evaluate_classification
@@ -77,8 +77,8 @@ def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> Classification
     rows = manifest.rows
     scores = []
     with progress("evaluate", len(rows)) as advance:
-        for path in rows["path"]:
-            scores.append(scorer.score_video(store / path)[: len(manifest.labels)])
+        for scores_A in scorer.score_videos([store / path for path in rows["path"]], readers):
+            scores.append(scores_A[: len(manifest.labels)])
             advance()
     labels = np.array([labels[0] for labels in rows["labels"]])
     return evaluate_classification(list(rows["id"]), np.stack(scores), labels, manifest.labels)

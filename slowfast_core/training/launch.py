@@ -14,7 +14,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
-from slowfast_core.training.follow import followed, last_metrics
+from slowfast_core.training.follow import followed, last_metrics, stopped
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
 
@@ -34,7 +34,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     """
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
-    start = recipe.train.model_dump(exclude={"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts"})
+    start = recipe.train.model_dump(exclude=_unlearned(recipe))
     compute = recipe.compute.model_dump(include={"workers", "cpus_per_worker", "gpus_per_worker", "precision"})
     inputs: dict[str, Any] = {
         "clip": recipe.clip.model_dump(),
@@ -68,6 +68,7 @@ def _fit(
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
     with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as notes:
         _run_workers(job)
+        _check_stopped(recipe, job)
     shutil.rmtree(folder / RAY)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
@@ -89,6 +90,21 @@ def _fit(
         "data_version": data_version,
         "metrics": reached,
     }
+
+
+def _unlearned(recipe: Recipe) -> set[str]:
+    """Fields of the training on which the weights do not depend, and those younger than trainings without them."""
+    always = {"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts", "max_bad_share"}
+    return always if recipe.train.repeat > 1 else always | {"repeat"}
+
+
+def _check_stopped(recipe: Recipe, job: Job) -> None:
+    """Raises InputError when the workers met more bad clips than the recipe allows."""
+    bad, rows = stopped(job.log)
+    if bad:
+        named = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        what = f"{len(bad)} of {rows} training clips do not decode (train.max_bad_share {recipe.train.max_bad_share:g})"
+        raise InputError(f"{what}: {named}", job.store, "restore the clip store, then train again: it goes on")
 
 
 def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
