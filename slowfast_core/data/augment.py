@@ -48,8 +48,11 @@ def rgb_of_planes(planes_TRW: Tensor) -> Tensor:
 def _render(frames: Tensor, view: View, pixels: Pixels) -> Tensor:
     frames_THWC = rgb_of_planes(frames) if frames.ndim == 3 else frames
     height, width = frames_THWC.shape[1:3]
+    if cut := _is_cut(view):
+        x, y = int(view.x), int(view.y)
+        frames_THWC = frames_THWC[:, y : y + view.out_height, x : x + view.out_width]
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2).float()
-    if not _is_identity(view, width, height):
+    if not cut:
         grid_THW2 = _grid(view, width, height, frames_TCHW.device).expand(len(frames_TCHW), -1, -1, -1)
         frames_TCHW = functional.grid_sample(frames_TCHW, grid_THW2, padding_mode="border", align_corners=False)
     frames_CTHW = frames_TCHW.transpose(0, 1)
@@ -76,8 +79,10 @@ def _scaled(flow_CTHW: Tensor, view: View) -> Tensor:
     return torch.stack([flow_x_THW * (-stretch_x if view.flip else stretch_x), flow_y_THW * stretch_y])
 
 
-def _is_identity(view: View, width: int, height: int) -> bool:
-    return view == View(0, 0, width, height, height, width)
+def _is_cut(view: View) -> bool:
+    """Whole pixels of the source as they are: nothing lies between them to be sampled."""
+    same_size = (view.width, view.height) == (view.out_width, view.out_height)
+    return same_size and not view.flip and float(view.x).is_integer() and float(view.y).is_integer()
 
 
 def _grid(view: View, width: int, height: int, device: torch.device) -> Tensor:

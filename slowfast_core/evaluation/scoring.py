@@ -103,17 +103,17 @@ class Scorer:
         place = {frame: i for i, frame in enumerate(unique)}
         return Decoded(info, frames, [[place[i] for i in indices] for indices in wanted])
 
-    def _score(self, video: Decoded) -> Floats:
+    def views(self, video: Decoded) -> Iterator[list[torch.Tensor]]:
+        """Rendered clips `[C, T, H, W]` on the device, crop by crop, no more than `batch_views` at a time."""
         info, frames = video.info, video.frames.to(self.device)
         crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
-        scores_VA = []
         for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
             video_CTHW = render(frames, view, self.pixels)
-            step = self.test.batch_views
-            for first in range(0, len(video.clips), step):
-                clips = [video_CTHW[:, places] for places in video.clips[first : first + step]]
-                scores_VA.append(self._scores(clips))
-        mean_A: Floats = torch.cat(scores_VA).mean(0).numpy()
+            for first in range(0, len(video.clips), self.test.batch_views):
+                yield [video_CTHW[:, places] for places in video.clips[first : first + self.test.batch_views]]
+
+    def _score(self, video: Decoded) -> Floats:
+        mean_A: Floats = torch.cat([self._scores(clips) for clips in self.views(video)]).mean(0).numpy()
         return mean_A
 
     def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
