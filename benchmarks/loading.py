@@ -2,18 +2,19 @@
 
     taskset -c 3 python benchmarks/loading.py [--videos DIR] [--repeats 15] [--only training|views]
 
-Prints two Markdown tables. Training: a 64-frame span (32 frames at stride 2), jitter 256-320, crop 224, flip. Views: 10
-clips x 3 crops of 256 of a video. Interleaved on one core; medians, in seconds of CPU time, of many clips. `loaded` is what a loader
-hands over: our uint8 frames, to be rendered on the device, but the plain loop's frames not yet cropped either, and of the
-peers what theirs hands over. `rendered` has everything done on this core: float32, cropped, resized, normalised.
-`decoding` is the share of `loaded` that FFmpeg takes to open the same file and decode the same frames, doing nothing with
-them. Originals are generated (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), or the videos of DIR.
+Prints two Markdown tables. Training: a 64-frame span (32 frames at stride 2), jitter 256-320, crop 224, flip. Views:
+10 clips x 3 crops of 256 of a video. Interleaved on one core; medians, in seconds of CPU time, of many clips.
+
+`loaded` is what a loader hands over: our uint8 frames, to be rendered on the device; of the plain loop frames that are
+not cropped yet either; of the peers what theirs hands over. `rendered` has everything done on this core: float32,
+cropped, resized, normalised. `decoding` is the share of `loaded` that FFmpeg takes to open the same file and decode the
+same frames, doing nothing with them. Originals are generated (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), or the
+videos of DIR that are about that large.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -22,6 +23,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,27 +35,25 @@ import decord
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from originals import write_original
+from originals import CLIP, extracted, usable, write_original
 from torch import Tensor
 from torch.nn import functional
 
 from slowfast_core.data.augment import render
-from slowfast_core.data.decoding import DecodeError, probe
+from slowfast_core.data.decoding import probe
 from slowfast_core.data.loading import TrainingClips
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.sampling import View, clip_indices, random_view, spatial_views, uniform_starts
+from slowfast_core.data.sampling import View, clip_indices, random_start, random_view, spatial_views, uniform_starts
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
-from slowfast_core.recipe import Clip, Recipe, Store, Train, parse_recipe
+from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
 from slowfast_core.sections import Pixels
-from slowfast_core.stages import STAGES
 from slowfast_core.training.launch import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
-CLIP, TRAIN, PIXELS = Clip(T=8, tau=8, alpha=4), Train(), Pixels()
+TRAIN, PIXELS = Train(), Pixels()
 CLIPS, CROPS, SIZE = 10, 3, 256
-VIDEO_ENDINGS = (".mp4", ".mkv", ".avi")
 STORES = {
     "gop 12 (the default)": {},
     "every 2": {"every": 2},
@@ -62,6 +63,7 @@ STORES = {
 PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
 TORCHVIDEO = "PyTorchVideo (PyAV), originals"
 Frames = NDArray[np.uint8]
+Stores = dict[str, tuple[Path, Recipe]]
 Case = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any] | None]  # load, render, decode only
 
 
@@ -86,12 +88,12 @@ def main() -> None:
         originals = sorted(path for path in options.videos.iterdir() if usable(path)) if options.videos else generated
         stores = {name: extracted(originals, Store(**fields), at, n) for n, (name, fields) in enumerate(STORES.items())}
         if options.only != "views":
-            cases = lambda n: training_cases(originals, stores, n)  # noqa: E731
-            table("Training clips", "clips", measure(cases, options.repeats * len(originals)), [PLAIN])
+            times = measure(partial(training_cases, originals, stores), options.repeats * len(originals))
+            table("Training clips", "clips", times, [PLAIN])
         if options.only != "training":
             network = tiny_network(Path(scratch))
-            cases = lambda n: view_cases(originals, stores, network, n)  # noqa: E731
-            table("30 views", "videos", measure(cases, options.repeats), [WHOLE, BY_VIEW])
+            times = measure(partial(view_cases, originals, stores, network), options.repeats)
+            table("30 views", "videos", times, [WHOLE, BY_VIEW])
 
 
 def measure(cases: Callable[[int], Iterable[tuple[str, Case]]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
@@ -100,7 +102,7 @@ def measure(cases: Callable[[int], Iterable[tuple[str, Case]]], rounds: int) -> 
     for number in range(rounds + 1):
         for name, (load, rendered, decode) in cases(number):
             loaded, seconds = timed(load)
-            _, more = timed(lambda rendered=rendered, loaded=loaded: rendered(loaded))
+            _, more = timed(partial(rendered, loaded))
             only = timed(decode)[1] if decode else 0.0
             if number:
                 times[name].append((seconds, more, only, size_of(loaded)))
@@ -122,21 +124,17 @@ def table(title: str, unit: str, times: dict[str, list[tuple[float, ...]]], base
 # ---- training clips
 
 
-def training_cases(
-    originals: list[Path], stores: dict[str, tuple[Path, Recipe]], number: int
-) -> Iterator[tuple[str, Case]]:
+def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterator[tuple[str, Case]]:
     path = originals[number % len(originals)]
     random = np.random.default_rng(number)
     info = probe(path)
-    indices = clip_indices(CLIP, int(random.integers(0, max(info.frames - CLIP.span, 0) + 1)), info.frames)
-    view = training_view(info.width, info.height, random)
+    indices = clip_indices(CLIP, random_start(CLIP, info.frames, random), info.frames)
+    view = random_view(info.width, info.height, TRAIN.jitter, TRAIN.crop, TRAIN.flip, random)
     start, end = indices[0] / info.fps, (indices[0] + CLIP.span) / info.fps
-    yield (
-        PLAIN,
-        (lambda: decord_frames(path, indices), lambda f: crop_and_resize(f, view), lambda: decode(path, indices)),
-    )
-    yield WHOLE, (lambda: whole_pictures(decord_frames(path, indices), view), lambda f: cropped(f, view), None)
-    yield TORCHVIDEO, (lambda: torchvideo(path, start, end), lambda clip: torchvideo_views(clip, view), None)
+    plain = partial(decord_frames, path, indices)
+    yield PLAIN, (plain, lambda frames: crop_and_resize(frames, view), partial(decode, path, indices))
+    yield WHOLE, (lambda: whole_pictures(plain(), view), lambda frames: cropped(frames, view), None)
+    yield TORCHVIDEO, (partial(torchvideo, path, start, end), lambda clip: torchvideo_view(clip, view), None)
     for name, (store, recipe) in stores.items():
         manifest = read_manifest(store / "manifest.parquet")
         row = number % len(manifest.rows)
@@ -146,15 +144,11 @@ def training_cases(
             yield (
                 f"clip store, {name}, {'planes' if planes else 'RGB'}",
                 (
-                    lambda clips=clips: clips[number, row],
+                    partial(clips.__getitem__, (number, row)),
                     lambda samples: render(samples[0].frames, samples[0].view, PIXELS),
-                    lambda taken=taken, file=store / clips.rows[row]["path"]: decode(file, taken),
+                    partial(decode, store / clips.rows[row]["path"], taken),
                 ),
             )
-
-
-def training_view(width: int, height: int, random: np.random.Generator) -> View:
-    return random_view(width, height, TRAIN.jitter, TRAIN.crop, TRAIN.flip, random)
 
 
 def decord_frames(path: Path, indices: Sequence[int]) -> Frames:
@@ -202,7 +196,7 @@ def torchvideo(path: Path, start: float, end: float) -> Tensor:
     return clip.index_select(1, torch.linspace(0, clip.shape[1] - 1, CLIP.fast_frames).long())
 
 
-def torchvideo_views(clip_CTHW: Tensor, view: View) -> Tensor:
+def torchvideo_view(clip_CTHW: Tensor, view: View) -> Tensor:
     """The steps of its transforms: normalise, resize the whole picture by its short side, crop, flip."""
     scale = view.out_width / view.width
     clip_CTHW = (clip_CTHW / 255 - PIXELS.mean[0]) / PIXELS.std[0]
@@ -216,39 +210,29 @@ def torchvideo_views(clip_CTHW: Tensor, view: View) -> Tensor:
 # ---- 30 views
 
 
-def view_cases(
-    originals: list[Path], stores: dict[str, tuple[Path, Recipe]], network: Path, number: int
-) -> Iterator[tuple[str, Case]]:
+def view_cases(originals: list[Path], stores: Stores, network: Path, number: int) -> Iterator[tuple[str, Case]]:
     path = originals[number % len(originals)]
     info = probe(path)
     clips = [clip_indices(CLIP, start, info.frames) for start in uniform_starts(CLIP, info.frames, CLIPS)]
     crops = spatial_views(info.width, info.height, SIZE, CROPS)
     yield WHOLE, (lambda: whole_views(path, clips), all_normalised, None)
-    yield BY_VIEW, (lambda: [picked(path, clip, view) for clip in clips for view in crops], all_normalised, None)
+    yield BY_VIEW, (lambda: [one_view(path, clip, view) for clip in clips for view in crops], all_normalised, None)
     ours = Scorer(network)
     yield (
         "ours, originals",
-        (lambda: ours.read(path), lambda video: rendered(ours, video), lambda: decode(path, sum(clips, []))),
+        (partial(ours.read, path), partial(rendered, ours), partial(decode, path, [0, clips[-1][-1]])),
     )
     for name, (store, recipe) in stores.items():
         rows = read_manifest(store / "manifest.parquet").rows
-        file = store / rows["path"].iloc[number % len(rows)]
+        row = rows.iloc[number % len(rows)]
         scorer = Scorer(network, store=recipe.data.store)
-        frames = int(rows["frames"].iloc[number % len(rows)])
-        taken = {i for s in uniform_starts(scorer.clip, frames, CLIPS) for i in clip_indices(scorer.clip, s, frames)}
-        yield (
-            f"clip store, {name}",
-            (
-                lambda scorer=scorer, file=file: scorer.read(file),
-                lambda video, scorer=scorer: rendered(scorer, video),
-                lambda file=file, taken=taken: decode(file, sorted(taken)),
-            ),
-        )
+        everything = partial(decode, store / row["path"], [0, int(row["frames"]) - 1])
+        yield f"clip store, {name}", (partial(scorer.read, store / row["path"]), partial(rendered, scorer), everything)
 
 
 def whole_views(path: Path, clips: list[list[int]]) -> list[Frames]:
     """MMAction2's way: one opening, the frames of all clips one after the other, resized whole, three crops of each."""
-    frames = decord_frames(path, sum(clips, []))
+    frames = decord_frames(path, list(chain(*clips)))
     scale = SIZE / min(frames.shape[1:3])
     size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
     resized = np.stack([cv2.resize(frame, size) for frame in frames])
@@ -258,7 +242,7 @@ def whole_views(path: Path, clips: list[list[int]]) -> list[Frames]:
     return [np.ascontiguousarray(resized[:, y : y + SIZE, x : x + SIZE]) for y, x in corners]
 
 
-def picked(path: Path, indices: list[int], view: View) -> Frames:
+def one_view(path: Path, indices: list[int], view: View) -> Frames:
     x, y, side = round(view.x), round(view.y), round(view.width)
     frames = decord_frames(path, indices)
     return np.stack([cv2.resize(frame[y : y + side, x : x + side], (SIZE, SIZE)) for frame in frames])
@@ -305,35 +289,6 @@ def decode(path: Path, indices: Sequence[int]) -> None:
         for frame in container.decode(stream):
             if frame.time is not None and frame.time + 1e-6 >= last:
                 break
-
-
-def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -> tuple[Path, Recipe]:
-    """The clip store, written by the stages, and the recipe that they had."""
-    source = originals[0].parent
-    table = at.root / f"{number}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
-        for i, path in enumerate(originals):
-            writer.writerow(["a", path.stem, 0, probe(path).seconds, "val" if i == len(originals) - 1 else "train"])
-    data = {"name": f"set{number}", "source": str(source), "annotations": str(table), "store": store.model_dump()}
-    data["validation"] = {"max_bad_share": 1}
-    recipe = parse_recipe({"name": f"set{number}", "data": data, "clip": CLIP.model_dump()})
-    for stage in ("ingest", "validate", "extract"):
-        STAGES[stage](recipe, at)
-    return at.data(recipe.data.name, "extract") / "store", recipe
-
-
-def usable(path: Path) -> bool:
-    """Long enough for a span, and about the size of Kinetics' copies."""
-    if path.suffix not in VIDEO_ENDINGS:
-        return False
-    try:
-        info = probe(path)
-    except DecodeError:
-        return False
-    return info.frames >= 2 * CLIP.span and 240 <= min(info.width, info.height) <= 300
 
 
 def size_of(loaded: Any) -> int:

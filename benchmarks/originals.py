@@ -1,7 +1,8 @@
-"""Videos like Kinetics' copies, for the measurements: H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames, about 330 kbit/s."""
+"""Videos like Kinetics' copies, for the measurements: H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.decoding import DecodeError, probe
+from slowfast_core.recipe import Clip, Recipe, Store, parse_recipe
+from slowfast_core.stages import STAGES
+from slowfast_core.workspace import Workspace
+
+ENDINGS = (".mp4", ".mkv", ".avi")
+CLIP = Clip(T=8, tau=8, alpha=4)  # a span of 64 frames
 Frames = NDArray[np.uint8]
 
 
@@ -54,3 +62,32 @@ def texture(height: int, width: int, random: np.random.Generator) -> Frames:
     waves = [np.fft.ifft2(np.fft.fft2(random.normal(size=(height, width))) / power**0.6).real for _ in range(3)]
     picture = np.stack([waves[0] + 0.4 * wave for wave in waves], axis=-1)
     return ((picture - picture.mean()) / picture.std() * 45 + 120).clip(0, 255).astype(np.uint8)
+
+
+def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -> tuple[Path, Recipe]:
+    """The clip store, written by the stages, and the recipe that they had."""
+    source = originals[0].parent
+    table = at.root / f"{number}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
+        for i, path in enumerate(originals):
+            writer.writerow(["a", path.stem, 0, probe(path).seconds, "val" if i == len(originals) - 1 else "train"])
+    data = {"name": f"set{number}", "source": str(source), "annotations": str(table), "store": store.model_dump()}
+    data["validation"] = {"max_bad_share": 1}
+    recipe = parse_recipe({"name": f"set{number}", "data": data, "clip": CLIP.model_dump()})
+    for stage in ("ingest", "validate", "extract"):
+        STAGES[stage](recipe, at)
+    return at.data(recipe.data.name, "extract") / "store", recipe
+
+
+def usable(path: Path) -> bool:
+    """Long enough for a span, and about the size of Kinetics' copies."""
+    if path.suffix not in ENDINGS:
+        return False
+    try:
+        info = probe(path)
+    except DecodeError:
+        return False
+    return info.frames >= 2 * CLIP.span and 240 <= min(info.width, info.height) <= 300
