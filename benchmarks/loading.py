@@ -254,8 +254,8 @@ def all_normalised(views: list[Frames]) -> None:
 
 
 def rendered(scorer: Scorer, video: Any) -> None:
-    for clips in scorer.views(video):
-        torch.stack(clips)
+    for clips_BCTHW in scorer.views(video):
+        assert len(clips_BCTHW) == CLIPS
 
 
 def tiny_network(folder: Path) -> Path:

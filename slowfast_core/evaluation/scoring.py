@@ -103,14 +103,15 @@ class Scorer:
         place = {frame: i for i, frame in enumerate(unique)}
         return Decoded(info, frames, [[place[i] for i in indices] for indices in wanted])
 
-    def views(self, video: Decoded) -> Iterator[list[torch.Tensor]]:
-        """Rendered clips `[C, T, H, W]` on the device, crop by crop, no more than `batch_views` at a time."""
+    def views(self, video: Decoded) -> Iterator[torch.Tensor]:
+        """Rendered clips `[B, C, T, H, W]` on the device, crop by crop, B no more than `batch_views`."""
+        places_BT = torch.tensor(video.clips, device=self.device)
         info, frames = video.info, video.frames.to(self.device)
         crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
         for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
             video_CTHW = render(frames, view, self.pixels)
-            for first in range(0, len(video.clips), self.test.batch_views):
-                yield [video_CTHW[:, places] for places in video.clips[first : first + self.test.batch_views]]
+            for first in range(0, len(places_BT), self.test.batch_views):
+                yield video_CTHW[:, places_BT[first : first + self.test.batch_views]].transpose(0, 1)
 
     def _score(self, video: Decoded) -> Floats:
         mean_A: Floats = torch.cat([self._scores(clips) for clips in self.views(video)]).mean(0).numpy()
@@ -129,8 +130,8 @@ class Scorer:
             logits_KA = self.network(clips_BCTHW, boxes_K5)
         return [i for i, _ in kept], logits_KA.sigmoid().cpu().numpy()
 
-    def _scores(self, clips_CTHW: list[torch.Tensor]) -> torch.Tensor:
-        clips_BCTHW = torch.stack(clips_CTHW).contiguous(memory_format=torch.channels_last_3d)
+    def _scores(self, clips_BCTHW: torch.Tensor) -> torch.Tensor:
+        clips_BCTHW = clips_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode():
             logits_BA: torch.Tensor = self.network(clips_BCTHW)
             return (logits_BA.sigmoid() if self.multi_label else functional.softmax(logits_BA, dim=1)).cpu()
