@@ -42,18 +42,7 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
     recipe = job.recipe
     torch.set_num_threads(recipe.compute.cpus_per_worker)
     log = Log(job.log, rank == 0)
-    manifest = read_manifest(job.store / "manifest.parquet").split("train")
-    clips = TrainingClips(
-        job.store,
-        manifest,
-        recipe.clip.every(recipe.data.store.every),
-        recipe.train,
-        recipe.model.classes,
-        recipe.seed,
-        recipe.compute.frame_cache_mb,
-        recipe.model.takes_flow,
-        planes=device.type == "cuda",
-    )
+    clips = _training_clips(job, device)
     batches = EpochBatches(len(clips), recipe.train.batch // recipe.train.repeat, recipe.seed, rank, workers)
     bad, blank = BadClips(len(clips.rows), recipe.train.max_bad_share, workers, device), clips.blank()
     network = _start_network(job, log).to(device)
@@ -87,6 +76,21 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
         epoch_done(epoch)
     if rank == 0:
         save_weights(job.folder / "model.safetensors", network.state_dict())
+
+
+def _training_clips(job: Job, device: torch.device) -> TrainingClips:
+    recipe = job.recipe
+    return TrainingClips(
+        job.store,
+        read_manifest(job.store / "manifest.parquet").split("train"),
+        recipe.clip.every(recipe.data.store.every),
+        recipe.train,
+        recipe.model.classes,
+        recipe.seed,
+        recipe.compute.frame_cache_mb,
+        recipe.model.takes_flow,
+        planes=device.type == "cuda",
+    )
 
 
 def _start_network(job: Job, log: Log) -> nn.Module:
