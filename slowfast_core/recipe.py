@@ -70,10 +70,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.train.batch % self.compute.workers:
-            raise ValueError(
-                f"train.batch {self.train.batch} does not divide by compute.workers {self.compute.workers}"
-            )
+        together = self.compute.workers * self.train.repeat
+        if self.train.batch % together:
+            by = "compute.workers" if self.train.repeat == 1 else "compute.workers x train.repeat ="
+            raise ValueError(f"train.batch {self.train.batch} does not divide by {by} {together}")
+        if self.clip.fast_stride % self.data.store.every:
+            stride = f"the stride of the Fast pathway (tau / alpha = {self.clip.fast_stride})"
+            raise ValueError(f"{stride} is not a multiple of data.store.every {self.data.store.every}")
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
         if self.data.format in ("charades", "frame_list") and not self.model.multi_label:

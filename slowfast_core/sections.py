@@ -64,6 +64,8 @@ class Store(Section):
     codec: Literal["h264", "jpeg"] = "h264"  # jpeg: every frame for itself, without gop and crf
     jpeg_scale: int = Field(3, ge=1, le=31)  # FFmpeg's -q:v: 1 is the best
     flow: bool = False  # optical flow beside each clip, for model.fast_input 'flow'
+    every: Positive = 1  # of the source's frames only each n-th is kept; the Fast pathway's stride is a multiple of n
+    fast_decode: bool = True  # coded to decode at up to twice the speed (no CABAC, no deblocking), 5 % larger
 
 
 class PersonBoxes(Section):
@@ -149,6 +151,10 @@ class Clip(Section):
     def span(self) -> int:
         """Source frames from the first that a clip may take to the last, inclusive."""
         return self.T * self.tau
+
+    def every(self, n: int) -> Clip:
+        """The same clip, counted in the frames of a store that keeps each n-th."""
+        return self.model_copy(update={"tau": self.tau // n})
 
 
 class Pixels(Section):
@@ -250,6 +256,8 @@ class Train(Section):
     crop: Positive = 224
     flip: bool = True
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
+    repeat: Positive = 1  # of these, how many are drawn together: from one decoding, into the same batch
+    max_bad_share: Share = 0.01  # of the training clips, found undecodable: they are left out; more stop the training
     init_from: str | None = None  # a checkpoint folder to start the trunk from
     allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
@@ -262,6 +270,8 @@ class Train(Section):
             raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.clips_per_video % self.repeat:
+            raise ValueError(f"repeat {self.repeat} does not divide clips_per_video {self.clips_per_video}")
         return self
 
 

@@ -98,6 +98,15 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ({"train": None}, "train: Input should be a valid dictionary"),
         ({"clip": {"tau": 9, "alpha": 4}}, "clip: tau (9) must be a multiple of alpha (4)"),
         ({"train": {"batch": 10}, "compute": {"workers": 4}}, "train.batch 10 does not divide by compute.workers 4"),
+        (
+            {"train": {"batch": 6, "clips_per_video": 4, "repeat": 4}},
+            "train.batch 6 does not divide by compute.workers x train.repeat = 4",
+        ),
+        ({"train": {"clips_per_video": 3, "repeat": 2}}, "repeat 2 does not divide clips_per_video 3"),
+        (
+            {"clip": {"tau": 24}, "data": {"name": "motion", "store": {"every": 2}}},
+            "the stride of the Fast pathway (tau / alpha = 3) is not a multiple of data.store.every 2",
+        ),
         ({"model": {"head": "detect"}}, "model.head 'detect' does not fit data.format 'kinetics'"),
         ({"model": {"lateral_kernel": 4}}, "model.lateral_kernel: must be odd, is 4"),
         ({"train": {"jitter": [320, 256]}}, "train: jitter is [shortest, longest], is [320, 256]"),

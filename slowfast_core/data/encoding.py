@@ -16,7 +16,7 @@ from slowfast_core.recipe import Store
 
 
 class ClipEncoder:
-    """Takes the `count` frames of a clip in order, at `fps`, and writes those nearest to the times of the store's."""
+    """Takes the `count` frames of a clip in order, at `fps`; writes each n-th of those nearest to the store's times."""
 
     def __init__(self, path: Path, store: Store, fps: float, count: int, preset: str = "veryfast") -> None:
         import av
@@ -25,8 +25,8 @@ class ClipEncoder:
         self.store, self.fps, self.count = store, fps, count
         self.wanted = store.fps or fps
         self.total = max(round(count * self.wanted / fps), 1)
-        self.seen = self.written = 0
-        self._rate = Fraction(self.wanted).limit_denominator(10000)
+        self.seen = self.shown = self.written = 0  # frames taken, at the wanted rate, and every n-th of these
+        self._rate = Fraction(self.wanted).limit_denominator(10000) / store.every
         self._reformatter = VideoReformatter()  # one for all frames: it keeps its tables
         self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
         codec, self._format, options = _codec(store, preset)
@@ -37,8 +37,10 @@ class ClipEncoder:
 
     def add(self, frame: NDArray[np.uint8]) -> None:
         """The next frame, `[H, W, C]` RGB."""
-        while self.written < self.total and self._nearest() == self.seen:
-            self._encode(frame)
+        while self.shown < self.total and self._nearest() == self.seen:
+            if self.shown % self.store.every == 0:
+                self._encode(frame)
+            self.shown += 1
         self.seen += 1
 
     def finish(self) -> int:
@@ -55,7 +57,7 @@ class ClipEncoder:
             self._container.close()
 
     def _nearest(self) -> int:
-        return min(round(self.written * self.fps / self.wanted), self.count - 1)
+        return min(round(self.shown * self.fps / self.wanted), self.count - 1)
 
     def _encode(self, frame: NDArray[np.uint8]) -> None:
         import av
@@ -76,6 +78,8 @@ def _codec(store: Store, preset: str) -> tuple[str, str, dict[str, str]]:
         scale = str(store.jpeg_scale)
         return "mjpeg", "yuvj420p", {"qmin": scale, "qmax": scale, "threads": "1"}
     options = {"crf": str(store.crf), "preset": preset, "threads": "1", "x264-params": "open-gop=0"}
+    if store.fast_decode:
+        options["tune"] = "fastdecode"
     return "libx264", "yuv420p", options
 
 

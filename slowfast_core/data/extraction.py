@@ -28,7 +28,7 @@ from slowfast_core.stage import StageResult, read_result, run_once
 MANIFEST = "manifest.parquet"
 STORE, CLIPS, SCRATCH = "store", "clips", "scratch"
 MARGIN_SECONDS = 1.0  # AVA: kept beyond half a clip span on each side
-FIRST_FIELDS = {"short_side", "fps", "gop", "crf"}  # of Store, which every stage record counts
+FIRST_FIELDS = {"short_side", "fps", "gop", "crf", "fast_decode"}  # of Store, which every stage record counts
 
 
 def extract(

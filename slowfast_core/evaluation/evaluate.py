@@ -70,13 +70,14 @@ def _evaluate(
         where = store / "manifest.parquet"
         raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
-    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision)
+    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision, recipe.data.store)
+    readers = max(recipe.compute.loader_workers, 1)
     result: ClassificationResult | MultiLabelResult | DetectionResult
     if recipe.model.multi_label:
-        result = _classify_multi_label(scorer, store, manifest)
+        result = _classify_multi_label(scorer, store, manifest, readers)
         write_multi_label_report(folder / "report.html", context, result)
     elif recipe.model.head == "classify":
-        result = _classify(scorer, store, manifest)
+        result = _classify(scorer, store, manifest, readers)
         write_classification_report(folder / "report.html", context, result)
     else:
         result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
@@ -85,33 +86,33 @@ def _evaluate(
     return result
 
 
-def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> ClassificationResult:
+def _classify(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> ClassificationResult:
     import numpy as np
 
     from slowfast_core.evaluation.classification import evaluate_classification
 
     labels = np.array([labels[0] for labels in manifest.rows["labels"]])
-    scores = _score_all(scorer, store, manifest)
+    scores = _score_all(scorer, store, manifest, readers)
     return evaluate_classification(list(manifest.rows["id"]), scores, labels, manifest.labels)
 
 
-def _classify_multi_label(scorer: Scorer, store: Path, manifest: Manifest) -> MultiLabelResult:
+def _classify_multi_label(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> MultiLabelResult:
     from slowfast_core.evaluation.charades import evaluate_multi_label
 
     rows = manifest.rows
     return evaluate_multi_label(
-        list(rows["id"]), _score_all(scorer, store, manifest), list(rows["labels"]), manifest.labels
+        list(rows["id"]), _score_all(scorer, store, manifest, readers), list(rows["labels"]), manifest.labels
     )
 
 
-def _score_all(scorer: Scorer, store: Path, manifest: Manifest) -> NDArray[np.float32]:
+def _score_all(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> NDArray[np.float32]:
     """Scores `[videos, classes]`."""
     import numpy as np
 
     scores = []
     with progress("evaluate", len(manifest.rows)) as advance:
-        for path in manifest.rows["path"]:
-            scores.append(scorer.score_video(store / path)[: len(manifest.labels)])
+        for scores_A in scorer.score_videos([store / path for path in manifest.rows["path"]], readers):
+            scores.append(scores_A[: len(manifest.labels)])
             advance()
     return np.stack(scores)
 

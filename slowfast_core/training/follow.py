@@ -68,11 +68,20 @@ class Follower:
             self.notes.append(str(note))
             self.advance(0, str(note))
             return
+        if "step" not in fields:
+            return
         numbers = {name: float(value) for name, value in fields.items()}
         step = int(numbers.pop("step"))
         self.send(numbers, step)
         self.advance(step - self.shown, f"epoch {numbers['epoch']:.1f} loss {numbers['loss']:.3f}")
         self.shown = step
+
+
+def stopped(log: Path) -> tuple[list[str], int]:
+    """The bad clips for whose number the training stopped, out of how many; none when it went on to its end."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    last = json.loads(lines[-1]) if lines else {}
+    return last.get("stopped", []), last.get("of", 0)
 
 
 def last_metrics(log: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
-from slowfast_core.training.follow import followed, last_metrics
+from slowfast_core.training.follow import followed, last_metrics, stopped
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
 
@@ -25,7 +25,14 @@ RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 # Settings of `train` that shape no weight: changing one starts no training again.
-NOT_IN_THE_WEIGHTS = {"init_from", "allow_overlap", "keep_checkpoints", "checkpoint_minutes", "max_restarts"}
+NOT_IN_THE_WEIGHTS = {
+    "init_from",
+    "allow_overlap",
+    "keep_checkpoints",
+    "checkpoint_minutes",
+    "max_restarts",
+    "max_bad_share",
+}
 
 
 def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
@@ -75,6 +82,7 @@ def _fit(
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
     with run, followed(job.log, recipe.train.epochs * steps, run.log_metrics) as notes:
         _run_workers(job)
+        _check_stopped(recipe, job)
     shutil.rmtree(folder / RAY)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
@@ -96,6 +104,15 @@ def _fit(
         "data_version": data_version,
         "metrics": reached,
     }
+
+
+def _check_stopped(recipe: Recipe, job: Job) -> None:
+    """Raises InputError when the workers met more bad clips than the recipe allows."""
+    bad, rows = stopped(job.log)
+    if bad:
+        named = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        what = f"{len(bad)} of {rows} training clips do not decode (train.max_bad_share {recipe.train.max_bad_share:g})"
+        raise InputError(f"{what}: {named}", job.store, "restore the clip store, then train again: it goes on")
 
 
 def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:

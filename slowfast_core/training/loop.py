@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from slowfast_core.data.loading import EpochBatches, Sample, TrainingClips, training_loader
+from slowfast_core.data.loading import Batch, EpochBatches, Sample, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import load_weights, save_weights, start_from
 from slowfast_core.recipe import Recipe
+from slowfast_core.training.bad_clips import BadClips
 from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from slowfast_core.training.job import Job
 from slowfast_core.training.meter import Meter
@@ -41,43 +42,55 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
     recipe = job.recipe
     torch.set_num_threads(recipe.compute.cpus_per_worker)
     log = Log(job.log, rank == 0)
-    manifest = read_manifest(job.store / "manifest.parquet").split("train")
-    clips = TrainingClips(
-        job.store,
-        manifest,
-        recipe.clip,
-        recipe.train,
-        recipe.model.classes,
-        recipe.seed,
-        recipe.compute.frame_cache_mb,
-        recipe.model.takes_flow,
-    )
-    batches = EpochBatches(len(clips), recipe.train.batch, recipe.seed, rank, workers)
+    clips = _training_clips(job, device)
+    batches = EpochBatches(len(clips), recipe.train.batch // recipe.train.repeat, recipe.seed, rank, workers)
+    bad, blank = BadClips(len(clips.rows), recipe.train.max_bad_share, workers, device), clips.blank()
     network = _start_network(job, log).to(device)
     optimizer = make_optimizer(network, recipe.train)
     step = _resume(job, network, optimizer, log)
     parallel = nn.parallel.DistributedDataParallel(network) if workers > 1 else network
-    loader = training_loader(clips, batches, recipe.compute.loader_workers)
+    loader = training_loader(clips, batches, recipe.compute.loader_workers, pin=device.type == "cuda")
     meter = Meter(workers, device)
     last_save = time.monotonic()
     while step < recipe.train.epochs * batches.steps:
         epoch, done = divmod(step, batches.steps)
         batches.start(epoch, done)
-        for samples in loader:
+        for batch in loader:
             # Dropout is a function of (seed, step, rank), so a resumed run draws what an unbroken one would.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * 1_009 + rank)
             rate = learning_rate(recipe.train, step / batches.steps)
-            meter.add(_update(parallel, optimizer, samples, recipe, device, rate), len(samples))
+            meter.add(_update(parallel, optimizer, batch, blank, recipe, device, rate), len(batch.samples))
+            bad.add(batch.bad)
             step += 1
             last_of_epoch = step % batches.steps == 0
             if last_of_epoch or step % LOG_STEPS == 0:
-                log(step=step, epoch=step / batches.steps, learning_rate=rate, **meter.read())
+                _tell(bad, clips, log)
+                counts = {"bad_clips": len(bad.known)} if bad.known else {}
+                log(step=step, epoch=step / batches.steps, learning_rate=rate, **meter.read(), **counts)
+                if bad.too_many:
+                    log(stopped=[clips.rows[row]["path"] for row in bad.known], of=len(clips.rows))
+                    return
             if rank == 0 and (last_of_epoch or time.monotonic() - last_save > recipe.train.checkpoint_minutes * 60):
                 _save(job, step, network, optimizer)
                 last_save = time.monotonic()
         epoch_done(epoch)
     if rank == 0:
         save_weights(job.folder / "model.safetensors", network.state_dict())
+
+
+def _training_clips(job: Job, device: torch.device) -> TrainingClips:
+    recipe = job.recipe
+    return TrainingClips(
+        job.store,
+        read_manifest(job.store / "manifest.parquet").split("train"),
+        recipe.clip.every(recipe.data.store.every),
+        recipe.train,
+        recipe.model.classes,
+        recipe.seed,
+        recipe.compute.frame_cache_mb,
+        recipe.model.takes_flow,
+        planes=device.type == "cuda",
+    )
 
 
 def _start_network(job: Job, log: Log) -> nn.Module:
@@ -114,19 +127,29 @@ def _save(job: Job, step: int, network: nn.Module, optimizer: torch.optim.Optimi
     save_checkpoint(job.folder / "checkpoints", state, job.recipe.train.keep_checkpoints)
 
 
+def _tell(bad: BadClips, clips: TrainingClips, log: Log) -> None:
+    if news := [clips.rows[row]["path"] for row in bad.gather()]:
+        log(note=f"{len(news)} clips do not decode and are left out: {', '.join(news)}")
+
+
 def _update(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    samples: list[Sample],
+    batch: Batch,
+    blank: Sample,
     recipe: Recipe,
     device: torch.device,
     rate: float,
 ) -> Outcome:
+    """A worker none of whose clips decode takes part with `blank`, which changes neither loss nor statistics."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    network.train()
+    network.train(bool(batch.samples))
     optimizer.zero_grad(set_to_none=True)
+    samples = batch.samples or [blank]
     outcome = forward_loss(network, samples, recipe.train, recipe.model, device, recipe.compute.precision)
+    if not batch.samples:
+        outcome = Outcome(outcome.loss * 0, outcome.right * 0, 0)
     outcome.loss.backward()  # type: ignore[no-untyped-call]
     if recipe.train.clip_gradient:
         nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_gradient)
