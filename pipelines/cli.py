@@ -11,11 +11,14 @@ from typing import Annotated
 import typer
 
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
+from slowfast_core.cli_data import data
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
+
+app.add_typer(data, name="data")
 
 
 class Runner(StrEnum):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
+from slowfast_core.data.remote import Address
 from slowfast_core.data.validation import validate
+from slowfast_core.data.versions import is_tracked, track
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
@@ -31,14 +33,15 @@ def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
-    """The clip store, and its version in the workspace's DVC remote; under `dvc repro` DVC itself sees to that."""
+    """The clip store, and its version in the DVC remote; under `dvc repro` DVC itself sees to that."""
     name = recipe.data.name
     output = at.data(name, "extract")
-    result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
-    if "DVC_STAGE" not in os.environ and not (output / "store.dvc").exists():
-        from slowfast_core.data.versions import track
-
-        track(output / "store", at.root / "data", at.dvc_remote)
+    ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
+    result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
+    if "DVC_STAGE" not in os.environ:
+        remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
+        if not is_tracked(output / "store", str(result.data_version), at.root / "data", remote):
+            track(output / "store", at.root / "data", at.dvc_remote, remote)
     return result
 
 

@@ -84,6 +84,17 @@ def test_what_was_begun_for_other_inputs_is_cleared(tmp_path: Path) -> None:
     assert work.found == [["inputs.json", "inputs.sha256"]]
 
 
+def test_work_that_salvages_gets_what_was_begun_for_other_inputs(tmp_path: Path) -> None:
+    """Even what was finished and not yet published, as a kill before the rename leaves it."""
+    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    (tmp_path / "out").rename(tmp_path / ".out.partial")
+    work = Work("new")
+    run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True)
+    assert work.found == [["inputs.json", "inputs.sha256", "out.txt"]]
+    assert run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True).status == "unchanged"
+    assert run_once("make", tmp_path / "out", {"a": 1}, work, salvages=True).status == "done"
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

@@ -44,7 +44,7 @@ class Divergence:
     def _keep(self, step: int, loss: float, samples: list[Sample]) -> None:
         self.folder.mkdir(exist_ok=True)
         self.told = f"the loss is {loss} at step {step + 1} (worker {self.rank})"
-        frames = {f"{i:03d}": sample.frames_THWC for i, sample in enumerate(samples)}
+        frames = {f"{i:03d}": sample.frames for i, sample in enumerate(samples)}
         with whole_file(self.folder / f"frames-{self.rank}.pt") as temporary:
             torch.save(frames, temporary)
         rows = [{"row": sample.index, "label": sample.label, "view": str(sample.view)} for sample in samples]

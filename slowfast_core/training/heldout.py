@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from slowfast_core.data.loading import Sample
+from slowfast_core.data.loading import Batch, Sample
 from slowfast_core.training.step import Outcome
 from slowfast_core.training.together import Together
 
 
 def score_held_out(
     network: nn.Module,
-    samples: Sequence[Callable[[], Sample]],
+    samples: Sequence[Callable[[], list[Sample] | int]],
     batch: int,
     forward: Callable[[nn.Module, list[Sample]], Outcome],
     together: Together,
@@ -28,7 +28,10 @@ def score_held_out(
     network.eval()
     with torch.no_grad():
         for first in range(0, len(samples), batch):
-            outcome = forward(network, [load() for load in samples[first : first + batch]])
+            loaded = Batch.of([load() for load in samples[first : first + batch]]).samples
+            if not loaded:
+                continue  # none decodes; evaluation will say so
+            outcome = forward(network, loaded)
             sums += torch.tensor([float(outcome.loss), float(outcome.right), outcome.decisions], dtype=torch.float64)
     network.train(was_training)
     loss, right, decisions = together.sums(sums).tolist()

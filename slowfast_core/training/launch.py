@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
-NO_MATTER = {  # for the weights
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
+# Settings of `train` that shape no weight: changing one starts no training again.
+NOT_IN_THE_WEIGHTS = {
     "init_from",
+    "allow_overlap",
     "keep_checkpoints",
     "checkpoint_minutes",
-    "checkpoint_steps",
     "max_restarts",
+    "max_bad_share",
+    "checkpoint_steps",
     "log_samples",
 }
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 
 
 def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
@@ -46,11 +49,11 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     """
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
-    start = recipe.train.model_dump(exclude=NO_MATTER)
+    start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
     compute = recipe.compute.model_dump(include=kept)
     inputs: dict[str, Any] = {
-        "clip": recipe.clip.model_dump(),
+        "clip": recipe.clip.model_dump(exclude={"sampling"} if recipe.clip.sampling == "dense" else None),
         "model": recipe.model.model_dump(),
         "train": start,
         "compute": compute,
@@ -72,12 +75,17 @@ def _fit(
     parent: str | None,
     data_version: str,
 ) -> Mapping[str, Any]:
+    from slowfast_core.data.manifest import read_manifest
     from slowfast_core.model.weights import load_weights, weights_digest
+    from slowfast_core.training.overlap import check_overlap, write_learned_from
 
     labels, steps = _check_data(recipe, store)
+    manifest = read_manifest(store / "manifest.parquet")
+    overlap = check_overlap(recipe, manifest, init_from) if init_from else []
     job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
     if job.init_weights:
         _check_start(recipe, job.init_weights)
+    write_learned_from(folder, manifest, init_from)
     for old in (job.stop, job.refusal):
         old.unlink(missing_ok=True)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
@@ -102,7 +110,7 @@ def _fit(
     reached = last_metrics(job.log)
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes]),
+        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *overlap]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,
@@ -157,6 +165,7 @@ def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run
     run = open_run(recipe.tracking, at, f"{recipe.name} train", key, tags)
     run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)
     run.log_dataset(recipe.data.name, data_version, recipe.data.source, "training")
+    run.log_data_report(at.data(recipe.data.name, "validate"))
     return run
 
 

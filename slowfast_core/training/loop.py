@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slowfast_core.data.loading import Sample, TrainingClips, training_loader
+from slowfast_core.data.loading import Batch, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import save_weights
+from slowfast_core.training.bad_clips import BadClips
 from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
 from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
@@ -26,7 +27,7 @@ from slowfast_core.training.plan import Plan
 from slowfast_core.training.precise_bn import take_statistics
 from slowfast_core.training.schedule import scaling_line
 from slowfast_core.training.state import begin
-from slowfast_core.training.step import decisions_of, forward_loss
+from slowfast_core.training.step import Outcome, decisions_of, forward_loss
 from slowfast_core.training.together import Together, Wish
 
 LOG_STEPS = 10  # steps that a line of the log tells of; the last of an epoch of fewer
@@ -62,13 +63,15 @@ class Worker:
         self.log = JsonLines(job.log, rank == 0)
         self.samples_log = JsonLines(job.folder / f"samples-{rank}.jsonl", recipe.train.log_samples)
         manifest = read_manifest(job.store / "manifest.parquet")
-        clips, held_out = (TrainingClips.of(recipe, job.store, manifest.split(split)) for split in ("train", "val"))
-        self.ids = manifest.split("train").rows["id"].tolist()
+        splits, cuda = [manifest.split(name) for name in ("train", "val")], device.type == "cuda"
+        clips, held_out = (TrainingClips.of(recipe, job.store, split, planes=cuda) for split in splits)
+        self.clips, self.blank = clips.rows, clips.blank()
+        self.bad = BadClips(len(clips.rows), recipe.train.max_bad_share, together)
         self.held_out = [
             partial(held_out.centred, i, recipe.evaluate.size) for i in range(rank, len(held_out.rows), workers)
         ]
         self.plan = Plan(recipe.train, recipe.clip, len(clips), recipe.seed, rank, workers)
-        self.loader = training_loader(clips, self.plan, recipe.compute.loader_workers)
+        self.loader = training_loader(clips, self.plan, recipe.compute.loader_workers, pin=cuda)
         self.state = begin(job, device)
         self.parallel = _parallel(self.state.network, workers, recipe.compute.compile)
         self.forward = partial(
@@ -97,16 +100,16 @@ class Worker:
         for step in range(self.state.step, self.plan.ends[epoch]):
             with self.meter.waiting():
                 parts = [next(loaded) for _ in range(self.train.accumulate)]
-            self.samples_log(step=step, workers=self.together.workers, ids=self._ids(parts))
+            self._note_samples(step, parts)
             rate = self.plan.rate(step)
             loss = self._update(parts, rate)
-            self.divergence.watch(step, loss, parts)
+            self.divergence.watch(step, loss, [part.samples for part in parts])
             self.state.step += 1
             last_of_epoch = self.state.step == self.plan.ends[epoch]
             held_out = self._end_epoch(epoch) if last_of_epoch else {}
             if last_of_epoch or self.state.step % LOG_STEPS == 0:
                 fields = {"epoch": self.plan.epochs_done(self.state.step), "learning_rate": rate}
-                self.log(step=self.state.step, **fields, **self.meter.read(), **held_out)
+                self.log(step=self.state.step, **fields, **self.meter.read(), **held_out, **self._count_bad())
             wish = self.together.decide(self._wish(last_of_epoch))
             if wish is Wish.FAIL:
                 raise self.divergence.error()
@@ -117,24 +120,26 @@ class Worker:
                 return wish
         return Wish.GO_ON
 
-    def _update(self, parts: Sequence[list[Sample]], rate: float) -> torch.Tensor:
+    def _update(self, parts: Sequence[Batch], rate: float) -> torch.Tensor:
         """One step of the optimizer; returns the sum of this worker's losses."""
         state, workers = self.state, self.together.workers
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        begin_step(state.network, self.train, sum(len(part) for part in parts))
+        begin_step(state.network, self.train, [len(part.samples) for part in parts])
         state.optimizer.zero_grad(set_to_none=True)
         # The mean is over all decisions of the step, whichever worker or part has how many of them.
-        scale = workers / max(self.together.total(sum(decisions_of(part, self.model) for part in parts)), 1)
+        own = sum(decisions_of(part.samples, self.model) for part in parts)
+        scale = workers / max(self.together.total(own), 1)
         losses = []
-        for i, samples in enumerate(parts):
+        for i, part in enumerate(parts):
             # Dropout is a function of (seed, step, part), so a resumed run draws what an unbroken one would.
-            part = self.together.rank * self.train.accumulate + i
-            torch.manual_seed((self.seed * 1_000_003 + state.step) * 1_009 + part)
+            number = self.together.rank * self.train.accumulate + i
+            torch.manual_seed((self.seed * 1_000_003 + state.step) * 1_009 + number)
             with nullcontext() if i == len(parts) - 1 or workers == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                outcome = self.forward(self.parallel, samples)
+                outcome = self._forward(part)
                 state.scaler.scale(outcome.loss * scale).backward()  # type: ignore[no-untyped-call]
-            self.meter.add(outcome, len(samples))
+            self.meter.add(outcome, len(part.samples))
+            self.bad.add(part.bad)
             losses.append(outcome.loss.detach())
         if self.train.clip_gradient:
             state.scaler.unscale_(state.optimizer)
@@ -144,6 +149,30 @@ class Worker:
         if workers > 1 and self.train.batch_norm == "groups":
             average_running_statistics(state.network)
         return torch.stack(losses).sum()
+
+    def _forward(self, part: Batch) -> Outcome:
+        """A part none of whose clips decode is a blank one, which changes neither loss nor statistics."""
+        if part.samples:
+            return self.forward(self.parallel, part.samples)
+        self.state.network.eval()
+        outcome = self.forward(self.parallel, [self.blank])
+        self.state.network.train()
+        return Outcome(outcome.loss * 0, outcome.right * 0, 0)
+
+    def _count_bad(self) -> dict[str, int]:
+        """How many clips were left out. Raises InputError, on every worker, when they are too many."""
+        named = [self.clips[row]["path"] for row in self.bad.gather()]
+        if named:
+            self.log(note=f"{len(named)} clips do not decode and are left out: {', '.join(named)}")
+        known = [self.clips[row]["path"] for row in self.bad.known]
+        if self.bad.too_many:
+            limit = f"(train.max_bad_share {self.train.max_bad_share:g})"
+            more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+            what = (
+                f"{len(known)} of {len(self.clips)} training clips do not decode {limit}: {', '.join(known[:10])}{more}"
+            )
+            raise InputError(what, self.job.store, "restore the clip store, then train again: it goes on")
+        return {"bad_clips": len(known)} if known else {}
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
         """Precise statistics and the held-out split, where this epoch has them."""
@@ -163,7 +192,7 @@ class Worker:
     def _take_precise_statistics(self) -> None:
         self.plan.start(PRECISE_EPOCH)
         parts = self.train.precise_norm_batches * self.train.accumulate
-        batches = (samples for samples, _ in zip(self.loader, range(parts), strict=False))
+        batches = (batch.samples for batch, _ in zip(self.loader, range(parts), strict=False) if batch.samples)
         take_statistics(self.state.network, batches, self.forward, self.together.sums)
 
     def _wish(self, last_of_epoch: bool) -> Wish:
@@ -191,8 +220,9 @@ class Worker:
     def _part(self) -> int:
         return self.train.batch // (self.together.workers * self.train.accumulate)
 
-    def _ids(self, parts: Sequence[list[Sample]]) -> list[str]:
-        return [self.ids[sample.index] for part in parts for sample in part]
+    def _note_samples(self, step: int, parts: Sequence[Batch]) -> None:
+        ids = [self.clips[sample.index]["id"] for part in parts for sample in part.samples]
+        self.samples_log(step=step, workers=self.together.workers, ids=ids)
 
 
 def _settle(threads: int, deterministic: bool) -> None:

@@ -5,6 +5,8 @@ B clips, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
@@ -65,14 +67,14 @@ def _group(module: nn.Module, clips: int) -> None:
             _group(child, clips)
 
 
-def begin_step(network: nn.Module, train: Train, clips: int) -> None:
-    """Training mode; `clips` are those of this worker in the step, over all parts of it."""
+def begin_step(network: nn.Module, train: Train, parts: Sequence[int]) -> None:
+    """Training mode; `parts` are the clips of this worker's parts of the step."""
     network.train()
     for norm in _norms(network):
         if train.batch_norm == "frozen":
             norm.eval()
         elif isinstance(norm, GroupedBatchNorm):
-            norm.groups_of_step = max(-(-clips // norm.clips), 1) if norm.clips else train.accumulate
+            norm.groups_of_step = max(sum(-(-clips // (norm.clips or clips)) for clips in parts if clips), 1)
             norm.seen = 0
             norm.num_batches_tracked += 1  # type: ignore[operator, assignment]
 

@@ -22,8 +22,9 @@ class Plan:
     """
 
     def __init__(self, train: Train, clip: Clip, samples: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+        """`samples` are the draws of an epoch."""
         self.train, self.samples, self.seed, self.rank, self.workers = train, samples, seed, rank, workers
-        self.side = train.crop
+        self.side, self.batch = train.crop, train.batch // train.repeat  # draws, each of which gives `repeat` clips
         multigrid = train.multigrid
         self.cycles = long_cycles(train, multigrid, clip.fast_frames) if multigrid else ()
         self.epochs = self.cycles[-1].end if self.cycles else train.epochs
@@ -72,7 +73,7 @@ class Plan:
     def _shapes(self, epoch: int) -> list[tuple[int, int, int]]:
         """Batch, frames and side of each step of an epoch."""
         if not self.cycles or self.train.multigrid is None:
-            return [(self.train.batch, 0, 0)] * (self.samples // self.train.batch)
+            return [(self.batch, 0, 0)] * (self.samples // self.batch)
         cycle = short_cycle(self.train.multigrid, cycle_at(self.cycles, epoch).grid, self.side)
         shapes: list[tuple[int, int, int]] = []
         left = self.samples
@@ -83,4 +84,4 @@ class Plan:
         return shapes
 
     def _batch(self, grid: Grid) -> int:
-        return self.train.batch * grid.batch_factor
+        return self.batch * grid.batch_factor

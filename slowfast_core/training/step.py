@@ -55,7 +55,7 @@ def forward_loss(
     precision: Precision = "fp32",
 ) -> Outcome:
     """Cross-entropy over classes, or sigmoid cross-entropy over each clip's (multi-label) or each box's classes."""
-    clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], model.pixels, device)
+    clips_BCTHW = render_batch([s.frames for s in samples], [s.view for s in samples], model.pixels, device)
     if model.head == "classify" and not model.multi_label:
         labels_B = torch.tensor([s.label for s in samples], device=device)
         logits_BA = _logits(network, precision, clips_BCTHW)

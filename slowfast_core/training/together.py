@@ -46,11 +46,13 @@ class Together:
             raise InputError(_missing(hosts, str(error)), f"{seconds:g} s", "look at that host") from None
 
     def decide(self, wish: Wish) -> Wish:
-        if self.workers == 1:
-            return wish
-        value = torch.tensor([int(wish)])
-        distributed.all_reduce(value, distributed.ReduceOp.MAX, group=self.group)
-        return Wish(int(value))
+        return Wish(int(self.largest(torch.tensor([int(wish)]))))
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The highest of all workers, of each value of a tensor on CPU."""
+        if self.workers > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.group)
+        return values
 
     def total(self, value: int) -> int:
         """The sum over all workers."""

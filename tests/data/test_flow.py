@@ -16,7 +16,7 @@ from slowfast_core.data.augment import FLOW_STD, render
 from slowfast_core.data.decoding import DecodeError, decode_frames
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.flow import LIMIT, NO_MOTION, STEPS, decode_with_flow, flow_file, frame_flow, quantise
-from slowfast_core.data.loading import Sample, TrainingClips
+from slowfast_core.data.loading import Batch, Sample, TrainingClips
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.data.sampling import View
 from slowfast_core.data.validation import validate
@@ -171,13 +171,13 @@ def test_views_turn_and_stretch_the_flow_with_the_picture() -> None:
 def samples_of(store: Path, cache_mb: int) -> list[Sample]:
     manifest = read_manifest(store / "manifest.parquet").split("train")
     clips = TrainingClips(store, manifest, recipe().clip, recipe().train, 2, 0, cache_mb, flow=True)
-    return [clips[0, position] for position in (0, 1)]
+    return Batch.of([clips[0, draw] for draw in (0, 1)]).samples
 
 
 def test_samples_have_flow_from_the_file_and_from_the_cache(store: Path) -> None:
     for read, cached in zip(samples_of(store, 0), samples_of(store, 10), strict=True):
-        assert (read.frames_THWC.shape, read.frames_THWC.dtype) == ((4, 48, 64, 5), torch.uint8)
-        assert torch.equal(read.frames_THWC, cached.frames_THWC)
+        assert (read.frames.shape, read.frames.dtype) == ((4, 48, 64, 5), torch.uint8)
+        assert torch.equal(read.frames, cached.frames)
 
 
 def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tmp_path: Path) -> None:

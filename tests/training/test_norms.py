@@ -31,7 +31,7 @@ def clips(count: int) -> torch.Tensor:
 def test_statistics_are_those_of_groups_of_8(count: int) -> None:
     train = Train(norm_clips=8)
     plain, grouped = network(), with_norm(network(), train, CPU)
-    begin_step(grouped, train, count)
+    begin_step(grouped, train, [count])
     maps_BCTHW = clips(count)
     expected = torch.cat([plain(group) for group in maps_BCTHW.split(8)])
     torch.testing.assert_close(grouped(maps_BCTHW), expected)
@@ -41,7 +41,7 @@ def test_running_statistics_move_once_a_step_to_the_mean_of_the_groups() -> None
     train = Train(norm_clips=8)
     grouped = with_norm(network(), train, CPU)
     maps_BCTHW = grouped[0](clips(24)).detach()  # type: ignore[index, operator]
-    begin_step(grouped, train, 24)
+    begin_step(grouped, train, [24])
     grouped[1](maps_BCTHW)  # type: ignore[index, operator]
     groups = maps_BCTHW.split(8)
     means = torch.stack([g.mean((0, 2, 3, 4)) for g in groups]).mean(0)
@@ -55,8 +55,8 @@ def test_a_step_in_parts_is_a_step_at_once(parts: int) -> None:
     train = Train(norm_clips=8, accumulate=parts)
     whole, split = with_norm(network(), train, CPU), with_norm(network(), train, CPU)
     for _ in range(2):
-        begin_step(whole, train, 24)
-        begin_step(split, train, 24)
+        begin_step(whole, train, [24])
+        begin_step(split, train, [24 // parts] * parts)
         together = whole(clips(24))
         apart = torch.cat([split(part) for part in clips(24).chunk(parts)])
         torch.testing.assert_close(apart, together)
@@ -66,7 +66,7 @@ def test_a_step_in_parts_is_a_step_at_once(parts: int) -> None:
 
 def test_one_group_is_plain_batch_norm_and_the_names_of_weights_stay() -> None:
     plain, grouped = network(), with_norm(network(), Train(), CPU)
-    begin_step(grouped, Train(), 8)
+    begin_step(grouped, Train(), [8])
     assert torch.equal(grouped(clips(8)), plain(clips(8)))
     for name, value in plain.state_dict().items():
         if not name.endswith("num_batches_tracked"):
@@ -77,7 +77,7 @@ def test_frozen_statistics_stay() -> None:
     train = Train(batch_norm="frozen")
     frozen = with_norm(network(), train, CPU)
     before = copy.deepcopy(frozen.state_dict())
-    begin_step(frozen, train, 8)
+    begin_step(frozen, train, [8])
     frozen(clips(8))
     assert frozen.training
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
@@ -92,7 +92,7 @@ def test_synchronised_norms_need_gpus() -> None:
 def test_precise_statistics_are_those_of_the_population(grouped: bool) -> None:
     net = with_norm(network(), Train(norm_clips=4), CPU) if grouped else network()
     batches = [clips(8), clips(8) * 3 + 1, clips(8) - 5]
-    begin_step(net, Train(), 8)
+    begin_step(net, Train(), [8])
     net(clips(20))  # statistics of the way, to be forgotten
     assert take_statistics(net, batches, lambda n, batch: n(batch)) == 3
     population = net[0](torch.cat(batches)).detach()  # type: ignore[index, operator]

@@ -183,5 +183,16 @@ def test_what_does_not_fit_is_refused_before_ray_starts(
     assert not (training.partial / "ray").exists()
 
 
+def test_too_many_bad_clips_end_every_worker_with_exit_2(
+    tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    training = Training(tiny_recipe, tiny_workspace(tmp_path / "w"))
+    for clip in sorted((training.at.data("motion", "extract") / "store/clips").glob("*.mp4"))[:20]:
+        clip.unlink()
+    said = training.refusal()
+    assert " of 32 training clips do not decode (train.max_bad_share 0.01): clips/" in said
+    assert not training.folder.exists()
+
+
 def test_an_extraction_that_was_not_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     assert "stage 'extract' has not been run" in Training(tiny_recipe, Workspace(tmp_path)).refusal()

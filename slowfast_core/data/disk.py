@@ -1,0 +1,34 @@
+"""A disk that is full, or refuses a name, told in one line."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slowfast_core.errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def disk_in_one_line(where: str) -> Iterator[None]:
+    """Tell the failures of the file system as InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            mend = "free some, or choose another --workspace; a rerun goes on from the finished files"
+            raise InputError(f"no space left on the disk: {error.strerror}", where, mend) from None
+        what = f"cannot read or write {error.filename or 'the file'}: {error.strerror or error}"
+        raise InputError(what, where, "mend the folder or the file") from None
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse at once what cannot fit."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"no space left on the disk for {needed / 1e9:.1f} GB: {free / 1e9:.1f} GB are free"
+        raise InputError(what, folder, "free some, or choose another --workspace")
