@@ -13,7 +13,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import parse_recipe
 from slowfast_core.stage import StageResult
-from slowfast_core.stages import STAGES
+from slowfast_core.stages import run_stage
 from slowfast_core.workspace import Workspace
 
 
@@ -28,7 +28,7 @@ def run(stage: str, recipe: str, workspace: str, artifact: Any, output: str, **t
     started = time.monotonic()
     _tell(event="start", recipe=resolved.name, stage=stage)
     try:
-        result = STAGES[stage](resolved, Workspace.at(workspace))
+        result = run_stage(stage, resolved, Workspace.at(workspace))
     except InputError as error:
         _tell(event="refused", recipe=resolved.name, stage=stage, message=str(error))
         sys.exit(f"slowfast {stage}: {error}")

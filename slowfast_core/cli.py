@@ -111,7 +111,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
         if finetune:
             resolved = stages.finetune_branch(resolved, workspace)
         try:
-            result = stages.STAGES[stage](resolved, workspace)
+            result = stages.run_stage(stage, resolved, workspace)
         except InputError as error:
             if as_json:
                 print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())

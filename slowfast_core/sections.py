@@ -340,11 +340,21 @@ class Compute(Section):
     wait_minutes: Positive = 30  # for the cluster to have room for the workers
     preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
+    run_on: Literal["here", "jobs", "rayjob"] = "here"  # extraction and training: here, or as a job of a Ray cluster
+    jobs_address: str | None = None  # of its Jobs API, as http://host:8265
 
     @model_validator(mode="after")
     def _elastic(self) -> Compute:
         if self.min_workers and self.min_workers > self.workers:
             raise ValueError(f"min_workers ({self.min_workers}) is above workers ({self.workers})")
+        return self
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Compute:
+        if (self.run_on == "jobs") != (self.jobs_address is not None):
+            raise ValueError("run_on 'jobs' and jobs_address go together: the address is that of the Jobs API")
+        if self.run_on != "here" and self.address:
+            raise ValueError(f"run_on {self.run_on!r} runs inside its cluster: leave address out")
         return self
 
 

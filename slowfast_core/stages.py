@@ -70,6 +70,15 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
 }
 
 
+def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    """The stage, here or as a job of the cluster that the recipe names."""
+    if recipe.compute.run_on == "here" or stage not in ("extract", "train"):
+        return STAGES[stage](recipe, at)
+    from slowfast_core.cluster.stage_job import run_on_cluster
+
+    return run_on_cluster(stage, recipe, at)
+
+
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
     """The recipe of the branch, starting from what this recipe trains in the workspace."""
     if recipe.finetune is None:

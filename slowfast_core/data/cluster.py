@@ -45,7 +45,7 @@ def _connect(address: str) -> Any:
     import ray
 
     try:
-        _reach(address)
+        reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -53,7 +53,7 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Ray waits for minutes where nothing answers. Raises OSError."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():

@@ -1,0 +1,134 @@
+"""A stage on a standing Ray cluster: submitted to its Jobs API, or found running there; followed; stopped with us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from slowfast_core.cluster.stage_job import StageJob
+from slowfast_core.data.cluster import reach
+from slowfast_core.errors import InputError
+
+POLL_SECONDS = 0.5
+LOST_SECONDS = 300.0  # for which a cluster may not answer
+STOP_SECONDS = 6  # that a job has to end by itself before Ray kills it
+Answer = TypeVar("Answer")
+
+
+def run_by_jobs_api(job: StageJob, address: str) -> str:
+    """Run the job to its end; returns why it failed, or "". Whatever ends this call early stops the job first.
+
+    The token is Ray's: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Raises InputError when nothing
+    answers or the token is refused.
+    """
+    client = connect(address)
+    submission = _submit(client, job)
+    print(f"{job.stage} is job {submission} of {address}", file=sys.stderr)
+    try:
+        with streamed_logs(client, submission):
+            return _wait(client, submission)
+    except BaseException:
+        _stop(client, submission, address)
+        raise
+
+
+def connect(address: str) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        reach(address)
+        return JobSubmissionClient(address)
+    except Exception as error:  # noqa: BLE001  requests', Ray's and Python's own, without a common kind
+        reason = " ".join(str(error).split())
+        mend = "start it, or correct compute.jobs_address or RAY_AUTH_TOKEN"
+        raise InputError(f"no Ray Jobs API: {reason}", address, mend) from None
+
+
+def _submit(client: Any, job: StageJob) -> str:
+    """The submission of this job that runs, or a new one: Ray takes no id twice, so that each has its number."""
+    from ray.job_submission import JobStatus
+
+    while True:
+        ours = [info for info in client.list_jobs() if (info.submission_id or "").rpartition("-")[0] == job.name]
+        if running := [info.submission_id for info in ours if not JobStatus(info.status).is_terminal()]:
+            return str(running[0])
+        job.begin()
+        submission = f"{job.name}-{len(ours) + 1}"
+        environment = {"env_vars": job.environment | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+        try:
+            return str(client.submit_job(entrypoint=job.entrypoint, submission_id=submission, runtime_env=environment))
+        except RuntimeError:
+            if submission not in {info.submission_id for info in client.list_jobs()}:
+                raise  # else another process was faster: follow its job
+
+
+def _wait(client: Any, submission: str) -> str:
+    while not (info := _asked(lambda: client.get_job_info(submission))).status.is_terminal():
+        time.sleep(POLL_SECONDS)
+    return "" if info.status == "SUCCEEDED" else f"{info.status.lower()}: {' '.join(str(info.message).split())}"
+
+
+def _asked(ask: Callable[[], Answer]) -> Answer:
+    """The answer, waited for while the cluster cannot be reached."""
+    since = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except OSError:  # requests' errors of connection and time are of this kind
+            if time.monotonic() - since > LOST_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _stop(client: Any, submission: str, address: str) -> None:
+    try:
+        client.stop_job(submission)
+        limit = time.monotonic() + STOP_SECONDS + 3
+        while not client.get_job_status(submission).is_terminal() and time.monotonic() < limit:
+            time.sleep(0.1)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        print(f"slowfast: job {submission} of {address} could not be stopped: {reason}", file=sys.stderr)
+
+
+@contextmanager
+def streamed_logs(client: Any, submission: str) -> Iterator[None]:
+    """Copy what the job prints to stderr."""
+    ended = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(_tail(client, submission, ended)), daemon=True)
+    thread.start()
+    try:
+        yield
+        ended.set()
+        thread.join(timeout=5)  # for the last lines
+    finally:
+        ended.set()
+
+
+async def _tail(client: Any, submission: str, ended: threading.Event) -> None:
+    """Ray sends the whole log at each connection: what has been shown is passed over."""
+    import aiohttp
+
+    shown = 0
+    while True:
+        passed = 0
+        try:
+            async for text in client.tail_job_logs(submission):
+                passed += len(text)
+                if passed > shown:
+                    sys.stderr.write(text[len(text) - (passed - shown) :] if passed - shown < len(text) else text)
+                    sys.stderr.flush()
+                    shown = passed
+            return
+        except (OSError, RuntimeError, aiohttp.ClientError):
+            if ended.is_set():
+                return
+            await asyncio.sleep(2)

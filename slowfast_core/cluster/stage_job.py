@@ -1,0 +1,179 @@
+"""A stage as a job of a cluster: a folder in the workspace, which both see, says what to do and takes the result.
+
+`python -m slowfast_core.cluster.stage_job FOLDER` is what the cluster runs. It goes on only while somebody follows it:
+whoever waits for the job touches a file, and a job that nobody follows stops itself, so that none is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
+from slowfast_core.progress import PROGRESS_FILE
+from slowfast_core.recipe import Recipe, parse_recipe
+from slowfast_core.stage import StageResult, read_result
+from slowfast_core.training.job import Stopped
+from slowfast_core.workspace import Workspace
+
+BEFORE = {"extract": "validate", "train": "extract"}  # the stages that can be jobs, and what each of them reads
+FOLLOW_SECONDS = 10.0  # between two signs of life of the follower
+PATIENCE_SECONDS = 1800.0  # without one until the job stops; longer than the back-off of a retried pod
+# Nothing secret: Ray shows it.
+PASSED_ON = ("SLOWFAST_IMAGE", "SLOWFAST_PIPELINE_RUN", PROGRESS_FILE, "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """`name` depends on the stage's inputs alone: a pod that is tried again finds the job of the one before."""
+
+    name: str
+    stage: str
+    folder: Path
+
+    @classmethod
+    def write(cls, stage: str, recipe: Recipe, at: Workspace, patience: float = PATIENCE_SECONDS) -> StageJob:
+        """Raises InputError when the stage before has not been run."""
+        read = read_result(at.data(recipe.data.name, BEFORE[stage])).digest
+        there = recipe.compute.model_copy(update={"run_on": "here", "jobs_address": None, "address": "auto"})
+        start = str(Path(recipe.train.init_from).resolve()) if recipe.train.init_from else None
+        train = recipe.train.model_copy(update={"init_from": start})
+        text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
+        key = hashlib.sha256("\n".join((stage, text, str(at.root), read)).encode()).hexdigest()
+        name = f"slowfast-{stage}-{key[:12]}"
+        job = cls(name, stage, at.root / "jobs" / name)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        told = {"stage": stage, "workspace": str(at.root), "patience_seconds": patience, "recipe": json.loads(text)}
+        write_whole(job.folder / "job.json", json.dumps(told, indent=1))
+        return job
+
+    @property
+    def entrypoint(self) -> str:
+        return f"python -m {__name__} {self.folder}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        told = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        if not Path(told.get(PROGRESS_FILE, "")).is_relative_to(self.folder.parent.parent):
+            told.pop(PROGRESS_FILE, None)  # the cluster sees the workspace only
+        return told
+
+    def begin(self) -> None:
+        """A job that starts anew is not to be taken for one that has ended."""
+        (self.folder / "result.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        sign, stop = self.folder / "followed", threading.Event()
+        sign.touch()
+
+        def touch() -> None:
+            while not stop.wait(FOLLOW_SECONDS):
+                sign.touch()
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def result(self, failure: str) -> StageResult:
+        """What the ended job left; `failure` is why the cluster says that it failed, or empty."""
+        file = self.folder / "result.json"
+        if file.is_file():
+            result = StageResult.model_validate_json(file.read_text(encoding="utf-8"))
+            shutil.rmtree(self.folder)
+            if result.status == "failed":
+                raise InputError.said(result.summary)
+            return result
+        if failure:
+            raise RuntimeError(f"{self.stage} failed on the cluster: {failure}")
+        mend = "give its nodes the same storage under the same path"
+        raise InputError("the cluster does not see the workspace", self.folder, mend)
+
+
+def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
+    job = StageJob.write(stage, recipe, at)
+    with job.followed(), _raising_on_sigterm(job.folder):
+        if recipe.compute.run_on == "rayjob":
+            from slowfast_core.cluster.rayjob import run_rayjob
+
+            failure = run_rayjob(job, recipe)
+        else:
+            from slowfast_core.cluster.jobs_api import run_by_jobs_api
+
+            failure = run_by_jobs_api(job, str(recipe.compute.jobs_address))
+    return job.result(failure)
+
+
+@contextmanager
+def _raising_on_sigterm(where: Path) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the job is being stopped
+        raise Stopped(where)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_here(folder: Path) -> int:
+    """Run the stage that `folder` describes; returns the exit code of its process."""
+    from slowfast_core.stages import STAGES
+
+    told = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    _stop_unless_followed(folder / "followed", told["patience_seconds"])
+    recipe = parse_recipe(json.dumps(told["recipe"]))
+    try:
+        result = STAGES[told["stage"]](recipe, Workspace(Path(told["workspace"])))
+    except InputError as error:
+        print(f"slowfast: {error}", file=sys.stderr)
+        result = StageResult(stage=told["stage"], status="failed", summary=str(error))
+    except Stopped as error:
+        print(f"slowfast: stopped and saved in {error}", file=sys.stderr)
+        return 143
+    write_whole(folder / "result.json", result.model_dump_json())
+    return 2 if result.status == "failed" else 0
+
+
+def _stop_unless_followed(sign: Path, patience: float) -> None:
+    """SIGTERM to this process when `sign` has not changed for so long; by our clock alone, for nodes' clocks differ."""
+
+    def watch() -> None:
+        last, since = _touched(sign), time.monotonic()
+        while time.monotonic() - since < patience:
+            time.sleep(min(FOLLOW_SECONDS, patience / 4))
+            if (now := _touched(sign)) != last:
+                last, since = now, time.monotonic()
+        print(f"slowfast: nobody has followed this job for {patience:.0f} s", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _touched(sign: Path) -> int:
+    return sign.stat().st_mtime_ns if sign.exists() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_here(Path(sys.argv[1])))
