@@ -77,7 +77,8 @@ class RayJobs:
         from kubernetes import client, config
 
         try:
-            config.load_config()
+            # The library itself looks at the variable once, when it is imported.
+            config.load_config(**({"config_file": file} if (file := os.environ.get("KUBECONFIG")) else {}))
         except config.ConfigException as error:
             mend = "run it in a pod, or set KUBECONFIG"
             raise InputError("no Kubernetes cluster", " ".join(str(error).split()), mend) from None

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trainings import Training, command_of, descendants
+from nodes import Node, free_port
+from trainings import Training
 
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.recipe import load_recipe
@@ -21,44 +18,6 @@ from slowfast_core.training.plan import Plan
 from slowfast_core.workspace import Workspace
 
 SETTINGS = ("train.log_samples=true", "train.checkpoint_steps=2", "train.max_restarts=4")
-
-
-@dataclass
-class Node:
-    """`ray start --block`, one CPU, in a process group of its own."""
-
-    process: subprocess.Popen[str]
-
-    @classmethod
-    def start(cls, *options: str) -> Node:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", *options]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
-        )
-        said = []
-        for line in process.stdout or ():
-            said.append(line)
-            if "Ray runtime started" in line:
-                return cls(process)
-        raise AssertionError("".join(said))
-
-    def workers(self) -> list[int]:
-        return [pid for pid in descendants(self.process.pid) if b"RayTrainWorker" in command_of(pid)]
-
-    def kill(self) -> None:
-        """As when the machine goes down: everything on it at once."""
-        for pid in [*descendants(self.process.pid), self.process.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""Nodes of a Ray cluster on this machine, in processes that can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainings import command_of, descendants
+
+
+@dataclass
+class Node:
+    """`ray start --block`, one CPU, in a process group of its own."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, *options: str) -> Node:
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", *options]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
+        )
+        said = []
+        for line in process.stdout or ():
+            said.append(line)
+            if "Ray runtime started" in line:
+                return cls(process)
+        raise AssertionError("".join(said))
+
+    def workers(self) -> list[int]:
+        return [pid for pid in descendants(self.process.pid) if b"RayTrainWorker" in command_of(pid)]
+
+    def kill(self) -> None:
+        """As when the machine goes down: everything on it at once."""
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
