@@ -216,7 +216,7 @@ class Train(Section):
     crop: Positive = 224
     flip: bool = True
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
-    init_from: str | None = None  # a checkpoint folder to start the trunk from
+    init_from: str | None = None  # a checkpoint folder, or models:/NAME@ALIAS, to start from
     validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
     final: Literal["last", "best"] = "last"  # whose weights are the result
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch

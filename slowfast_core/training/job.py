@@ -23,6 +23,7 @@ class Job:
     store: Path
     folder: Path  # checkpoints, log.jsonl and the final weights go here
     init_weights: Path | None
+    init_classifier: bool = False  # they are for the same classes
 
     @property
     def log(self) -> Path:
