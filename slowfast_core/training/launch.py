@@ -78,8 +78,7 @@ def _fit(
     labels, steps = check_data(recipe, store)
     classifier = check_start(recipe, init_from, labels) if init_from else False
     job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier)
-    for old in (job.stop, job.refusal):
-        old.unlink(missing_ok=True)
+    job.prepare()
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
         copy_whole(init_from / "model.safetensors", folder / START)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
@@ -90,7 +89,8 @@ def _fit(
             raise Stopped(folder)
     for left in (RAY, "hosts"):
         shutil.rmtree(folder / left, ignore_errors=True)
-    (folder / START).unlink(missing_ok=True)
+    for spent in (folder / START, job.refusal):
+        spent.unlink(missing_ok=True)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
     record = {
