@@ -12,7 +12,7 @@ import typer
 
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
 from slowfast_core.cli_data import data
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.training.job import Stopped
@@ -75,5 +75,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(f"slowfast: {error.strerror} ({error.filename}); make room and run again", file=sys.stderr)
+            sys.exit(2)
         print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
         sys.exit(1)

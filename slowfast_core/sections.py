@@ -280,7 +280,7 @@ class Train(Section):
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
     repeat: Positive = 1  # of these, how many are drawn together: from one decoding, into the same batch
     max_bad_share: Share = 0.01  # of the training clips, found undecodable: they are left out; more stop the training
-    init_from: str | None = None  # a checkpoint folder to start the trunk from
+    init_from: str | None = None  # a checkpoint folder, or models:/NAME@ALIAS, to start from
     allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
     validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
     final: Literal["last", "best"] = "last"  # whose weights are the result

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
@@ -17,6 +16,7 @@ from slowfast_core.data.versions import is_tracked, track
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
+from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
 from slowfast_core.training.launch import train
@@ -46,8 +46,11 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    start = Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
-    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+    extracted, output = at.data(recipe.data.name, "extract"), at.run(recipe.name, "train")
+    if recipe.train.init_from is None:
+        return train(recipe, extracted, output, at)
+    with checkpoint_of(recipe.train.init_from, at) as start:
+        return train(recipe, extracted, output, at, start)
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
@@ -71,8 +74,9 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
 
 
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
-    """The recipe of the branch, starting from what this recipe trains in the workspace."""
+    """The recipe of the branch, starting from what this recipe trains in the workspace if it names nothing else."""
     if recipe.finetune is None:
         raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
-    train = recipe.finetune.train.model_copy(update={"init_from": str(at.run(recipe.name, "train"))})
+    start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
+    train = recipe.finetune.train.model_copy(update={"init_from": start})
     return recipe.finetune.model_copy(update={"train": train})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.files import sha256_of, sync, write_whole
 
 STATE, SUMS = "state.pt", "sha256.json"
@@ -38,7 +37,7 @@ class Saver:
             try:
                 pending.result()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if error.errno not in FULL:
                     raise
                 what = f"cannot save a checkpoint: {error.strerror}"
                 raise InputError(what, self.folder, "make room and run again; it goes on from the last one") from None
@@ -54,9 +53,12 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int
     temporary = folder / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    torch.save(dict(state), temporary / STATE)
-    sync(temporary / STATE)
-    write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
+    try:
+        _write(state, temporary / STATE)
+        write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
+    except OSError:  # it leaves room on a full disk to say so
+        shutil.rmtree(temporary)
+        raise
     if final.exists():  # a torn one of the same step
         shutil.rmtree(final)
     temporary.rename(final)
@@ -68,6 +70,17 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int
     for path in [*torn, *unfinished, *old]:
         shutil.rmtree(path)
     return final
+
+
+def _write(state: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(dict(state), file)
+    except RuntimeError as error:  # torch says so of whatever kept it from writing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    sync(path)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from slowfast_core.data.loading import Batch, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.model.weights import save_weights
 from slowfast_core.training.bad_clips import BadClips
 from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
@@ -40,6 +40,11 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
         Worker(job, Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds), device).run(epoch_done)
     except InputError as error:
         job.refuse(error)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        mend = "make room and run again; it goes on from the last checkpoint"
+        job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
 
 
 class JsonLines:

