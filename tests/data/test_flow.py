@@ -26,7 +26,7 @@ from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Data, Pixels, Recipe, Store, parse_recipe
 from slowfast_core.stage import StageResult
-from slowfast_core.training.launch import _check_data
+from slowfast_core.training.checks import check_data
 from slowfast_core.training.step import forward_loss, make_optimizer
 
 RECIPE = {
@@ -126,7 +126,7 @@ def test_flow_is_part_of_the_data_version(root: Path, result: StageResult) -> No
         assert there.read_bytes() == here.read_bytes()
         assert (flow_file(there).exists(), flow_file(here).exists()) == (False, True)
     with pytest.raises(InputError, match="no optical flow"):
-        _check_data(recipe(), Path(plain.outputs["store"]))
+        check_data(recipe(), Path(plain.outputs["store"]))
 
 
 def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
