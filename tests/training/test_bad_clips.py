@@ -39,6 +39,7 @@ def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_pa
             (store / rows["path"].iloc[row]).unlink()  # it may be a link to the one of another test
             (store / rows["path"].iloc[row]).write_bytes(b"gone")
         job = Job(recipe, "", store, tmp_path / name, None)
+        job.prepare()
         threads = torch.get_num_threads()
         train_worker(job, 0, 1, CPU, lambda epoch: None)
         torch.set_num_threads(threads)
