@@ -49,6 +49,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_of(path: Path) -> str:
+    """As ETags and DVC have it; it guards against damage, not against malice."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def inside(root: Path, relative: str) -> Path:
     """`root / relative`, refused with InputError when it leaves `root` (absolute, `..`, or through a link)."""
     path = (root / relative).resolve()

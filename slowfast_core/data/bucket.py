@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slowfast_core.data.disk import disk_in_one_line
-from slowfast_core.data.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque, md5_of
+from slowfast_core.data.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque
 from slowfast_core.data.partial_file import PartialFile
 from slowfast_core.data.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
 from slowfast_core.data.stored_object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
 from slowfast_core.errors import InputError
-from slowfast_core.files import whole_file
+from slowfast_core.files import md5_of, whole_file
 
 T = TypeVar("T")
 TRANSFER = Transfer()
