@@ -49,7 +49,7 @@ class CheckpointStore:
     def put(self, folder: Path, step: int, best: int | None, keep: int) -> None:
         """Have the checkpoint of `step`, and the best, there; of the older ones the last stay. Raises InputError."""
         there = self._listed()
-        wanted = [step] if best in (None, step, *there) else [step, best]
+        wanted = [step] if best is None or best in (step, *there) else [step, best]
         for number in wanted:
             path = checkpoint_of(folder, number)
             for name in (STATE, SUMS):
