@@ -287,6 +287,8 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
+    checkpoint_store: str | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
+    checkpoint_endpoint_url: str | None = None  # of an S3-compatible store
     log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 

@@ -37,6 +37,8 @@ NOT_IN_THE_WEIGHTS = {
     "max_restarts",
     "max_bad_share",
     "checkpoint_steps",
+    "checkpoint_store",
+    "checkpoint_endpoint_url",
     "log_samples",
 }
 
@@ -77,6 +79,7 @@ def _fit(
 ) -> Mapping[str, Any]:
     from slowfast_core.data.manifest import read_manifest
     from slowfast_core.model.weights import load_weights, weights_digest
+    from slowfast_core.training.checkpoint_store import fetch_newest
     from slowfast_core.training.overlap import check_overlap, write_learned_from
 
     check_machine(recipe)
@@ -89,6 +92,7 @@ def _fit(
     write_learned_from(folder, manifest, init_from)
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
         copy_whole(init_from / "model.safetensors", folder / START)
+    fetched = fetch_newest(job)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
     with run, followed(job.log, steps, run.log_metrics) as notes:
         _run_workers(job)
@@ -110,10 +114,11 @@ def _fit(
         "weights_digest": digest,
     }
     write_whole(folder / "checkpoint.json", json.dumps(record, indent=1))
-    reached = last_metrics(job.log)
+    reached, epochs = last_metrics(job.log), f"{recipe.train.epochs} epochs"
+    done = f"loss {reached['loss']:.3f} after {epochs}" if reached else f"{epochs} were done before"
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *overlap]),
+        "summary": "; ".join([done, *fetched, *notes, *overlap]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import ENDPOINT, OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from s3_fixtures import ENDPOINT
 
 from slowfast_core.data.bucket import Bucket
 from slowfast_core.data.object_store import fetch_all, fetch_tree, put_tree
