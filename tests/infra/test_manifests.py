@@ -8,7 +8,8 @@ from manifests import Document, named, ray_templates, validate
 
 KINDS = [
     "ConfigMap", "CronJob", "Deployment", "Job", "LimitRange", "Namespace", "NetworkPolicy", "PersistentVolumeClaim",
-    "PodDisruptionBudget", "RayCluster", "ResourceQuota", "Role", "RoleBinding", "Service", "ServiceAccount", "StatefulSet",
+    "PodDisruptionBudget", "RayCluster", "ResourceQuota", "Role", "RoleBinding", "Service", "ServiceAccount",
+    "StatefulSet",
 ]  # fmt: skip
 
 

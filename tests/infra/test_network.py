@@ -37,9 +37,11 @@ OPEN = [
 ]  # fmt: skip
 SHUT = [
     ("stage", "database", 5432), ("worker", "database", 5432), ("head", "database", 5432), ("stranger", "mlflow", 5000),
-    ("another namespace", "mlflow", 5000), ("another namespace", "head", 8265), ("another namespace", "database", 5432),
+    ("another namespace", "stranger", 80), ("another namespace", "mlflow", 5000), ("another namespace", "head", 8265),
+    ("another namespace", "database", 5432),
     ("stage", "worker", 8265 + 1), ("stage", "head", 6379), ("mlflow", "head", 8265), ("worker", "outside", 6443),
-    ("mlflow", "outside", 6443), ("database", "outside", 443), ("prometheus", "mlflow", 5000), ("worker", "outside", 22),
+    ("mlflow", "outside", 6443), ("database", "outside", 443), ("prometheus", "mlflow", 5000),
+    ("worker", "outside", 22),
     ("stage", "metadata service", 443), ("worker", "metadata service", 443), ("mlflow", "metadata service", 80),
 ]  # fmt: skip
 BUCKET = {"dev": [(each, "object-store", 8333) for each in ("stage", "worker", "mlflow", "backup")],
@@ -68,7 +70,7 @@ def test_nothing_else_passes(overlay: str, built: dict[str, list[Document]]) -> 
 
 def test_without_the_denial_all_is_open(documents: list[Document]) -> None:
     rules = [each for each in policies(documents) if each["metadata"]["name"] != "default-deny"]
-    assert reaches(rules, ENDS["stranger"], ENDS["outside"], 22), "so the tests above do depend on it"
+    assert reaches(rules, ENDS["another namespace"], ENDS["stranger"], 80), "so the tests above do depend on it"
 
 
 def _selected(selector: Document, present: list[dict[str, str]]) -> bool:

@@ -18,9 +18,18 @@ def _server(documents: list[Document]) -> dict[str, Any]:
 
 
 def _worker(documents: list[Document]) -> dict[str, Any]:
-    group = named(documents, "RayCluster", "slowfast")["spec"]["workerGroupSpecs"][0]
-    container: dict[str, Any] = group["template"]["spec"]["containers"][0]
+    container: dict[str, Any] = _ray(documents)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     return container
+
+
+def _ray(documents: list[Document]) -> dict[str, Any]:
+    spec: dict[str, Any] = named(documents, "RayCluster", "slowfast")["spec"]
+    return spec
+
+
+def _settings(documents: list[Document]) -> dict[str, Any]:
+    data: dict[str, Any] = named(documents, "ConfigMap", "slowfast-environment")["data"]
+    return data
 
 
 PLANTED: list[tuple[str, Callable[[list[Document]], object]]] = [
@@ -38,9 +47,9 @@ PLANTED: list[tuple[str, Callable[[list[Document]], object]]] = [
     ("is written out", lambda all_: _server(all_)["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "x"})),
     ("is written out", lambda all_: _worker(all_)["env"].append({"name": "RAY_AUTH_TOKEN", "value": "x"})),
     ("a password in", lambda all_: _server(all_)["args"].append("--x=postgresql://mlflow:hunter2@mlflow-database/m")),
-    ("PGPASSWORD is written", lambda all_: named(all_, "ConfigMap", "slowfast-environment")["data"].update(PGPASSWORD="x")),
-    ("open to whoever", lambda all_: named(all_, "RayCluster", "slowfast")["spec"].pop("authOptions")),
-    ("autoscaler: no limits of cpu", lambda all_: named(all_, "RayCluster", "slowfast")["spec"]["autoscalerOptions"].pop("resources")),
+    ("PGPASSWORD is written", lambda all_: _settings(all_).update(PGPASSWORD="x")),
+    ("open to whoever", lambda all_: _ray(all_).pop("authOptions")),
+    ("autoscaler: no limits of cpu", lambda all_: _ray(all_)["autoscalerOptions"].pop("resources")),
     ("for everything", lambda all_: named(all_, "Role", "slowfast-pipeline")["rules"][0].update(verbs=["*"])),
     ("made by hand", lambda all_: all_.append({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "x"}})),
 ]  # fmt: skip
@@ -55,12 +64,13 @@ def test_what_is_planted_is_found(
 
 
 def test_stages_may_have_rayjobs_and_nothing_else(documents: list[Document]) -> None:
-    bindings = [each for each in documents if each["kind"] == "RoleBinding"]
-    assert [(each["metadata"]["name"], each["subjects"][0]["name"]) for each in bindings] == [("slowfast-pipeline",) * 2]
+    (binding,) = [each for each in documents if each["kind"] == "RoleBinding"]
+    assert [each["name"] for each in binding["subjects"]] == [binding["roleRef"]["name"]] == ["slowfast-pipeline"]
     assert named(documents, "Role", "slowfast-pipeline")["rules"] == [
         {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list", "watch", "delete"]}
     ]
 
 
 def test_only_the_head_of_the_cluster_holds_a_token_of_kubernetes(documents: list[Document]) -> None:
-    assert [pod.where for pod in pods(documents) if pod.spec["automountServiceAccountToken"]] == ["RayCluster/slowfast/head"]
+    holders = [pod.where for pod in pods(documents) if pod.spec["automountServiceAccountToken"]]
+    assert holders == ["RayCluster/slowfast/head"]

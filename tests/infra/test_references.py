@@ -143,14 +143,21 @@ def test_a_backup_arrives_in_the_bucket_or_the_job_fails(bucket: str, tmp_path: 
         s3 = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1",
                           aws_access_key_id="x", aws_secret_access_key="y")  # fmt: skip
         s3.create_bucket(Bucket="backups")
-        command = [sys.executable, str(KUBERNETES / "base" / "upload.py"), str(tmp_path / "mlflow.dump"), "mlflow-backups"]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=60)
+        command = [
+            sys.executable,
+            str(KUBERNETES / "base" / "upload.py"),
+            str(tmp_path / "mlflow.dump"),
+            "mlflow-backups",
+        ]
+        done = subprocess.run(
+            command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=60
+        )
         stored = s3.list_objects_v2(Bucket="backups").get("Contents", [])
     finally:
         server.stop()
     if bucket == "missing":
         assert done.returncode != 0
-        assert stored == []
+        assert "NoSuchBucket" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(r"mlflow-backups/\d{4}-\d\d-\d\dT\d{6}Z-mlflow\.dump", stored[0]["Key"])
