@@ -58,7 +58,7 @@ def matches(selector: Document, labels: dict[str, str]) -> bool:
         if labels.get(key) != value:
             return False
     for rule in selector.get("matchExpressions", []):
-        inside = labels.get(rule["key"]) in rule["values"]
-        if inside != {"In": True, "NotIn": False}[rule["operator"]]:
+        values = rule.get("values", labels.values())  # none: that the key exists is enough
+        if (labels.get(rule["key"]) in values) != {"In": True, "Exists": True, "NotIn": False}[rule["operator"]]:
             return False
     return True

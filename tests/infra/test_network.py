@@ -9,19 +9,21 @@ from network import End, matches, reaches
 STAGE = {"pipelines.kubeflow.org/v2_component": "true"}  # on the pods of Kubeflow's runs
 OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
 DNS = {"k8s-app": "kube-dns"}
-NOT_OURS = [STAGE, OPERATOR, DNS]
+SUBMITTER = {"batch.kubernetes.io/job-name": "slowfast-train"}  # of a RayJob
+NOT_OURS = [STAGE, OPERATOR, DNS, SUBMITTER]
 
 ENDS = {
     "stage": End(STAGE),
     "mlflow": End({"app.kubernetes.io/name": "mlflow"}),
     "database": End({"app.kubernetes.io/name": "mlflow-database"}),
-    "backup": End({"app.kubernetes.io/name": "mlflow-backup"}),
+    "backup": End({"app.kubernetes.io/name": "mlflow-backup", "batch.kubernetes.io/job-name": "mlflow-backup-1"}),
     "object-store": End({"app.kubernetes.io/name": "object-store"}),
     "head": End({"ray.io/is-ray-node": "yes", "ray.io/node-type": "head", "ray.io/cluster": "slowfast"}),
     "worker": End({"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker", "ray.io/cluster": "slowfast"}),
     "head of a RayJob": End({"ray.io/is-ray-node": "yes", "ray.io/node-type": "head", "ray.io/cluster": "job-x"}),
     "stranger": End({"app": "stranger"}),
     "another namespace": End({"app": "stranger"}, namespace="default"),
+    "submitter": End(SUBMITTER),
     "operator": End(OPERATOR, namespace="kuberay-system"),
     "prometheus": End({"app": "prometheus"}, namespace="monitoring"),
     "kubeflow": End({"app": "ml-pipeline"}, namespace="kubeflow"),
@@ -32,14 +34,16 @@ ENDS = {
 OPEN = [
     ("stage", "mlflow", 5000), ("worker", "mlflow", 5000), ("mlflow", "database", 5432), ("backup", "database", 5432),
     ("stage", "head", 8265), ("stage", "head of a RayJob", 8265), ("operator", "head of a RayJob", 8265),
-    ("worker", "head", 6379), ("head", "worker", 40000), ("head", "outside", 6443), ("stage", "outside", 6443),
+    ("submitter", "head of a RayJob", 8265), ("worker", "head", 6379),
+    ("head", "worker", 40000), ("head", "outside", 6443), ("stage", "outside", 6443),
     ("prometheus", "worker", 8080), ("stage", "kubeflow", 8887), ("worker", "dns", 53), ("mlflow", "dns", 53),
 ]  # fmt: skip
 SHUT = [
     ("stage", "database", 5432), ("worker", "database", 5432), ("head", "database", 5432), ("stranger", "mlflow", 5000),
     ("another namespace", "stranger", 80), ("another namespace", "mlflow", 5000), ("another namespace", "head", 8265),
     ("another namespace", "database", 5432),
-    ("stage", "worker", 8265 + 1), ("stage", "head", 6379), ("mlflow", "head", 8265), ("worker", "outside", 6443),
+    ("submitter", "database", 5432), ("submitter", "mlflow", 5000), ("backup", "head", 8265),
+    ("stage", "worker", 8266), ("stage", "head", 6379), ("mlflow", "head", 8265), ("worker", "outside", 6443),
     ("mlflow", "outside", 6443), ("database", "outside", 443), ("prometheus", "mlflow", 5000),
     ("worker", "outside", 22),
     ("stage", "metadata service", 443), ("worker", "metadata service", 443), ("mlflow", "metadata service", 80),
@@ -81,7 +85,7 @@ def test_every_policy_selects_pods_that_exist(documents: list[Document]) -> None
     ours = [pod.labels for pod in pods(documents)]
     for policy in policies(documents):
         name, spec = policy["metadata"]["name"], policy["spec"]
-        assert _selected(spec["podSelector"], [*ours, STAGE]), name
+        assert _selected(spec["podSelector"], [*ours, STAGE, SUBMITTER]), name
         for rule in spec.get("ingress", []) + spec.get("egress", []):
             for peer in rule.get("from", []) + rule.get("to", []):
                 assert "podSelector" not in peer or _selected(peer["podSelector"], ours + NOT_OURS), f"{name}: {peer}"
