@@ -71,14 +71,15 @@ class TimedSaver(Saver):
 
 
 class Trainer:
-    """One worker of a real training, whose epochs are `steps` steps, and the parts of its step apart."""
+    """One worker of a real training, and the parts of its step apart."""
 
-    def __init__(self, recipe: Recipe, store: Path, folder: Path, device: torch.device, steps: int) -> None:
-        self.device, self.steps = device, steps
+    def __init__(self, recipe: Recipe, store: Path, folder: Path, device: torch.device) -> None:
+        self.device = device
         folder.mkdir()
         self.worker = Worker(Job(recipe, "", store, folder, None), Together(0, 1, folder, 1), device)
         self.saver = self.worker.saver = TimedSaver(folder / "checkpoints", 1)
         self.loader = self.worker.loader
+        self.steps = self.worker.plan.ends[0]
         self.ready: list[Batch] = list(islice(self.loader, 2))
         self.data_wait: list[float] = []
 
@@ -219,7 +220,7 @@ def measure(trainer: Trainer, rounds: int, peer: bool) -> tuple[dict[str, float]
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """That of the name, of one worker, with epochs of `--steps` steps: enough of them for all rounds and warming up."""
+    """That of the name, of one worker, with epochs of `--steps` steps or a few more, for all rounds and warming up."""
     clips = -(-options.steps * options.batch // (VIDEOS - 1))
     changes = {
         "train.batch": options.batch,
@@ -247,7 +248,7 @@ def main() -> None:
         root = Path(scratch)
         videos = [write_original(root / "originals" / f"v{n}.mp4", n, FRAMES) for n in range(VIDEOS)]
         store, _ = extracted(videos, Store(), Workspace.at(root), 0)
-        trainer = Trainer(recipe, store, root / "job", device, options.steps)
+        trainer = Trainer(recipe, store, root / "job", device)
         peak = matrix_peak(device, recipe.compute.precision)
         seconds, memory = measure(trainer, options.rounds, options.peer)
     report(options, recipe, trainer, seconds, memory, peak)
@@ -288,7 +289,7 @@ def report(
     flops = 3 * 2e9 * batch * cost_of(recipe.model, recipe.clip, recipe.train.crop).gflops
     print(f"{where}, torch {torch.__version__}, {options.threads} threads, {compute.loader_workers} loader workers")
     print(f"{options.recipe}, {compute.precision}, batch {batch}, {recipe.train.crop}^2;", end=" ")
-    print(f"{options.rounds} rounds of {options.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s\n")
+    print(f"{options.rounds} rounds of {trainer.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s\n")
     print("| step | ms | clips/s | of bare | utilisation | peak memory (MiB) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in (BARE, RENDERED, LOOP, FULL, PEER):

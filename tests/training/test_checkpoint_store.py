@@ -11,8 +11,15 @@ import torch
 
 from slowfast_core.data.folder import Folder
 from slowfast_core.data.stored_object import StoredObject
+from slowfast_core.errors import InputError
+from slowfast_core.model.weights import load_weights, weights_digest
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stage import BEGUN
 from slowfast_core.training.checkpoint import Saver, is_whole, load_checkpoint, newest_checkpoint, save_checkpoint
-from slowfast_core.training.checkpoint_store import CheckpointStore, Uploader
+from slowfast_core.training.checkpoint_store import CheckpointStore, Uploader, fetch_newest
+from slowfast_core.training.job import Job
+from slowfast_core.training.loop import train_worker
+from slowfast_core.workspace import Workspace
 
 Best = tuple[int, float] | None
 
@@ -104,12 +111,12 @@ class Slow(Folder):
     """A store that takes nothing before it is let."""
 
     def put(self, source: Path, key: str) -> StoredObject:
-        BEGUN.set()
+        PUTTING.set()
         assert LET.wait(30)
         return super().put(source, key)
 
 
-BEGUN, LET = threading.Event(), threading.Event()
+PUTTING, LET = threading.Event(), threading.Event()
 
 
 def test_a_slow_store_holds_up_nothing_and_gets_the_newest(tmp_path: Path) -> None:
@@ -117,7 +124,7 @@ def test_a_slow_store_holds_up_nothing_and_gets_the_newest(tmp_path: Path) -> No
     there.objects = Slow(str(tmp_path / "there"))
     saver = Saver(here, 1, Uploader(there, here, 1, told.append))
     saver.save(state_of(1))
-    assert BEGUN.wait(30)
+    assert PUTTING.wait(30)
     for step in range(2, 6):
         saver.save(state_of(step))
         saver.wait()
@@ -142,3 +149,59 @@ def test_a_failing_store_is_told_of_once_and_tried_again(tmp_path: Path) -> None
     saver.finish()
     assert told[1:] == ["checkpoint step-000000004 is in the store again"]
     assert steps_in(CheckpointStore(str(tmp_path / "there"))) == [4]
+
+
+@pytest.fixture
+def job_in(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Callable[..., Job]:
+    """A training of one worker, without Ray, in a folder of its own; all are of the same inputs."""
+    store = tiny_workspace(tmp_path / "data").data("motion", "extract") / "store"
+
+    def make(name: str, *overrides: str) -> Job:
+        recipe = load_recipe(str(tiny_recipe), ["train.epochs=4", "compute.workers=1", *overrides])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / BEGUN).write_text("0123456789abcdef" * 4)
+        return Job(recipe, "", store, tmp_path / name, None)
+
+    return make
+
+
+class LostError(Exception):
+    """The machine is gone."""
+
+
+def trained(job: Job, until: int = 100) -> str | None:
+    """The digest of the weights; None where the machine was lost at the end of epoch `until`."""
+
+    def epoch_done(epoch: int) -> None:
+        if epoch == until:
+            raise LostError
+
+    threads = torch.get_num_threads()
+    try:
+        train_worker(job, 0, 1, torch.device("cpu"), epoch_done)
+    except LostError:
+        return None
+    finally:
+        torch.set_num_threads(threads)
+    return weights_digest(load_weights(job.folder / "model.safetensors"))
+
+
+def test_another_machine_ends_in_the_same_weights(
+    job_in: Callable[..., Job], new_bucket: Callable[[], str], s3: str
+) -> None:
+    settings = (f"train.checkpoint_store=s3://{new_bucket()}/runs", f"train.checkpoint_endpoint_url={s3}")
+    lost, found = job_in("lost", *settings), job_in("found", *settings)
+    assert fetch_newest(lost) == []
+    assert trained(lost, until=2) is None
+    (note,) = fetch_newest(found)
+    assert note.endswith("/runs/0123456789abcdef")
+    digest = trained(found)
+    assert "resumed from checkpoint" in found.log.read_text()
+    assert digest == trained(job_in("plain"))
+
+
+def test_a_store_that_cannot_be_read_starts_no_training(job_in: Callable[..., Job], s3: str) -> None:
+    job = job_in("none", "train.checkpoint_store=s3://no-such-bucket/runs", f"train.checkpoint_endpoint_url={s3}")
+    with pytest.raises(InputError, match=r"no such bucket.*train\.checkpoint_store") as caught:
+        fetch_newest(job)
+    assert "data.source" not in str(caught.value)

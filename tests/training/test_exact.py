@@ -79,6 +79,7 @@ def test_stopped_once(
     assert any("val_accuracy" in line for line in lines_of(training.folder / "log.jsonl"))
 
 
+@pytest.mark.exhaustive
 def test_the_machine_is_lost(
     start: Callable[..., Training], digest: str, tmp_path: Path, new_bucket: Callable[[], str], s3: str
 ) -> None:
