@@ -17,7 +17,7 @@ from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
-from slowfast_core.training.launch import train
+from slowfast_core.training.launch import train, trained
 from slowfast_core.workspace import Workspace
 
 
@@ -43,8 +43,16 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    start = Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
-    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, _start(recipe))
+
+
+def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_train` would find nothing to do."""
+    return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), _start(recipe))
+
+
+def _start(recipe: Recipe) -> Path | None:
+    return Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:

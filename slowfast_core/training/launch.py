@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
+from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
 from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
@@ -32,6 +32,22 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     `init_from` is the output of another training to start the trunk from. Killed, the next call goes on from the last
     checkpoint. Raises InputError when the data does not fit the recipe.
     """
+    inputs = _inputs(recipe, extracted, init_from)
+    parent, data_version = inputs["parent"], inputs["data_version"]
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+
+    return run_once("train", output, inputs, work)
+
+
+def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
+    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do."""
+    return finished(output, _inputs(recipe, extracted, init_from))
+
+
+def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
+    """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
     parent = read_result(init_from).weights_digest if init_from else None
     start = recipe.train.model_dump(exclude={"init_from", "keep_checkpoints", "checkpoint_minutes", "max_restarts"})
@@ -42,12 +58,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
         "train": start,
         "compute": compute,
     }
-    inputs |= {"seed": recipe.seed, "data_version": data_version, "parent": parent}
-
-    def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
-
-    return run_once("train", output, inputs, work)
+    return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
 
 
 def _fit(
