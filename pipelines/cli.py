@@ -10,11 +10,14 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands import pipeline
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
+
+app.add_typer(pipeline, name="pipeline")
 
 
 class Runner(StrEnum):
