@@ -1,14 +1,15 @@
-"""Does SlowFast need both pathways? The demo recipe trained alike with both, Slow only and Fast only.
+"""Does SlowFast need both pathways, and which lateral connection? The paper's Table 5a on the demo's motions.
 
-    python benchmarks/pathways.py [--workspace DIR] [--set section.key=value]
+    python benchmarks/pathways.py [--seeds 0 1 2] [--detect] [--only slow fast ...] [--workspace DIR] [--set ...]
 
-Prints a Markdown table: top-1 on held-out motions, AVA-style mAP after fine-tuning each from its own weights, and the
-cost of one test view of each.
+Trains each network alike, once a seed, and prints a Markdown table: top-1 on held-out motions as mean and sample
+standard deviation over the seeds, and the cost of a test view. With --detect each is also fine-tuned for detection.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 
 from slowfast_core.model.cost import cost_of
@@ -16,7 +17,15 @@ from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stages import STAGES, finetune_branch
 from slowfast_core.workspace import Workspace
 
-NAMES = {"slowfast": "SlowFast", "slow": "Slow-only", "fast": "Fast-only"}
+NETWORKS = {
+    "slow": ("Slow-only", {"pathways": "slow"}),
+    "fast": ("Fast-only", {"pathways": "fast"}),
+    "none": ("SlowFast, no lateral", {"lateral": "none"}),
+    "ttoc_sum": ("SlowFast, TtoC, sum", {"lateral": "ttoc_sum"}),
+    "ttoc_concat": ("SlowFast, TtoC, concat", {"lateral": "ttoc_concat"}),
+    "t_sample": ("SlowFast, T-sample", {"lateral": "t_sample"}),
+    "t_conv": ("SlowFast, T-conv", {}),
+}
 
 
 def evaluated(recipe: Recipe, at: Workspace) -> dict[str, float]:
@@ -25,30 +34,48 @@ def evaluated(recipe: Recipe, at: Workspace) -> dict[str, float]:
     return STAGES["evaluate"](recipe, at).metrics
 
 
-def row(pathways: str, at: Workspace, overrides: list[str]) -> str:
-    changed = [f"{branch}model.pathways={pathways}" for branch in ("", "finetune.")]
-    named = [f"name=demo_{pathways}", f"finetune.name=demo_ava_{pathways}"]
-    recipe = load_recipe("demo", [*changed, *named, *overrides])
-    top1 = evaluated(recipe, at)["top1"]
-    branch = finetune_branch(recipe, at)
-    mean_ap = evaluated(branch, at)["mAP"]
-    view = cost_of(recipe.model, recipe.clip, recipe.evaluate.size)
-    frame = cost_of(branch.model, branch.clip, 2 * branch.data.synthetic.size)
-    return (
-        f"| {NAMES[pathways]} | {100 * top1:.1f} | {view.gflops:.3f} | {100 * mean_ap:.1f} | {frame.gflops:.3f} "
-        f"| {view.parameters / 1e6:.2f} |"
-    )
+def recipe_of(key: str, seed: int, overrides: list[str]) -> Recipe:
+    changes = NETWORKS[key][1].items()
+    changed = [f"{branch}model.{name}={value}" for branch in ("", "finetune.") for name, value in changes]
+    seeded = [f"{branch}seed={seed}" for branch in ("", "finetune.")]
+    named = [f"name=demo_{key}_{seed}", f"finetune.name=demo_ava_{key}_{seed}"]
+    return load_recipe("demo", [*changed, *seeded, *named, *overrides])
+
+
+def row(key: str, seeds: list[int], detect: bool, at: Workspace, overrides: list[str]) -> str:
+    recipes = [recipe_of(key, seed, overrides) for seed in seeds]
+    top1 = [evaluated(recipe, at)["top1"] for recipe in recipes]
+    view = cost_of(recipes[0].model, recipes[0].clip, recipes[0].evaluate.size)
+    cells = [NETWORKS[key][0], _mean(top1), f"{view.gflops:.3f}", f"{view.parameters / 1e6:.2f}"]
+    if detect:
+        branches = [finetune_branch(recipe, at) for recipe in recipes]
+        frame = cost_of(branches[0].model, branches[0].clip, 2 * branches[0].data.synthetic.size)
+        cells += [_mean([evaluated(branch, at)["mAP"] for branch in branches]), f"{frame.gflops:.3f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(shares: list[float]) -> str:
+    """In per cent, with what they spread by and each of them."""
+    values = [100 * share for share in shares]
+    each = ", ".join(f"{value:.1f}" for value in values)
+    spread = f" ± {statistics.stdev(values):.1f} ({each})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--detect", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    print("| network | top-1 (%) | GFLOPs a view | mAP (%) | GFLOPs a key frame | parameters (M) |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for pathways in NAMES:
-        print(row(pathways, Workspace.at(options.workspace), options.overrides), flush=True)
+    columns = ["network", "top-1 (%)", "GFLOPs a view", "parameters (M)"]
+    columns += ["mAP (%)", "GFLOPs a key frame"] if options.detect else []
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|", flush=True)
+    for key in options.only:
+        line = row(key, options.seeds, options.detect, Workspace.at(options.workspace), options.overrides)
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,14 @@ import typer
 
 from pipelines.commands import pipeline
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
-from slowfast_core.errors import InputError
+from slowfast_core.cli_data import data
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
+from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
+app.add_typer(data, name="data")
 app.add_typer(pipeline, name="pipeline")
 
 
@@ -59,7 +62,7 @@ def _say_what_next(recipe: Recipe, results: list[tuple[str, StageResult]], at: W
 
 
 def main() -> None:
-    """Exit codes: 0 done; 2 the input or the recipe is wrong (one line); 1 anything else."""
+    """Exit codes: 0 done; 2 the input or the recipe is wrong (one line); 143 stopped by SIGTERM; 1 anything else."""
     debug = "--debug" in sys.argv
     try:
         app()
@@ -68,8 +71,14 @@ def main() -> None:
             traceback.print_exc()
         print(f"slowfast: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as error:
+        print(f"slowfast: stopped and saved in {error}; the same command goes on from there", file=sys.stderr)
+        sys.exit(143)  # as if SIGTERM had ended it
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(f"slowfast: {error.strerror} ({error.filename}); make room and run again", file=sys.stderr)
+            sys.exit(2)
         print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
         sys.exit(1)

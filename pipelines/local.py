@@ -110,7 +110,8 @@ class Display:
             case "failed":
                 self.failure = f"{event['recipe']} {event['stage']}: {event['message']}"
             case _ if self.task is not None:
-                self.bars.update(self.task, completed=event["done"], total=event["total"], note=event["note"])
+                told = {name: event[name] for name in ("total", "note", "unit")}
+                self.bars.update(self.task, completed=event["done"], **told)
 
     def _end(self, recipe: str, result: StageResult) -> None:
         self.results.append((recipe, result))

@@ -5,46 +5,72 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 PROGRESS_FILE = "SLOWFAST_PROGRESS"  # environment variable: JSON lines are appended to this file instead of a bar
+
+
+Unit = Literal["items", "bytes"]
 
 
 class Advance(Protocol):
     def __call__(self, steps: float = 1, note: str = "") -> None: ...
 
 
+class DoneColumn(ProgressColumn):
+    """How many of how many items, or bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._items, self._bytes = MofNCompleteColumn(), DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        return self._bytes.render(task) if task.fields.get("unit") == "bytes" else self._items.render(task)
+
+
 def bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), DoneColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
 
 
 @contextmanager
-def progress(stage: str, total: float) -> Iterator[Advance]:
-    """Yield `advance(steps, note)`, which tells how far the stage has come."""
+def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance]:
+    """Yield `advance(steps, note)`, which tells how far the stage has come; threads may share it."""
     if target := os.environ.get(PROGRESS_FILE):
-        yield _lines(Path(target), stage, total)
+        yield _lines(Path(target), {"stage": stage, "total": total, "unit": unit})
     elif sys.stderr.isatty():
         with bar(Console(stderr=True)) as display:
-            task = display.add_task(stage, total=total, note="")
+            task = display.add_task(stage, total=total, note="", unit=unit)
             yield lambda steps=1, note="": display.update(task, advance=steps, note=note)
     else:
         yield lambda steps=1, note="": None
 
 
-def _lines(target: Path, stage: str, total: float) -> Advance:
-    done = 0.0
+def _lines(target: Path, fields: dict[str, object]) -> Advance:
+    done, lock = 0.0, threading.Lock()
 
     def advance(steps: float = 1, note: str = "") -> None:
         nonlocal done
-        done += steps
-        with target.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "done": done, "total": total, "note": note}) + "\n")
+        with lock, target.open("a", encoding="utf-8") as file:
+            done += steps
+            file.write(json.dumps({**fields, "done": done, "note": note}) + "\n")
 
     return advance

@@ -70,12 +70,19 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.train.batch % self.compute.workers:
-            raise ValueError(
-                f"train.batch {self.train.batch} does not divide by compute.workers {self.compute.workers}"
-            )
+        together = self.compute.workers * self.train.repeat
+        if self.train.batch % together:
+            by = "compute.workers" if self.train.repeat == 1 else "compute.workers x train.repeat ="
+            raise ValueError(f"train.batch {self.train.batch} does not divide by {by} {together}")
+        if self.clip.fast_stride % self.data.store.every:
+            stride = f"the stride of the Fast pathway (tau / alpha = {self.clip.fast_stride})"
+            raise ValueError(f"{stride} is not a multiple of data.store.every {self.data.store.every}")
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
+        if self.data.format in ("charades", "frame_list") and not self.model.multi_label:
+            raise ValueError(f"data.format {self.data.format!r} has several labels a video: set model.multi_label true")
+        if self.clip.sampling == "segments" and (self.evaluate.clips > 1 or self.model.head == "detect"):
+            raise ValueError("clip.sampling 'segments' takes one clip of the whole video: set evaluate.clips 1")
         if self.model.takes_flow and not self.data.store.flow:
             raise ValueError("model.fast_input 'flow' needs data.store.flow true: flow is extracted with the clips")
         if self.model.pathways == "slowfast" and self.model.lateral == "ttoc_sum":

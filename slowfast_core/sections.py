@@ -11,8 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
+HALF_AREA = 0.5**0.5  # of a side
 Depth = Literal[18, 34, 50, 101, 152]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of a data set; safe as the name of a folder
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -41,7 +44,15 @@ class Synthetic(Section):
 class Validation(Section):
     max_bad_share: Share = 0.05
     min_frames: Positive = 2
-    decode_timeout_seconds: Positive = 60
+    decode_timeout_seconds: Positive = 60  # for a file
+    decode_memory_mb: Positive = 4096  # of the process that decodes a file
+    min_fps: float = Field(1.0, ge=0)
+    max_fps: float = Field(1000.0, gt=0)
+    min_length_share: Share = 0.5  # of the length that the annotation, or else the file's own header, tells
+    min_class_clips: Count = 1  # good clips of each class in each split
+    max_imbalance: float = Field(0, ge=0)  # clips of the largest class in train by those of a class; 0: any
+    class_balance: Literal["warn", "refuse"] = "warn"  # what happens when a class breaks the two limits above
+    shared_videos: Literal["warn", "quarantine"] = "warn"  # rows of train of which val has other moments
 
 
 class Store(Section):
@@ -51,29 +62,78 @@ class Store(Section):
     fps: float = Field(0, ge=0)
     gop: Positive = 12
     crf: int = Field(18, ge=0, le=51)
+    height: Count = 0  # above 0: this height, whichever side is the short one, in place of short_side
+    codec: Literal["h264", "jpeg"] = "h264"  # jpeg: every frame for itself, without gop and crf
+    jpeg_scale: int = Field(3, ge=1, le=31)  # FFmpeg's -q:v: 1 is the best
     flow: bool = False  # optical flow beside each clip, for model.fast_input 'flow'
+    every: Positive = 1  # of the source's frames only each n-th is kept; the Fast pathway's stride is a multiple of n
+    fast_decode: bool = True  # coded to decode at up to twice the speed (no CABAC, no deblocking), 5 % larger
+
+
+class PersonBoxes(Section):
+    """AVA: what a person detector found, in the csv of PySlowFast and PyTorchVideo or the pickle of MMAction2."""
+
+    train: str | None = None  # those that overlap a true box by more than `iou` are trained on, with its actions
+    val: str | None = None  # those that evaluation scores in place of the true ones
+    min_score: Share = 0.8  # of the detector
+    iou: Share = 0.9
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are named, by their keys in `data`."""
+        named = {"train": self.train, "val": self.val}
+        return {f"person_boxes.{split}": name for split, name in named.items() if name}
 
 
 class Data(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    format: Literal["kinetics", "ava"] = "kinetics"
+    name: str = Field(pattern=NAME)
+    format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
     source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
     endpoint_url: str | None = None  # of an S3-compatible store
+    requester_pays: bool = False  # read a bucket whose readers pay for it
+    fetch_workers: Positive = 8  # requests to the source at a time
     annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
-    labels: str | None = None  # Kinetics: a text file, a name a line; AVA: the official label map (.pbtxt)
+    labels: str | None = None  # the label file: a name a line, or the data set's own (.json, .txt); AVA: .pbtxt
     holdout: float = Field(0.0, ge=0, lt=1)  # share of the videos that become `val` where the csv files name none
     first_second: float = 0.0  # AVA: the timestamp at which the video file starts (900 for cut movies)
+    key_seconds: tuple[Count, Count] | None = None  # AVA: the first and the last timestamp that may be annotated
+    excluded: dict[Literal["train", "val"], str] = {}  # AVA: csv files of the key frames to leave out
+    person_boxes: PersonBoxes = PersonBoxes()
+    frame_rate: float = Field(30.0, gt=0)  # of videos that are folders of frames, and of lists of frames
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
+    remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
+    remote_endpoint_url: str | None = None  # of an S3-compatible store
+
+    @model_validator(mode="after")
+    def _of_its_format(self) -> Data:
+        given = {"key_seconds": self.key_seconds, "excluded": self.excluded, **self.person_boxes.files}
+        if self.format != "ava" and (names := [name for name, value in given.items() if value]):
+            raise ValueError(f"{', '.join(names)}: only of format 'ava', is {self.format!r}")
+        if self.key_seconds and self.key_seconds[0] > self.key_seconds[1]:
+            raise ValueError(f"key_seconds is [first, last], is {list(self.key_seconds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> Data:
+        if self.source == "synthetic" and self.format not in ("kinetics", "ava"):
+            raise ValueError(f"source 'synthetic' has format 'kinetics' or 'ava', not {self.format!r}: name a folder")
+        if self.format == "folders" and self.annotations != "annotations.csv":
+            raise ValueError("format 'folders' reads no annotations: leave them out")
+        return self
 
 
 class Clip(Section):
-    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3)."""
+    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3).
+
+    With `sampling: segments` the Fast frames are one of each of T alpha equal parts of the video, whatever tau is.
+    """
 
     T: Positive = 4
     tau: Positive = 16
     alpha: Positive = 8
+    sampling: Literal["dense", "segments"] = "dense"
 
     @model_validator(mode="after")
     def _whole_fast_stride(self) -> Clip:
@@ -93,6 +153,10 @@ class Clip(Section):
     def span(self) -> int:
         """Source frames from the first that a clip may take to the last, inclusive."""
         return self.T * self.tau
+
+    def every(self, n: int) -> Clip:
+        """The same clip, counted in the frames of a store that keeps each n-th."""
+        return self.model_copy(update={"tau": self.tau // n})
 
 
 class Pixels(Section):
@@ -179,12 +243,32 @@ class Model(Section):
         return max(1, math.ceil(self.width * self.beta - 0.01))  # a beta written as 0.0313 is 1/32
 
 
+class Multigrid(Section):
+    """Smaller clips in larger batches for most of the training (Wu et al., CVPR 2020); T and side are factors."""
+
+    long_cycle: tuple[tuple[Part, Part], ...] = ((1 / 4, HALF_AREA), (1 / 2, HALF_AREA), (1 / 2, 1), (1, 1))
+    short_cycle: tuple[Part, ...] = (1 / 2, HALF_AREA)  # sides of the whole, before the long cycle's own
+    epoch_factor: float = Field(1.5, gt=0)  # epochs by those of the training without
+
+
 class Train(Section):
     epochs: Positive = 256
-    batch: Positive = 64  # clips (classify) or key frames (detect) over all workers
+    batch: Positive = 64  # clips (classify) or key frames (detect) of one update, over all workers
+    accumulate: Positive = 1  # parts of a batch that a worker takes one after the other
     learning_rate: float = Field(0.1, gt=0)
+    reference_batch: Positive | None = None  # learning_rate is that of this batch; another batch scales it linearly
+    schedule: Literal["cosine", "steps"] = "cosine"
+    steps: tuple[tuple[float, float], ...] = ()  # epoch, and the rate from there on: a multiple of learning_rate
+    absolute_steps: bool = False  # the rates of `steps` are rates
     warmup_epochs: float = Field(34, ge=0)
     warmup_from: float = Field(0.01, ge=0)
+    warmup: Literal["override", "compose"] = "override"  # a line to the rate where it ends, or a factor of the schedule
+    multigrid: Multigrid | None = None
+    batch_norm: Literal["groups", "sync", "frozen"] = "groups"
+    norm_clips: Count = 8  # clips that share statistics, in `groups`; 0: all that a worker takes at once
+    precise_norm_batches: Count = 0  # batches over which the statistics of the final weights are taken anew
+    decay_norm: bool = False  # weight decay on batch norm too
+    decay_bias: bool = True
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)
@@ -194,9 +278,18 @@ class Train(Section):
     crop: Positive = 224
     flip: bool = True
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
-    init_from: str | None = None  # a checkpoint folder to start the trunk from
+    repeat: Positive = 1  # of these, how many are drawn together: from one decoding, into the same batch
+    max_bad_share: Share = 0.01  # of the training clips, found undecodable: they are left out; more stop the training
+    init_from: str | None = None  # a checkpoint folder, or models:/NAME@ALIAS, to start from
+    allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
+    validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
+    final: Literal["last", "best"] = "last"  # whose weights are the result
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
+    checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
+    checkpoint_store: str | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
+    checkpoint_endpoint_url: str | None = None  # of an S3-compatible store
+    log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 
     @model_validator(mode="after")
@@ -205,6 +298,17 @@ class Train(Section):
             raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.clips_per_video % self.repeat:
+            raise ValueError(f"repeat {self.repeat} does not divide clips_per_video {self.clips_per_video}")
+        epochs = [epoch for epoch, _ in self.steps]
+        if bool(self.steps) != (self.schedule == "steps"):
+            raise ValueError("steps are [epoch, rate] pairs of schedule 'steps', and only of it")
+        if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
+            raise ValueError(f"the epochs of steps rise from above 0, are {epochs}")
+        if self.final == "best" and not self.validate_every:
+            raise ValueError("final 'best' needs validate_every")
+        if self.multigrid and self.schedule != "steps":
+            raise ValueError("multigrid needs schedule 'steps'")
         return self
 
 
@@ -215,7 +319,9 @@ class Evaluate(Section):
     crops: Literal[1, 3] = 3
     size: Positive = 256
     batch_views: Positive = 60
+    aggregation: Literal["mean", "max"] = "mean"  # of the scores of a video's views
     iou: float = Field(0.5, gt=0, lt=1)
+    boxes: Literal["truth", "predicted"] | None = None  # of people to score; None: predicted where the data has them
 
 
 class Register(Section):
@@ -225,12 +331,23 @@ class Register(Section):
 
 class Compute(Section):
     workers: Positive = 1
+    min_workers: Positive | None = None  # an elastic training goes on with as few, where no more can be had
     cpus_per_worker: Positive = 1
     gpus_per_worker: int = Field(0, ge=0)
     loader_workers: int = Field(0, ge=0)
     frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
-    precision: Precision = "fp32"  # bf16: autocast in training; evaluation uses it where the device has it
+    precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
+    compile: bool = False  # torch.compile of the network in training
+    deterministic: bool = False  # on GPUs: the same weights every time, and slower
+    wait_minutes: Positive = 30  # for the cluster to have room for the workers
+    preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
+
+    @model_validator(mode="after")
+    def _elastic(self) -> Compute:
+        if self.min_workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) is above workers ({self.workers})")
+        return self
 
 
 class Tracking(Section):

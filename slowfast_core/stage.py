@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from slowfast_core.errors import InputError
 from slowfast_core.files import sync, write_whole
 
-RECORD, BEGUN = "stage.json", "inputs.sha256"
+RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
 
 
 class StageResult(BaseModel):
@@ -37,13 +37,20 @@ class StageResult(BaseModel):
 
 
 def run_once(
-    stage: str, output: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]
+    stage: str,
+    output: Path,
+    inputs: Mapping[str, Any],
+    work: Callable[[Path], Mapping[str, Any]],
+    keep: str = "",
+    salvages: bool = False,
 ) -> StageResult:
     """Run `work(partial)` once for these inputs and publish the folder it filled as `output`.
 
     `inputs` is everything the result depends on, as JSON values. `work` returns the fields of StageResult; paths in
     `outputs` are relative to the folder. When it is killed, the next call with the same inputs hands it the same
-    partial folder, with whatever it had finished there.
+    partial folder, with whatever it had finished there. Where `work` salvages, it also gets what was begun for other
+    inputs, and keeps of it what is still right. Else that is cleared, but for what has something in its folder `keep`:
+    Raises InputError then.
     """
     key = _key(inputs)
     partial = output.with_name(f".{output.name}.partial")
@@ -52,7 +59,7 @@ def run_once(
         if result := finished(output, inputs):
             return result
         if _key_of(partial) != key:
-            _start_partial(partial, key)
+            _start_partial(partial, key, inputs, keep, salvages)
             started = time.monotonic()
             fields = dict(work(partial))
             result = StageResult(stage=stage, seconds=round(time.monotonic() - started, 2), **fields)
@@ -73,6 +80,19 @@ def read_result(folder: Path) -> StageResult:
     if _key_of(folder) is None:
         raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
     return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0})
+
+
+def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None]) -> StageResult:
+    """Publish a finished stage's folder again: `record` is its stage.json, and `fill(partial)` brings the files."""
+    partial = output.with_name(f".{output.name}.restored")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        write_whole(partial / RECORD, json.dumps(record, indent=1))
+        _publish(partial, output)
+        return _result(output)
 
 
 def key_of_partial(partial: Path) -> str:
@@ -104,14 +124,40 @@ def _result(folder: Path) -> StageResult:
     return StageResult(**fields)
 
 
-def _start_partial(partial: Path, key: str) -> None:
-    """Keep the partial folder of these inputs; clear one that was begun for others."""
+def _start_partial(partial: Path, key: str, inputs: Mapping[str, Any], keep: str, salvages: bool) -> None:
+    """Keep the partial folder of these inputs; clear one that was begun for others, or begin it anew."""
     begun = partial / BEGUN
     if partial.exists() and (not begun.is_file() or key_of_partial(partial) != key):
-        shutil.rmtree(partial)
+        if keep and any((partial / keep).glob("*")):
+            stage = partial.name.split(".")[1]
+            what = f"an unfinished {stage} of other inputs is there: {_difference(partial, inputs)}"
+            raise InputError(what, partial, "finish it with those, or remove the folder")
+        if salvages:
+            (partial / RECORD).unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     if not begun.exists():
+        write_whole(partial / INPUTS, json.dumps(inputs, indent=1, default=str))
         write_whole(begun, key)
+
+
+def _difference(partial: Path, inputs: Mapping[str, Any]) -> str:
+    """The first few inputs that are not those of the partial folder, as `train.epochs 3, now 4`."""
+    if not (partial / INPUTS).is_file():
+        return "unknown"
+    old = _flat(json.loads((partial / INPUTS).read_text()))
+    new = _flat(json.loads(json.dumps(inputs, default=str)))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)}, now {new.get(name)}" for name in names[:3])
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, item in value.items():
+        leaves |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {prefix + name: item}
+    return leaves
 
 
 def _publish(partial: Path, output: Path) -> None:

@@ -6,15 +6,19 @@ Heavy libraries are imported by the stage that needs them, so that an unchanged 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
+from slowfast_core.data.remote import Address
 from slowfast_core.data.validation import validate
+from slowfast_core.data.versions import is_tracked, track
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
+from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
 from slowfast_core.training.launch import train, trained
@@ -31,28 +35,37 @@ def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
-    """The clip store, and its version in the workspace's DVC remote; under `dvc repro` DVC itself sees to that."""
+    """The clip store, and its version in the DVC remote; under `dvc repro` DVC itself sees to that."""
     name = recipe.data.name
     output = at.data(name, "extract")
-    result = extract(recipe.data, recipe.clip, at.data(name, "ingest"), at.data(name, "validate"), output)
-    if "DVC_STAGE" not in os.environ and not (output / "store.dvc").exists():
-        from slowfast_core.data.versions import track
-
-        track(output / "store", at.root / "data", at.dvc_remote)
+    ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
+    result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
+    if "DVC_STAGE" not in os.environ:
+        remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
+        if not is_tracked(output / "store", str(result.data_version), at.root / "data", remote):
+            track(output / "store", at.root / "data", at.dvc_remote, remote)
     return result
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, _start(recipe))
+    with _start(recipe, at) as start:
+        return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
 
 
 def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
     """The result with which `run_train` would find nothing to do."""
-    return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), _start(recipe))
+    with _start(recipe, at) as start:
+        return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
 
 
-def _start(recipe: Recipe) -> Path | None:
-    return Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
+@contextmanager
+def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
+    """The checkpoint folder that training starts from, if it starts from one."""
+    if recipe.train.init_from is None:
+        yield None
+        return
+    with checkpoint_of(recipe.train.init_from, at) as start:
+        yield start
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
@@ -76,8 +89,9 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
 
 
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
-    """The recipe of the branch, starting from what this recipe trains in the workspace."""
+    """The recipe of the branch, starting from what this recipe trains in the workspace if it names nothing else."""
     if recipe.finetune is None:
         raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
-    train = recipe.finetune.train.model_copy(update={"init_from": str(at.run(recipe.name, "train"))})
+    start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
+    train = recipe.finetune.train.model_copy(update={"init_from": start})
     return recipe.finetune.model_copy(update={"train": train})

@@ -26,6 +26,7 @@ def test_recipes_in_the_docs_are_valid(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_docs_exist(page: Path) -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
     named = {word for block in blocks(page, "sh") for word in re.findall(r"^slowfast (\w+)", block, flags=re.M)}
     assert named <= known
 

@@ -98,6 +98,15 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ({"train": None}, "train: Input should be a valid dictionary"),
         ({"clip": {"tau": 9, "alpha": 4}}, "clip: tau (9) must be a multiple of alpha (4)"),
         ({"train": {"batch": 10}, "compute": {"workers": 4}}, "train.batch 10 does not divide by compute.workers 4"),
+        (
+            {"train": {"batch": 6, "clips_per_video": 4, "repeat": 4}},
+            "train.batch 6 does not divide by compute.workers x train.repeat = 4",
+        ),
+        ({"train": {"clips_per_video": 3, "repeat": 2}}, "repeat 2 does not divide clips_per_video 3"),
+        (
+            {"clip": {"tau": 24}, "data": {"name": "motion", "store": {"every": 2}}},
+            "the stride of the Fast pathway (tau / alpha = 3) is not a multiple of data.store.every 2",
+        ),
         ({"model": {"head": "detect"}}, "model.head 'detect' does not fit data.format 'kinetics'"),
         ({"model": {"lateral_kernel": 4}}, "model.lateral_kernel: must be odd, is 4"),
         ({"train": {"jitter": [320, 256]}}, "train: jitter is [shortest, longest], is [320, 256]"),
@@ -226,3 +235,28 @@ def test_clip_arithmetic_of_the_paper() -> None:
 def _slowfast(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"name": "c", "format": "charades", "source": "c"}}, "several labels a video: set model.multi_label"),
+        ({"clip": {"sampling": "segments"}}, "takes one clip of the whole video: set evaluate.clips 1"),
+    ],
+)
+def test_what_a_data_set_or_a_sampling_needs(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe({"name": "r", "data": {"name": "k"}, **sections})
+
+
+def test_recipes_of_charades_and_something_read_the_official_files() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if name.startswith("charades/"):
+            assert (recipe.data.format, recipe.data.labels) == ("charades", "Charades_v1_classes.txt")
+            assert (recipe.evaluate.aggregation, recipe.model.multi_label) == ("max", True)
+        elif name.startswith("something/"):
+            assert (recipe.data.format, recipe.train.flip) == ("something", False)
+            assert recipe.clip.sampling == ("segments" if name.endswith("v2") else "dense")
+        else:
+            assert recipe.evaluate.aggregation == "mean"

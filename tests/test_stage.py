@@ -50,7 +50,7 @@ def test_other_inputs_are_worked_on_again_in_an_empty_folder(tmp_path: Path, inp
     run_once("make", tmp_path / "out", {"a": 1}, before)
     work = Work("new")
     assert run_once("make", tmp_path / "out", inputs, work).status == "done"
-    assert work.found == [["inputs.sha256"]]
+    assert work.found == [["inputs.json", "inputs.sha256"]]
     assert (tmp_path / "out" / "out.txt").read_text() == "new"
     assert not (tmp_path / "out" / "stray.txt").exists()
 
@@ -68,7 +68,7 @@ def test_a_failure_keeps_the_old_output_and_the_next_call_goes_on(tmp_path: Path
     assert read_result(tmp_path / "out").digest == "old"
     work = Work("new")
     run_once("make", tmp_path / "out", {"a": 2}, work)
-    assert work.found == [["half.txt", "inputs.sha256"]]
+    assert work.found == [["half.txt", "inputs.json", "inputs.sha256"]]
     assert read_result(tmp_path / "out").digest == "new"
 
 
@@ -81,7 +81,18 @@ def test_what_was_begun_for_other_inputs_is_cleared(tmp_path: Path) -> None:
         run_once("make", tmp_path / "out", {"a": 1}, fail)
     work = Work()
     run_once("make", tmp_path / "out", {"a": 2}, work)
-    assert work.found == [["inputs.sha256"]]
+    assert work.found == [["inputs.json", "inputs.sha256"]]
+
+
+def test_work_that_salvages_gets_what_was_begun_for_other_inputs(tmp_path: Path) -> None:
+    """Even what was finished and not yet published, as a kill before the rename leaves it."""
+    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    (tmp_path / "out").rename(tmp_path / ".out.partial")
+    work = Work("new")
+    run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True)
+    assert work.found == [["inputs.json", "inputs.sha256", "out.txt"]]
+    assert run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True).status == "unchanged"
+    assert run_once("make", tmp_path / "out", {"a": 1}, work, salvages=True).status == "done"
 
 
 KILLED = """
@@ -145,7 +156,7 @@ def test_killed_in_its_work_the_next_call_gets_the_same_folder(tmp_path: Path, s
     assert (tmp_path / "out" / "out.txt").read_text() == "old"
     work = Work("new")
     assert run_once("make", tmp_path / "out", {"a": 2}, work).status == "done"
-    assert work.found == [["half.txt", "inputs.sha256"]]
+    assert work.found == [["half.txt", "inputs.json", "inputs.sha256"]]
     assert (tmp_path / "out" / "half.txt").read_text() == "half"
 
 

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slowfast_core.data.object_store import ObjectStore, StoredObject, fetch_all
-from slowfast_core.files import inside, write_whole
+from slowfast_core.data.disk import disk_in_one_line, require_space
+from slowfast_core.data.object_store import ObjectStore, fetch_all, place
+from slowfast_core.data.partial_file import partial_paths
+from slowfast_core.data.stored_object import StoredObject
+from slowfast_core.files import write_whole
 from slowfast_core.progress import progress
 
 VIDEOS = "videos"
@@ -37,28 +40,44 @@ def collect(
 
     What a killed run finished in `partial` stays, what the previous output has is linked, the rest is fetched.
     """
-    kept = _finished(partial, named)
-    _clear_torn(partial / VIDEOS, kept)
-    before = _finished(previous, [item for item in named if item.key not in kept])
-    for entry in before.values():
-        _link(previous / VIDEOS / entry.key, _place(partial, entry.key))
-    kept.update(before)
-    write_whole(partial / JOURNAL, "".join(_line(entry) for entry in kept.values()))
-    rest = [item for item in named if item.key not in kept]
-    with progress("ingest", len(named)) as advance, (partial / JOURNAL).open("a", encoding="utf-8") as journal:
-        advance(len(kept))
-        for item, sha256 in fetch_all(store, ((item, _place(partial, item.key)) for item in rest)):
-            kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
-            journal.write(_line(kept[item.key]))
-            journal.flush()
-            advance(1, item.key)
+    with disk_in_one_line(str(partial)):
+        kept = _kept(partial, previous, named)
+        rest = {item.key: item for item in named if item.key not in kept}
+        begun = _clear_torn(partial / VIDEOS, kept, rest.values())
+        require_space(partial, sum(item.size for item in rest.values()) - begun)
+        _fetch(store, rest, kept, partial)
     return kept, len(rest)
 
 
-def _place(folder: Path, key: str) -> Path:
-    target = inside(folder / VIDEOS, key)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+def _kept(partial: Path, previous: Path, named: list[StoredObject]) -> dict[str, Entry]:
+    """What need not be fetched; it is in `partial`, and in the journal there."""
+    kept = _finished(partial, named)
+    before = _finished(previous, [item for item in named if item.key not in kept])
+    for entry in before.values():
+        _link(previous / VIDEOS / entry.key, place(partial / VIDEOS, entry.key))
+    kept.update(before)
+    write_whole(partial / JOURNAL, "".join(_line(entry) for entry in kept.values()))
+    return kept
+
+
+def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str, Entry], partial: Path) -> None:
+    """Fetch the rest, and enter each object in `kept` and in the journal when it is whole."""
+    finished = sum(entry.size for entry in kept.values())
+    expected = len(kept) + len(rest)
+    wanted = ((item, place(partial / VIDEOS, item.key)) for item in rest.values())
+    with (
+        progress("ingest", finished + sum(item.size for item in rest.values()), "bytes") as advance,
+        (partial / JOURNAL).open("a", encoding="utf-8") as journal,
+    ):
+
+        def arrived(size: int) -> None:
+            advance(size, f"{len(kept)} of {expected} files")
+
+        arrived(finished)
+        for item, sha256 in fetch_all(store, wanted, arrived):
+            kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
+            journal.write(_line(kept[item.key]))
+            journal.flush()
 
 
 def _link(source: Path, target: Path) -> None:
@@ -80,12 +99,17 @@ def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
     }
 
 
-def _clear_torn(videos: Path, kept: Mapping[str, Entry]) -> None:
-    """Remove what a killed run left unfinished."""
+def _clear_torn(videos: Path, kept: Mapping[str, Entry], rest: Iterable[StoredObject]) -> int:
+    """Remove what a killed run left of no use; return how many bytes of the disk the begun files of the rest take."""
+    begun = {path for item in rest for path in partial_paths(videos / item.key, item)}
+    size = 0
     for folder, _, names in os.walk(videos):
         for path in (Path(folder, name) for name in names):
-            if path.relative_to(videos).as_posix() not in kept:
+            if path in begun:
+                size += path.stat().st_blocks * 512
+            elif path.relative_to(videos).as_posix() not in kept:
                 path.unlink()
+    return size
 
 
 def _line(entry: Entry) -> str:

@@ -1,8 +1,9 @@
-"""Video files to frames: all of decord, and what only a second decoder (FFmpeg through PyAV) tells about damage.
+"""Video files to frames: all of decord, and where something else reads.
 
 Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
-closed after use. Random access of decord 0.6 is exact on the clip store; on originals (open GOP, MPEG-TS) only reading
-in order is.
+closed after use. Everything is read in order from the first frame on, for decord's seeking is wrong in open GOPs,
+MPEG-TS and edit lists; files that decord shows wrong even so are read by FFmpeg: see `originals`. The clip store can be
+read at random: see `store_reader`.
 """
 
 from __future__ import annotations
@@ -10,89 +11,136 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.originals import Original, examine, inspect_in_order, read_in_order, to_rgb
+from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
 
-class DecodeError(Exception):
-    """A file that cannot be opened or decoded."""
+Frame = NDArray[np.uint8]
+SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # both, so that it survives pickling between processes
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    frames: int
-    fps: float
-    width: int
-    height: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-    def frame_range(self, start: float, end: float) -> tuple[int, int]:
-        """The frames of a segment in seconds, half open; `end` NaN is the end of the video."""
-        stop = self.frames if math.isnan(end) else min(round(end * self.fps), self.frames)
-        return max(round(start * self.fps), 0), stop
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What came of decoding the first frames of a file; ranges of `damaged` frames are half open."""
-
-    info: VideoInfo
-    decoded: int
-    error: str = ""
-    damaged: tuple[tuple[int, int], ...] = ()
+__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_range", "inspect", "pick_frames", "probe"]
 
 
 def probe(path: Path) -> VideoInfo:
     """Raises DecodeError."""
-    with _open(path) as reader:
-        return _info(path, reader, _next(path, reader, 0))
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.probe(path)
+    return examine(path).info
 
 
-def decode_frames(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
-    """The frames at `indices`, in that order. Raises DecodeError."""
-    with _open(path) as reader, _as_decode_error(path):
-        frames: NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
-    return frames
+def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
+    """The frames at `indices` of any video, in that order; no others are kept in memory. Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.pick_frames(path, indices)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(index, []).append(place)
+    if min(places) < 0:
+        raise DecodeError(path, f"has no frame {min(places)}")
+    picked = np.empty(0, np.uint8)
+    for number, frame in enumerate(decode_range(path, 0, max(places) + 1)):
+        if not picked.size:
+            picked = np.empty((len(indices), *frame.shape), np.uint8)
+        if number in places:
+            picked[places[number]] = frame
+    return picked
 
 
-def decode_range(path: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
     """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
-    with _open(path) as reader:
-        if start:
-            with _as_decode_error(path, f"within the first {start} frames: "):
-                reader.skip_frames(start)
-        for number in range(start, stop):
-            yield _next(path, reader, number)
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        yield from frames_folder.decode_range(path, start, stop)
+        return
+    original, number = examine(path), 0
+    with _reader(original) as reader:
+        try:
+            while reader is not None and number < stop:
+                # Not skip_frames: that seeks, and lands elsewhere in open GOPs, fragments and AVI.
+                frame = _next(path, reader, number)
+                if number >= start:
+                    yield frame
+                number += 1
+        except DecodeError:
+            pass  # how far it comes before a damaged packet is chance: it reads ahead. FFmpeg goes on
+    if number < stop:
+        yield from read_in_order(original, max(number, start), stop)
 
 
 def inspect(path: Path, seconds: float) -> Inspection:
     """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
-    decoded, error = 1, ""
-    with _open(path) as reader:
-        info = _info(path, reader, _next(path, reader, 0))
-        wanted = min(info.frames, math.ceil(seconds * info.fps)) if math.isfinite(seconds) else info.frames
+    if path.is_dir():
+        from slowfast_core.data import frames_folder
+
+        return frames_folder.inspect(path, seconds)
+    original = examine(path)
+    frames = original.info.frames
+    wanted = min(frames, math.ceil(seconds * original.info.fps)) if math.isfinite(seconds) else frames
+    with _reader(original) as reader:
+        both = _inspect_both(original, reader, wanted) if reader is not None else None
+    return both or inspect_in_order(original, wanted)
+
+
+def _inspect_both(original: Original, reader: Any, wanted: int) -> Inspection | None:
+    """FFmpeg's word on how far it decodes and on damage, which decord conceals. None where decord fails.
+
+    A frame that they show differently is damaged too: decoders leave traces of some damage in the picture alone.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    shown: list[Frame] = []  # the last one only
+    decoded, failed = 0, False
+
+    def differs(number: int, frame: Any) -> bool:
+        nonlocal decoded, failed
         try:
-            while decoded < wanted:
-                _next(path, reader, decoded)
+            while not failed and decoded <= number:
+                shown[:] = [_next(original.path, reader, decoded)]
                 decoded += 1
-        except DecodeError as broken:
-            error = broken.reason
-    return Inspection(info, decoded, error, _damaged(path, info, wanted))
+        except DecodeError:
+            failed = True
+        return not failed and _psnr(shown[0], to_rgb(frame, reformatter)) < SAME_DB
+
+    told = inspect_in_order(replace(original, begin=None), wanted, differs)  # decord counts, whatever the times
+    return None if failed else told
+
+
+def _psnr(a: Frame, b: Frame) -> float:
+    """Of averages over 4 x 4 pixels, in which it hardly shows how each decoder enlarges the colour planes."""
+    import cv2
+
+    if a.shape != b.shape:
+        return 0
+    cv2.setNumThreads(1)  # the processes are many already
+    size = (-(-a.shape[1] // 4), -(-a.shape[0] // 4))
+    small_a, small_b = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in (a, b))
+    return 10 * math.log10(255**2 / max(float(np.square(np.subtract(small_a, small_b, dtype=np.float32)).mean()), 1e-9))
+
+
+@contextmanager
+def _reader(original: Original) -> Iterator[Any]:
+    """decord's, or None where FFmpeg must read: decord is known wrong there, does not open it, or counts otherwise."""
+    with ExitStack() as stack:
+        reader = None
+        if not original.beyond_decord:
+            try:
+                reader = stack.enter_context(_open(original.path))
+            except DecodeError:
+                reader = None
+        yield reader if reader is not None and len(reader) == original.info.frames else None
 
 
 @contextmanager
@@ -108,18 +156,10 @@ def _open(path: Path) -> Iterator[Any]:
         del reader  # closes the file and lets its frames go
 
 
-def _info(path: Path, reader: Any, frame: NDArray[np.uint8]) -> VideoInfo:
-    fps = float(reader.get_avg_fps())
-    if not 0 < fps < 1e6:
-        raise DecodeError(path, "its header has no frame rate")
-    height, width, _ = frame.shape
-    return VideoInfo(len(reader), fps, width, height)
-
-
-def _next(path: Path, reader: Any, number: int) -> NDArray[np.uint8]:
+def _next(path: Path, reader: Any, number: int) -> Frame:
     try:
         with _as_decode_error(path, f"frame {number}: "):
-            frame: NDArray[np.uint8] = reader.next().asnumpy()
+            frame: Frame = reader.next().asnumpy()
     except StopIteration:
         raise DecodeError(path, f"ends before frame {number}") from None
     return frame
@@ -137,37 +177,3 @@ def _as_decode_error(path: Path, where: str = "") -> Iterator[None]:
         reason = " ".join(text.partition("Stack trace")[0].split()) or type(error).__name__
         unreadable = reason.startswith("Error reading")
         raise DecodeError(path, "not a readable video" if unreadable else f"{where}{reason}") from None
-
-
-def _damaged(path: Path, info: VideoInfo, wanted: int) -> tuple[tuple[int, int], ...]:
-    """Frames that FFmpeg shows only by concealing errors, each with those after it that may build on it.
-
-    That is up to the next key frame. decord does not pass this flag on. What was damaged before the last encoding
-    leaves no such trace.
-    """
-    import av
-
-    ranges: list[tuple[int, int]] = []
-    broken: int | None = None
-    number = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")  # as decord chooses
-            for packet in container.demux(stream):
-                try:
-                    frames = [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
-                except av.FFmpegError:
-                    broken = number if broken is None else broken
-                    continue
-                for frame in frames:
-                    if frame.key_frame and not frame.is_corrupt and broken is not None:
-                        ranges.append((broken, number))
-                        broken = None
-                    if frame.is_corrupt and broken is None:
-                        broken = number
-                    number += 1
-                if number >= wanted:
-                    break
-    except av.FFmpegError:
-        return ()  # decord's word counts
-    return tuple(ranges) if broken is None else (*ranges, (broken, info.frames))

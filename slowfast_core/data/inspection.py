@@ -1,9 +1,10 @@
-"""Which segments of a manifest decode: every file is decoded once, in a worker process with a time limit."""
+"""Which segments of a manifest decode: every file is decoded, in a worker process with a time and a memory limit."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import pandas as pd
 
 from slowfast_core.data.decoding import DecodeError, Inspection, VideoInfo, inspect
+from slowfast_core.data.frames_folder import is_frames
 from slowfast_core.data.workers import Failed, run_isolated
 from slowfast_core.files import inside
 from slowfast_core.progress import progress
+from slowfast_core.recipe import Validation
 
 SLACK_SECONDS = 0.5  # annotations are that coarse: a segment may end so much after its video
 KEY_MARGIN_SECONDS = 1.0  # AVA: what must decode before and after a key frame
+NAMED_SECONDS = re.compile(r"_(\d{6}(?:\.\d+)?)_(\d{6}(?:\.\d+)?)(?:-\d+)?$")  # Kinetics: a clip cut beforehand
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,16 @@ class Segment:
     fps: float = math.nan
     width: float = math.nan
     height: float = math.nan
+    length_share: float = math.nan  # its seconds by those that the annotation, or else the header, tells
     problem: str | None = None
 
 
-def inspect_segments(rows: pd.DataFrame, root: Path, limit_seconds: float, journal: Path) -> pd.DataFrame:
+def inspect_segments(rows: pd.DataFrame, root: Path, limits: Validation, journal: Path) -> pd.DataFrame:
     """One Segment a row, in order. What a killed run noted in `journal` is not decoded again."""
     until = _seconds_needed(rows)
     present = {path: inside(root, path) for path in until if path}
-    present = {path: file for path, file in present.items() if file.exists() and not file.is_dir()}
-    found = _inspect_files({path: (file, until[path]) for path, file in present.items()}, limit_seconds, journal)
+    present = {path: file for path, file in present.items() if file.exists() and file.is_dir() == is_frames(file)}
+    found = _inspect_files({path: (file, until[path]) for path, file in present.items()}, limits, journal)
     return pd.DataFrame([_segment(row, found.get(str(row.path))) for row in rows.itertuples()], index=rows.index)
 
 
@@ -56,13 +61,14 @@ def _wanted(row: Any) -> tuple[float, float]:
 
 
 def _inspect_files(
-    files: dict[str, tuple[Path, float]], limit_seconds: float, journal: Path
+    files: dict[str, tuple[Path, float]], limits: Validation, journal: Path
 ) -> dict[str, Inspection | Failed]:
     found: dict[str, Inspection | Failed] = dict(_noted(journal))
     todo = [(path, *target) for path, target in files.items() if path not in found]
     with progress("validate", len(files)) as advance, journal.open("a", encoding="utf-8") as notes:
         advance(len(files) - len(todo))
-        for (path, _, _), outcome in run_isolated(_inspect, todo, limit_seconds=limit_seconds):
+        seconds, megabytes = limits.decode_timeout_seconds, limits.decode_memory_mb
+        for (path, _, _), outcome in run_isolated(_inspect, todo, limit_seconds=seconds, limit_mb=megabytes):
             found[path] = outcome
             if isinstance(outcome, Inspection):  # failures are tried again: a file may be mended in place
                 notes.write(json.dumps({"path": path, **asdict(outcome)}) + "\n")
@@ -86,8 +92,9 @@ def _noted(journal: Path) -> dict[str, Inspection]:
             note = json.loads(line)
         except ValueError:
             continue  # cut off when the run was killed
-        damaged = tuple((first, stop) for first, stop in note["damaged"])
-        noted[note["path"]] = Inspection(VideoInfo(**note["info"]), note["decoded"], note["error"], damaged)
+        path, info = note.pop("path"), VideoInfo(**note.pop("info"))
+        damaged = tuple((first, stop) for first, stop in note.pop("damaged"))
+        noted[path] = Inspection(info, damaged=damaged, **note)
     return noted
 
 
@@ -101,7 +108,18 @@ def _segment(row: Any, outcome: Inspection | Failed | None) -> Segment:
     first, stop = info.frame_range(start, end)
     problem = _problem(row, outcome)
     counted = problem is None and not end <= start  # else their number is no reason of its own
-    return Segment(True, max(stop - first, 0) if counted else math.nan, info.fps, info.width, info.height, problem)
+    frames = max(stop - first, 0) if counted else math.nan
+    share = _length_share(row, outcome) if problem is None else math.nan
+    return Segment(True, frames, info.fps, info.width, info.height, share, problem)
+
+
+def _length_share(row: Any, found: Inspection) -> float:
+    """Of a row that goes to the end of its file; a segment within one is checked against the file's end."""
+    if not (math.isnan(row.key) and math.isnan(row.end)):
+        return math.nan
+    named = NAMED_SECONDS.search(str(row.id))
+    told = float(named[2]) - float(named[1]) if named else found.claimed_seconds - row.start
+    return (found.info.seconds - row.start) / told if told > 0 else math.nan
 
 
 def _problem(row: Any, found: Inspection) -> str | None:

@@ -32,8 +32,11 @@ SCHEMA = pa.schema(
         ("key", pa.float64()),  # AVA: seconds of the key frame in the file, else NaN
         ("boxes", pa.list_(pa.list_(pa.float64()))),  # AVA: [x1, y1, x2, y2] in [0, 1], else null
         ("box_labels", pa.list_(pa.list_(pa.int32()))),  # AVA: class indices of each box
+        ("proposals", pa.list_(pa.list_(pa.float64()))),  # AVA: people a detector found, [x1, y1, x2, y2, score]
+        ("spans", pa.list_(pa.list_(pa.float64()))),  # multi-label: [class, start, end] in seconds of the file
     ]
 )
+OPTIONAL = ("proposals", "spans")  # not in the file where no row has them, so that the bytes of other data sets stay
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Manifest:
         return Manifest(self.rows[self.rows["split"] == name].reset_index(drop=True), self.labels)
 
     def write(self, path: Path) -> None:
-        table = pa.Table.from_pandas(self.rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+        absent = [name for name in OPTIONAL if name not in self.rows or self.rows[name].isna().all()]
+        schema = pa.schema([field for field in SCHEMA if field.name not in absent])
+        table = pa.Table.from_pandas(self.rows[schema.names], schema=schema, preserve_index=False)
         table = table.replace_schema_metadata({"labels": json.dumps(self.labels)})
         with whole_file(path) as temporary:
             pq.write_table(table, temporary)
@@ -60,7 +65,10 @@ def read_manifest(path: Path) -> Manifest:
     try:
         table = pq.read_table(path)
         labels = json.loads(table.schema.metadata[b"labels"])
-        rows = table.cast(SCHEMA).to_pandas()
+        for name in OPTIONAL:
+            if name not in table.column_names:
+                table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a manifest: {error}", path, "write it again with its stage") from None
     return Manifest(rows, tuple(labels))

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from slowfast_core.recipe import Clip
 
 Box = tuple[float, float, float, float]
+
+
+class Pick(NamedTuple):
+    """One sample of a training; `frames` (of the Fast pathway) and `side` 0 are those of the recipe."""
+
+    epoch: int
+    position: int
+    frames: int = 0
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,41 @@ class View:
 def clip_indices(clip: Clip, start: int, frames: int) -> list[int]:
     """The Fast pathway's frames from `start`; past the end of the video its last frame is repeated."""
     return [min(start + i * clip.fast_stride, frames - 1) for i in range(clip.fast_frames)]
+
+
+def training_indices(clip: Clip, frames: int, random: np.random.Generator) -> list[int]:
+    """The Fast pathway's frames of a training clip: a span from a random start, or a random frame of each segment."""
+    if clip.sampling == "segments":
+        return [int(random.integers(first, last + 1)) for first, last in _segments(clip, frames)]
+    return clip_indices(clip, random_start(clip, frames, random), frames)
+
+
+def evaluation_indices(clip: Clip, frames: int, clips: int) -> list[list[int]]:
+    """The Fast pathway's frames of each test clip: spans spread over the video, or once the middle of each segment."""
+    if clip.sampling == "segments":
+        return [[(first + last) // 2 for first, last in _segments(clip, frames)]]
+    return [clip_indices(clip, start, frames) for start in uniform_starts(clip, frames, clips)]
+
+
+def _segments(clip: Clip, frames: int) -> list[tuple[int, int]]:
+    """First and last frame of each of the equal parts of a video, a frame of which the Fast pathway takes.
+
+    Neighbours share a border, and a video with fewer frames than parts repeats some, as PySlowFast has it.
+    """
+    size = (frames - 1) / clip.fast_frames
+    return [(round(size * part), round(size * (part + 1))) for part in range(clip.fast_frames)]
+
+
+def labels_within(spans: Sequence[Sequence[float]], start: float, end: float) -> list[int]:
+    """The labels of the spans [label, start, end] that have a moment between `start` and `end`, each once, sorted."""
+    return sorted({int(label) for label, first, last in spans if first <= end and last >= start})
+
+
+def resized_clip(clip: Clip, frames: int, random: np.random.Generator) -> Clip:
+    """A clip of another number of Fast frames, at a random stride from the recipe's to that which covers its span."""
+    longest = clip.fast_stride * (clip.fast_frames // frames)
+    stride = int(random.integers(clip.fast_stride, longest + 1))
+    return clip.model_copy(update={"T": max(frames // clip.alpha, 1), "tau": stride * clip.alpha})
 
 
 def random_start(clip: Clip, frames: int, random: np.random.Generator) -> int:

@@ -1,7 +1,8 @@
-"""Validate: a Great Expectations suite over the ingested manifest; bad rows go to quarantine, each with its reasons.
+"""Validate: Great Expectations suites over the ingested manifest; bad rows go to quarantine, each with its reasons.
 
-The suites are `suites/<format>.json`. Great Expectations works on flat columns, so the lists of a row and what decoding
-told are put into columns first. An expectation's `meta` has its title and, formatted with the row, the reason.
+The suites are `suites/common.json` and `suites/<format>.json`, and of the classes `suites/classes.json`. Great
+Expectations works on flat columns, so the lists of a row and what decoding told are put into columns first. An
+expectation's `meta` has its title and, formatted with the row, the reason.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +20,66 @@ import pandas as pd
 
 from slowfast_core.data.inspection import inspect_segments
 from slowfast_core.data.manifest import Manifest, read_manifest
+from slowfast_core.data.repeats import leaks, repeats, shared_videos
+from slowfast_core.data.validation_report import (
+    COVERAGE,
+    PAGE,
+    QUARANTINE,
+    REPORT,
+    Check,
+    class_table,
+    coverage_of,
+    write_quarantine,
+    write_report,
+)
 from slowfast_core.errors import InputError
-from slowfast_core.files import sha256_of, whole_file, write_whole
-from slowfast_core.recipe import Data
+from slowfast_core.files import sha256_of, write_whole
+from slowfast_core.recipe import Data, Validation
 from slowfast_core.stage import StageResult, read_result, run_once
 
-MANIFEST, QUARANTINE, REPORT, PAGE = "manifest.parquet", "quarantine.csv", "report.json", "report.html"
+MANIFEST = "manifest.parquet"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).parent / "suites"
-TEMPLATE = Path(__file__).parent / "validation_report.html"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What came of one expectation; `bad` maps the row to its reason."""
-
-    title: str
-    expectation: str
-    passed: bool
-    bad: dict[int, str]
+SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # others are as Kinetics
+ANY_IMBALANCE = 1e18
 
 
 def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     """Sort the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
-    suite = SUITES / f"{data.format}.json"
+    suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
+    if data.validation.shared_videos == "quarantine":
+        suites.append(SUITES / "videos.json")
     inputs = {
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),
         "format": data.format,
-        "suite": sha256_of(suite),
+        "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
     }
 
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
-        limit = data.validation.decode_timeout_seconds
-        segments = inspect_segments(manifest.rows, ingested, limit, partial / JOURNAL)
+        segments = inspect_segments(manifest.rows, ingested, data.validation, partial / JOURNAL)
         flat = _flatten(manifest, segments)
-        limits = {"last_class": len(manifest.labels) - 1, "min_frames": data.validation.min_frames}
-        checks = _run_suite(suite, flat, limits)
+        checks = _run_suites(suites, flat, _limits(data.validation, manifest))
         reasons = _reasons(checks)
         known = manifest.rows.assign(**{name: segments[name] for name in ("frames", "fps", "width", "height")})
         good = Manifest(known.drop(index=list(reasons)).reset_index(drop=True), manifest.labels)
-        _write_quarantine(manifest.rows, reasons, partial / QUARANTINE)
-        _write_report(data, manifest, good, checks, partial)
-        _accept(data, manifest, good, checks, partial, output)
+        classes = class_table(good)
+        of_classes = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
+        balance = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(of_classes).items()]
+        warnings = balance + _warned_of_videos(data.validation, flat)
+        coverage = coverage_of(manifest, segments, reasons)
+        write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
+        write_quarantine(manifest.rows, reasons, partial / QUARANTINE)
+        write_report(data, coverage, classes, [*checks, *of_classes], warnings, partial)
+        _accept(data, good, coverage, checks, balance, partial, output)
         good.write(partial / MANIFEST)
         (partial / JOURNAL).unlink()
         return {
-            "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE},
-            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined",
+            "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE, "coverage": COVERAGE},
+            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings),
             "digest": sha256_of(partial / MANIFEST),
-            "metrics": {"good": len(good.rows), "quarantined": len(reasons)},
+            "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
         }
 
     return run_once("validate", output, inputs, work)
@@ -81,6 +90,7 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
     rows = manifest.rows
     labels = [np.asarray(of_row if of_row is not None else [], dtype=int) for of_row in rows["labels"]]
     boxes = [() if of_row is None else [np.asarray(box, dtype=float) for box in of_row] for of_row in rows["boxes"]]
+    found = [() if of_row is None else [box[:4] for box in of_row] for of_row in rows["proposals"]]
     listed = [0 if of_row is None else len(of_row) for of_row in rows["box_labels"]]
     flat = rows.drop(columns=["frames", "fps", "width", "height"]).join(segments)
     return flat.assign(
@@ -90,43 +100,47 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
         label_min=[of_row.min() if len(of_row) else math.nan for of_row in labels],
         label_max=[of_row.max() if len(of_row) else math.nan for of_row in labels],
         same_id_before=rows.groupby("id", dropna=False).cumcount(),
-        leaks_to=pd.Series(_leaks(rows), index=rows.index, dtype=object),
-        box_count=[len(of_row) for of_row in boxes],
-        boxes_outside=[sum(not _in_picture(box) for box in of_row) for of_row in boxes],
+        leaks_to=pd.Series(leaks(rows), index=rows.index, dtype=object),
+        repeats=pd.Series(repeats(rows), index=rows.index, dtype=object),
+        video_in=pd.Series(shared_videos(rows), index=rows.index, dtype=object),
+        box_count=[len(true) + len(of_row) for true, of_row in zip(boxes, found, strict=True)],
+        boxes_outside=[
+            sum(not _in_picture(box) for box in (*true, *of_row)) for true, of_row in zip(boxes, found, strict=True)
+        ],
         boxes_unlabelled=[abs(len(of_row) - lists) for of_row, lists in zip(boxes, listed, strict=True)],
     )
-
-
-def _leaks(rows: pd.DataFrame) -> list[str | None]:
-    """For rows of `train` the row of `val` that is the same segment of the same bytes: `val` is what is kept."""
-    clips = list(zip(rows["sha256"], rows["start"], rows["end"].fillna(-1.0), strict=True))
-    of_val = {clip: id_ for clip, id_, split in zip(clips, rows["id"], rows["split"], strict=True) if split == "val"}
-    return [
-        f"val ({of_val[clip]})" if split == "train" and clip[0] is not None and clip in of_val else None
-        for clip, split in zip(clips, rows["split"], strict=True)
-    ]
 
 
 def _in_picture(box: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
     return len(box) == 4 and bool(0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1)
 
 
-def _run_suite(suite: Path, flat: pd.DataFrame, parameters: Mapping[str, float]) -> list[Check]:
+def _limits(validation: Validation, manifest: Manifest) -> dict[str, float]:
+    names = ("min_frames", "min_fps", "max_fps", "min_length_share", "min_class_clips")
+    return {name: getattr(validation, name) for name in names} | {
+        "last_class": len(manifest.labels) - 1,
+        "max_imbalance": validation.max_imbalance or ANY_IMBALANCE,
+    }
+
+
+def _run_suites(suites: list[Path], flat: pd.DataFrame, parameters: Mapping[str, float]) -> list[Check]:
+    if flat.empty:
+        return []
     import great_expectations as gx
 
-    tree = json.loads(suite.read_text(encoding="utf-8"))
+    expectations = [each for suite in suites for each in json.loads(suite.read_text(encoding="utf-8"))["expectations"]]
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("manifest")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": flat})
     outcome = batch.validate(
-        gx.ExpectationSuite(name=tree["name"], expectations=tree["expectations"]),
+        gx.ExpectationSuite(name=suites[-1].stem, expectations=expectations),
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
         expectation_parameters=dict(parameters),
     )
     rows = flat.to_dict("records")
     checks = {check.title: check for check in (_check(result, rows) for result in outcome.results)}
-    return [checks[expectation["meta"]["title"]] for expectation in tree["expectations"]]  # in the suite's order
+    return [checks[each["meta"]["title"]] for each in expectations]  # in the suites' order
 
 
 def _check(result: Any, rows: list[dict[Any, Any]]) -> Check:
@@ -148,66 +162,44 @@ def _reasons(checks: list[Check]) -> dict[int, list[str]]:
     return dict(sorted(reasons.items()))
 
 
-def _write_quarantine(rows: pd.DataFrame, reasons: Mapping[int, list[str]], path: Path) -> None:
-    bad = rows.loc[list(reasons), ["id", "video", "split"]]
-    with whole_file(path) as temporary:
-        bad.assign(reason=["; ".join(of_row) for of_row in reasons.values()]).to_csv(temporary, index=False)
+def _warned(warnings: list[str]) -> str:
+    return f"; {len(warnings)} warnings in the report" if warnings else ""
 
 
-def _write_report(data: Data, manifest: Manifest, good: Manifest, checks: list[Check], folder: Path) -> None:
-    import jinja2
-
-    quarantine = pd.read_csv(folder / QUARANTINE, dtype=str, keep_default_na=False).to_dict("records")
-    report = {
-        "data": data.name,
-        "suite": data.format,
-        "rows": len(manifest.rows),
-        "good": len(good.rows),
-        "quarantined": len(quarantine),
-        "max_bad_share": data.validation.max_bad_share,
-        "splits": {name: len(good.split(name).rows) for name in ("train", "val")},
-        "checks": [{**asdict(check), "bad": len(check.bad)} for check in checks],
-        "classes": _balance(manifest, good),
-        "quarantine": quarantine,
-    }
-    write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
-    template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    write_whole(folder / PAGE, template.render(report))
+def _warned_of_videos(validation: Validation, flat: pd.DataFrame) -> list[str]:
+    shared = int(flat["video_in"].notna().sum()) if validation.shared_videos == "warn" else 0
+    return [f"{shared} rows of train are other moments of videos of val"] if shared else []
 
 
-def _balance(manifest: Manifest, good: Manifest) -> list[dict[str, Any]]:
-    """How often each named class is a label: ingested, and good in each split."""
-    everywhere = _label_counts(manifest)
-    by_split = {name: _label_counts(good.split(name)) for name in ("train", "val")}
-    return [
-        {"name": name, "ingested": everywhere[index], **{split: of[index] for split, of in by_split.items()}}
-        for index, name in enumerate(manifest.labels)
-        if name
-    ]
-
-
-def _label_counts(manifest: Manifest) -> Counter[int]:
-    return Counter(int(label) for of_row in manifest.rows["labels"] if of_row is not None for label in of_row)
-
-
-def _accept(data: Data, manifest: Manifest, good: Manifest, checks: list[Check], partial: Path, output: Path) -> None:
+def _accept(
+    data: Data,
+    good: Manifest,
+    coverage: Mapping[str, Any],
+    checks: list[Check],
+    balance: list[str],
+    partial: Path,
+    output: Path,
+) -> None:
     """Raises InputError, and leaves the reports beside `output`, when what is left is no data set to train on."""
     rejected = output.with_name(f"{output.name}.rejected")
     shutil.rmtree(rejected, ignore_errors=True)
-    total, bad = len(manifest.rows), len(manifest.rows) - len(good.rows)
+    total, bad = coverage["expected"], coverage["quarantined"]
     worst = max(checks, key=lambda check: len(check.bad))
     often = f"most often: {Counter(worst.bad.values()).most_common(1)[0][0]}" if worst.bad else ""
     limit = data.validation.max_bad_share
     empty = [name for name in ("train", "val") if good.split(name).rows.empty]
-    if bad <= limit * total and not empty:
-        return
-    rejected.mkdir()
-    for name in (QUARANTINE, REPORT, PAGE):
-        shutil.copy(partial / name, rejected / name)
     if bad > limit * total:
         what = f"{bad} of {total} rows are bad ({bad / total:.1%}, allowed {limit:.1%}), {often}"
         mend = "mend the source, or raise data.validation.max_bad_share"
-    else:
+    elif empty:
         what = f"split {empty[0]!r} has no good row, {bad} of {total} rows are bad{often and f', {often}'}"
         mend = f"add good rows for {empty[0]!r}"
-    raise InputError(what, rejected / QUARANTINE, mend)
+    elif balance and data.validation.class_balance == "refuse":
+        what = f"the classes are not balanced, {len(balance)} times; {balance[0]}"
+        mend = "add clips, or relax data.validation.min_class_clips or .max_imbalance"
+    else:
+        return
+    rejected.mkdir()
+    for name in (QUARANTINE, REPORT, PAGE, COVERAGE):
+        shutil.copy(partial / name, rejected / name)
+    raise InputError(what, rejected / (QUARANTINE if bad else PAGE), mend)

@@ -1,17 +1,11 @@
-"""Data versions: all of DVC. The version of a clip store is the hash by which DVC knows its folder."""
+"""Data versions. The version of a clip store is the hash by which DVC knows its folder."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from slowfast_core.errors import InputError
-
-REMOTE = "storage"  # the name of the default remote in .dvc/config
+from slowfast_core.data.catalogue import described, is_kept, keep
+from slowfast_core.data.remote import Address, Remote, in_one_line, open_remote
 
 
 def data_version(folder: Path) -> str:
@@ -26,49 +20,29 @@ def data_version(folder: Path) -> str:
     return str(tree.hash_info.value)
 
 
-def track(store: Path, repository: Path, remote: Path) -> str:
-    """Add `store`, a folder below `repository`, to the DVC repository there; push it to `remote`; return its version.
+def track(store: Path, repository: Path, default: Path, address: Address | None = None) -> str:
+    """Add `store`, a folder below `repository`, to the DVC repository there; push it to its remote; return its version.
 
-    The repository is made when there is none; it needs no git. Doing it again with the same store changes nothing.
+    The repository is made when there is none, with the folder `default` as its default remote; it needs no git. Only
+    what the remote does not have is sent. Doing it again changes nothing, and goes on after a kill. The version is
+    recorded beside the objects and in the repository, and that comes last. Raises InputError.
     """
-    from dvc.exceptions import DvcException
-
-    store, repository, remote = store.resolve(), repository.resolve(), remote.resolve()
-    try:
-        with _quiet(), _repository(repository, remote) as repo:
-            # Not relinked to the cache: the store's files stay writable, and a kill loses none of them.
-            (stage,) = repo.add([str(store)], relink=False)
-            repo.push([stage.addressing])
-            return str(stage.outs[0].hash_info.value)
-    except DvcException as error:
-        raise InputError(
-            f"DVC: {' '.join(str(error).split())}", store, f"mend or remove {repository / '.dvc'}"
-        ) from error
+    address = address or Address()
+    store, repository = store.resolve(), repository.resolve()
+    with open_remote(repository, default, address) as remote:
+        version = _add(store, remote)
+        remote.push([entry.md5 for entry in remote.listing(version) or ()], version)
+        keep(described(version, store, repository), repository, remote, address)
+    return version
 
 
-@contextmanager
-def _repository(folder: Path, remote: Path) -> Iterator[Any]:
-    """The repository in `folder`, with `remote` as the default where it has none."""
-    from dvc.repo import Repo
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ".dvc" / "config").is_file():
-        Repo.init(str(folder), no_scm=True, force=True).close()
-    with Repo(str(folder)) as repo:
-        if "remote" not in repo.config["core"]:
-            with repo.config.edit("repo") as config:
-                config["core"] |= {"analytics": False, "check_update": False, "remote": REMOTE}
-                config["remote"][REMOTE] = {"url": os.path.relpath(remote)}  # DVC makes it relative to its config
-        yield repo
+def is_tracked(store: Path, version: str, repository: Path, address: Address) -> bool:
+    """Whether `track` has nothing left to do."""
+    return store.with_suffix(".dvc").is_file() and is_kept(version, repository, address)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without DVC's own bars and lines: a stage tells its progress itself."""
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _add(store: Path, remote: Remote) -> str:
+    with in_one_line(store):
+        # Not relinked to the cache: the store's files stay writable, and a kill loses none of them.
+        (stage,) = remote.repo.add([str(store)], relink=False)
+    return str(stage.outs[0].hash_info.value)

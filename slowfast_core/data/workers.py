@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Process = subprocess.Popen[bytes]
+WATCH_SECONDS = 0.1  # between looks at the memory of the workers
 
 
 @dataclass(frozen=True)
@@ -27,30 +29,43 @@ def cores() -> int:
 
 
 def run_isolated(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, limit_seconds: float = 0
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int = 0,
+    limit_seconds: float = 0,
+    limit_mb: int = 0,
 ) -> Iterator[tuple[Item, Result | Failed]]:
     """Yield each item with `function(item)`, or with why it failed, in the order of completion.
 
-    `function` must be importable by its name. `workers` 0 takes all cores; `limit_seconds` 0 sets no limit to one item.
+    `function` must be importable by its name. `workers` 0 takes all cores; `limit_seconds` 0 sets no limit to one item,
+    `limit_mb` 0 none to the resident memory of its process.
     Workers end with their parent, however that ends: their pipe closes.
     """
     todo = list(reversed(items))
     busy: dict[Connection, tuple[Process, Item]] = {}
     idle: list[tuple[Connection, Process]] = []
+    too_large: set[Process] = set()
     try:
         while todo or busy:
             while todo and len(busy) < (workers or cores()):
                 pipe, process = idle.pop() if idle else _start(function, limit_seconds)
                 busy[pipe] = process, todo.pop()
                 pipe.send(busy[pipe][1])
-            for pipe in [pipe for pipe in wait(list(busy)) if isinstance(pipe, Connection)]:
+            ready = wait(list(busy), WATCH_SECONDS if limit_mb else None)
+            for process, _ in (busy[pipe] for pipe in busy if limit_mb and pipe not in ready):
+                if _resident_mb(process) > limit_mb:
+                    process.kill()
+                    too_large.add(process)
+            for pipe in [pipe for pipe in ready if isinstance(pipe, Connection)]:
                 process, item = busy.pop(pipe)
                 try:
                     result = pipe.recv()
                     idle.append((pipe, process))
                 except (EOFError, ConnectionResetError):
                     pipe.close()
-                    result = Failed(_cause(process.wait(), limit_seconds))
+                    code = process.wait()
+                    memory = f"took more than {limit_mb} MB of memory"
+                    result = Failed(memory if process in too_large else _cause(code, limit_seconds))
                 yield item, result
     finally:
         for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
@@ -63,7 +78,7 @@ def _start(function: Callable[[Item], Result], limit_seconds: float) -> tuple[Co
     # Not multiprocessing.Process: that runs the caller's main module again, which may be slow, or not be a file at all.
     ours, theirs = multiprocessing.Pipe()
     code = f"from {__name__} import _serve; _serve({theirs.fileno()})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     with theirs:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
@@ -94,6 +109,14 @@ def _serve(descriptor: int) -> None:
             result = Failed(" ".join(str(error).split()) or type(error).__name__)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(result)
+
+
+def _resident_mb(process: Process) -> float:
+    try:
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):  # it has just ended
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _cause(code: int, limit_seconds: float) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import progress
-from slowfast_core.recipe import Recipe
+from slowfast_core.recipe import Evaluate, Recipe
 from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slowfast_core.data.manifest import Manifest
     from slowfast_core.evaluation.ava import DetectionResult
+    from slowfast_core.evaluation.charades import MultiLabelResult
     from slowfast_core.evaluation.classification import ClassificationResult
     from slowfast_core.evaluation.scoring import Scorer
 
@@ -25,7 +30,10 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    inputs: dict[str, object] = {"evaluate": recipe.evaluate.model_dump(), "precision": recipe.compute.precision}
+    plain = {"boxes": None, "aggregation": "mean"}  # evaluations without them stay what they are
+    views = recipe.evaluate.model_dump()
+    views = {name: value for name, value in views.items() if name not in plain or value != plain[name]}
+    inputs: dict[str, object] = {"evaluate": views, "precision": recipe.compute.precision}
     inputs |= {"data_version": data_version, "weights": digest}
 
     def work(partial: Path) -> Mapping[str, Any]:
@@ -47,9 +55,14 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
 
 def _evaluate(
     recipe: Recipe, store: Path, training: Path, folder: Path, data_version: str, digest: str
-) -> ClassificationResult | DetectionResult:
+) -> ClassificationResult | MultiLabelResult | DetectionResult:
     from slowfast_core.data.manifest import read_manifest
-    from slowfast_core.evaluation.report import ReportContext, write_classification_report, write_detection_report
+    from slowfast_core.evaluation.report import (
+        ReportContext,
+        write_classification_report,
+        write_detection_report,
+        write_multi_label_report,
+    )
     from slowfast_core.evaluation.scoring import Scorer
 
     manifest = read_manifest(store / "manifest.parquet").split("val")
@@ -57,49 +70,86 @@ def _evaluate(
         where = store / "manifest.parquet"
         raise InputError("the val split is empty", where, "name validation annotations or a holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
-    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision)
-    result: ClassificationResult | DetectionResult
-    if recipe.model.head == "classify":
-        result = _classify(scorer, store, manifest)
+    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision, recipe.data.store)
+    readers = max(recipe.compute.loader_workers, 1)
+    result: ClassificationResult | MultiLabelResult | DetectionResult
+    if recipe.model.multi_label:
+        result = _classify_multi_label(scorer, store, manifest, readers)
+        write_multi_label_report(folder / "report.html", context, result)
+    elif recipe.model.head == "classify":
+        result = _classify(scorer, store, manifest, readers)
         write_classification_report(folder / "report.html", context, result)
     else:
-        result = _detect(scorer, store, manifest, folder, recipe.evaluate.iou)
-        write_detection_report(folder / "report.html", context, result)
+        result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
+        write_detection_report(folder / "report.html", replace(context, facts=(("boxes", boxes),)), result)
     write_whole(folder / "metrics.json", json.dumps(result.metrics, indent=1))
     return result
 
 
-def _classify(scorer: Scorer, store: Path, manifest: Manifest) -> ClassificationResult:
+def _classify(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> ClassificationResult:
     import numpy as np
 
     from slowfast_core.evaluation.classification import evaluate_classification
 
+    labels = np.array([labels[0] for labels in manifest.rows["labels"]])
+    scores = _score_all(scorer, store, manifest, readers)
+    return evaluate_classification(list(manifest.rows["id"]), scores, labels, manifest.labels)
+
+
+def _classify_multi_label(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> MultiLabelResult:
+    from slowfast_core.evaluation.charades import evaluate_multi_label
+
     rows = manifest.rows
+    return evaluate_multi_label(
+        list(rows["id"]), _score_all(scorer, store, manifest, readers), list(rows["labels"]), manifest.labels
+    )
+
+
+def _score_all(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> NDArray[np.float32]:
+    """Scores `[videos, classes]`."""
+    import numpy as np
+
     scores = []
-    with progress("evaluate", len(rows)) as advance:
-        for path in rows["path"]:
-            scores.append(scorer.score_video(store / path)[: len(manifest.labels)])
+    with progress("evaluate", len(manifest.rows)) as advance:
+        for scores_A in scorer.score_videos([store / path for path in manifest.rows["path"]], readers):
+            scores.append(scores_A[: len(manifest.labels)])
             advance()
-    labels = np.array([labels[0] for labels in rows["labels"]])
-    return evaluate_classification(list(rows["id"]), np.stack(scores), labels, manifest.labels)
+    return np.stack(scores)
 
 
-def _detect(scorer: Scorer, store: Path, manifest: Manifest, folder: Path, iou: float) -> DetectionResult:
+def _detect(
+    scorer: Scorer, store: Path, manifest: Manifest, folder: Path, test: Evaluate
+) -> tuple[DetectionResult, str]:
+    """The result, and whose boxes were scored."""
     import numpy as np
 
     from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections, write_detections
 
-    truth, found = {}, {}
+    column = column_to_score(manifest, test, store)
+    people, truth, found = 0, {}, {}
     with progress("evaluate", len(manifest.rows)) as advance:
         for row in manifest.rows.to_dict("records"):
             key = (row["video"], int(row["second"]))
             truth[key] = GroundTruth.of_people(row["boxes"], row["box_labels"])
-            kept, scores_KA = scorer.detect(store / row["path"], row["key"], row["boxes"])
-            boxes_K4 = np.array([list(row["boxes"][i]) for i in kept]).reshape(-1, 4)
-            found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
+            boxes = [list(box)[:4] for box in row[column]]
+            people += len(boxes)
+            if boxes:
+                kept, scores_KA = scorer.detect(store / row["path"], row["key"], boxes)
+                boxes_K4 = np.array([boxes[i] for i in kept]).reshape(-1, 4)
+                found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
             advance()
     write_detections(folder / "detections.csv", found)
-    return evaluate_detections(truth, found, manifest.labels, iou=iou)
+    whose = "predicted by a person detector" if column == "proposals" else "of the ground truth"
+    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {whose}"
+
+
+def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal["boxes", "proposals"]:
+    """The manifest's column of the boxes that `test.boxes` means. Raises InputError when the data has none."""
+    predicted = bool(manifest.rows["proposals"].notna().any())
+    if test.boxes == "predicted" and not predicted:
+        mend = "name data.person_boxes.val, and ingest and extract again"
+        raise InputError("the data has no predicted boxes", where, mend)
+    return "proposals" if predicted and test.boxes != "truth" else "boxes"
 
 
 def _log(recipe: Recipe, at: Workspace, folder: Path, data_version: str, metrics: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slowfast_core.evaluation.ava import DetectionResult
+from slowfast_core.evaluation.charades import MultiLabelResult
 from slowfast_core.evaluation.classification import ClassificationResult, Floats, Ints
 from slowfast_core.evaluation.examples import Example
 from slowfast_core.files import write_whole
@@ -121,6 +122,23 @@ def write_classification_report(path: Path, context: ReportContext, result: Clas
         example_of="video",
         confusion=confusion_view(result),
         pairs=most_confused(result),
+    )
+    _write(path, page)
+
+
+def write_multi_label_report(path: Path, context: ReportContext, result: MultiLabelResult) -> None:
+    headlines = (
+        Headline("mAP", percent(result.mean_average_precision), f"over {_counted(result.average_precision)} classes"),
+        Headline("videos", f"{result.videos:,}", f"{result.unlabelled:,} of them without any action: these rank last"),
+    )
+    page = Page(
+        context=context,
+        kind="multi-label classification",
+        headlines=headlines,
+        table=class_table("AP", result.names, result.average_precision, {"videos": result.positives}),
+        worst=result.worst,
+        best=result.best,
+        example_of="video",
     )
     _write(path, page)
 

@@ -27,13 +27,13 @@ class SlowFrames(nn.Module):
         super().__init__()
         self.alpha = clip.alpha
         self.even = model.slow_frames == "linspace"
-        frames = [i * (clip.fast_frames - 1) // max(clip.T - 1, 1) for i in range(clip.T)]
-        self.register_buffer("frames", torch.tensor(frames), persistent=False)
-        self.frames: Tensor
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         pictures_BCTHW = clip_BCTHW[:, :3]
-        return pictures_BCTHW.index_select(2, self.frames) if self.even else pictures_BCTHW[:, :, :: self.alpha]
+        if not self.even:
+            return pictures_BCTHW[:, :, :: self.alpha]
+        fast, slow = clip_BCTHW.shape[2], max(clip_BCTHW.shape[2] // self.alpha, 1)
+        return pictures_BCTHW[:, :, [i * (fast - 1) // max(slow - 1, 1) for i in range(slow)]]
 
 
 class FastFrames(nn.Module):

@@ -38,7 +38,7 @@ def read_peer_file(path: Path) -> PeerFile:
     """A `.pkl` is read as Caffe2's, anything else as PyTorch's. Raises InputError for what is no whole checkpoint."""
     if not path.is_file():
         raise InputError("no such checkpoint", path, "name a file that exists")
-    content = _read_caffe2(path) if path.suffix == ".pkl" else _read_torch(path)
+    content = read_plain(path, path, TRUSTED) if path.suffix == ".pkl" else _read_torch(path)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}, not a mapping of weights", path, "name a checkpoint")
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
@@ -59,14 +59,15 @@ def _read_torch(path: Path) -> Any:
         raise InputError(f"no whole PyTorch file ({type(error).__name__})", path, WHOLE) from None
 
 
-def _read_caffe2(path: Path) -> Any:
+def read_plain(path: Path, where: object, trusted: str) -> Any:
+    """The arrays and plain containers of a pickle. Raises InputError; `trusted` mends one that would run code."""
     try:
         with path.open("rb") as file:
             return _Restricted(file, encoding="latin-1").load()
     except _Refused as error:
-        raise InputError(f"refused: it would run {error}", path, TRUSTED) from None
+        raise InputError(f"refused: it would run {error}", where, trusted) from None
     except Exception as error:  # noqa: BLE001  a damaged file makes the reader raise nearly anything
-        raise InputError(f"no whole pickle ({type(error).__name__})", path, WHOLE) from None
+        raise InputError(f"no whole pickle ({type(error).__name__})", where, WHOLE) from None
 
 
 class _Refused(pickle.UnpicklingError):
@@ -88,6 +89,11 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
+def _no_bytes() -> bytes:
+    """How Python 3 writes those of an empty array into an old pickle; with arguments it could fill the memory."""
+    return b""
+
+
 _reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
 _scalar: Callable[..., Any] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
 _frombuffer: Callable[..., Any] = np.empty(0).__reduce_ex__(5)[0]  # type: ignore[assignment]
@@ -99,6 +105,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
 }
 
 

@@ -94,7 +94,7 @@ def download_version(model: str, uri: str, folder: Path) -> Path:
 def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:
     evaluated = read_result(evaluation)
     recipe = _as_trained(recipe, training / "checkpoint.json")
-    headline = HEADLINE[recipe.model.head]
+    headline = "mAP" if recipe.model.multi_label else HEADLINE[recipe.model.head]
     if headline not in evaluated.metrics:
         raise InputError(f"the evaluation has no metric {headline!r}", evaluation, "evaluate with this recipe's head")
     lineage = collect(recipe, training, evaluation, uri)

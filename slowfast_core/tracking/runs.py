@@ -54,6 +54,12 @@ class Run:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self._client.log_artifact(self.id, str(path), folder)
 
+    def log_data_report(self, validated: Path) -> None:
+        """What the quality gate said of the data; a clip store may also come without its validation."""
+        for name in ("report.html", "report.json", "coverage.json"):
+            if (validated / name).is_file():
+                self.log_artifact(validated / name, "data")
+
     def log_dataset(self, name: str, data_version: str, source: str, context: str) -> None:
         """The data version as an input of the run; `context` is "training" or "evaluation"."""
         from mlflow.data.dataset_source_registry import resolve_dataset_source

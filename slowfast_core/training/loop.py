@@ -4,29 +4,52 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from slowfast_core.data.loading import EpochBatches, Sample, TrainingClips, training_loader
+from slowfast_core.data.loading import Batch, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import load_weights, save_weights, start_from
-from slowfast_core.recipe import Recipe
-from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from slowfast_core.errors import FULL, InputError
+from slowfast_core.model.weights import save_weights
+from slowfast_core.training.bad_clips import BadClips
+from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
+from slowfast_core.training.checkpoint_store import Uploader
+from slowfast_core.training.divergence import Divergence
+from slowfast_core.training.heldout import score_held_out
 from slowfast_core.training.job import Job
 from slowfast_core.training.meter import Meter
-from slowfast_core.training.schedule import learning_rate
-from slowfast_core.training.step import Outcome, forward_loss, make_optimizer
+from slowfast_core.training.norms import average_running_statistics, begin_step
+from slowfast_core.training.plan import Plan
+from slowfast_core.training.precise_bn import take_statistics
+from slowfast_core.training.schedule import scaling_line
+from slowfast_core.training.state import begin
+from slowfast_core.training.step import Outcome, decisions_of, forward_loss
+from slowfast_core.training.together import Together, Wish
 
 LOG_STEPS = 10  # steps that a line of the log tells of; the last of an epoch of fewer
+PRECISE_EPOCH = 1_000_000  # precise batch norm takes its batches in the order of an epoch that is not trained
 
 
-class Log:
-    """JSON lines, written by rank 0, that the driver shows and sends to MLflow."""
+def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None]) -> None:
+    """Returns when the training is done, is told to stop, or cannot go on; `job.refusal` then says why."""
+    try:
+        Worker(job, Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds), device).run(epoch_done)
+    except InputError as error:
+        job.refuse(error)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        mend = "make room and run again; it goes on from the last checkpoint"
+        job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
+
+
+class JsonLines:
+    """A file to which some workers append."""
 
     def __init__(self, path: Path, enabled: bool) -> None:
         self.path, self.enabled = path, enabled
@@ -37,98 +60,185 @@ class Log:
                 file.write(json.dumps(fields) + "\n")
 
 
-def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None]) -> None:
-    recipe = job.recipe
-    torch.set_num_threads(recipe.compute.cpus_per_worker)
-    log = Log(job.log, rank == 0)
-    manifest = read_manifest(job.store / "manifest.parquet").split("train")
-    clips = TrainingClips(
-        job.store,
-        manifest,
-        recipe.clip,
-        recipe.train,
-        recipe.model.classes,
-        recipe.seed,
-        recipe.compute.frame_cache_mb,
-        recipe.model.takes_flow,
-    )
-    batches = EpochBatches(len(clips), recipe.train.batch, recipe.seed, rank, workers)
-    network = _start_network(job, log).to(device)
-    optimizer = make_optimizer(network, recipe.train)
-    step = _resume(job, network, optimizer, log)
-    parallel = nn.parallel.DistributedDataParallel(network) if workers > 1 else network
-    loader = training_loader(clips, batches, recipe.compute.loader_workers)
-    meter = Meter(workers, device)
-    last_save = time.monotonic()
-    while step < recipe.train.epochs * batches.steps:
-        epoch, done = divmod(step, batches.steps)
-        batches.start(epoch, done)
-        for samples in loader:
-            # Dropout is a function of (seed, step, rank), so a resumed run draws what an unbroken one would.
-            torch.manual_seed((recipe.seed * 1_000_003 + step) * 1_009 + rank)
-            rate = learning_rate(recipe.train, step / batches.steps)
-            meter.add(_update(parallel, optimizer, samples, recipe, device, rate), len(samples))
-            step += 1
-            last_of_epoch = step % batches.steps == 0
-            if last_of_epoch or step % LOG_STEPS == 0:
-                log(step=step, epoch=step / batches.steps, learning_rate=rate, **meter.read())
-            if rank == 0 and (last_of_epoch or time.monotonic() - last_save > recipe.train.checkpoint_minutes * 60):
-                _save(job, step, network, optimizer)
-                last_save = time.monotonic()
-        epoch_done(epoch)
-    if rank == 0:
-        save_weights(job.folder / "model.safetensors", network.state_dict())
+class Worker:
+    def __init__(self, job: Job, together: Together, device: torch.device) -> None:
+        recipe, rank, workers = job.recipe, together.rank, together.workers
+        _settle(recipe.compute.cpus_per_worker, recipe.compute.deterministic)
+        self.job, self.together, self.device = job, together, device
+        self.train, self.model, self.seed = recipe.train, recipe.model, recipe.seed
+        self.log = JsonLines(job.log, rank == 0)
+        self.samples_log = JsonLines(job.folder / f"samples-{rank}.jsonl", recipe.train.log_samples)
+        manifest = read_manifest(job.store / "manifest.parquet")
+        splits, cuda = [manifest.split(name) for name in ("train", "val")], device.type == "cuda"
+        clips, held_out = (TrainingClips.of(recipe, job.store, split, planes=cuda) for split in splits)
+        self.clips, self.blank = clips.rows, clips.blank()
+        self.bad = BadClips(len(clips.rows), recipe.train.max_bad_share, together)
+        self.held_out = [
+            partial(held_out.centred, i, recipe.evaluate.size) for i in range(rank, len(held_out.rows), workers)
+        ]
+        self.plan = Plan(recipe.train, recipe.clip, len(clips), recipe.seed, rank, workers)
+        self.loader = training_loader(clips, self.plan, recipe.compute.loader_workers, pin=cuda)
+        self.state = begin(job, device)
+        self.parallel = _parallel(self.state.network, workers, recipe.compute.compile)
+        self.forward = partial(
+            forward_loss, train=self.train, model=self.model, device=device, precision=recipe.compute.precision
+        )
+        uploader = Uploader.of(job, lambda note: self.log(note=note)) if rank == 0 else None
+        self.saver = Saver(job.checkpoints, recipe.train.keep_checkpoints, uploader)
+        self.meter = Meter(together, device)
+        self.divergence = Divergence(job.folder / "diverged", rank)
+        self.last_save = time.monotonic()
+        for note in [scaling_line(recipe.train, workers), *self.state.notes]:
+            self.log(note=note)
+
+    def run(self, epoch_done: Callable[[int], None]) -> None:
+        while self.state.step < self.plan.steps:
+            epoch, done = self.plan.position(self.state.step)
+            self.plan.start(epoch, done)
+            if self._epoch(epoch) is Wish.STOP:
+                return
+            epoch_done(epoch)
+        self.saver.finish()
+        if self.together.rank == 0:
+            save_weights(self.job.folder / "model.safetensors", self._final_weights())
+
+    def _epoch(self, epoch: int) -> Wish:
+        loaded = iter(self.loader)
+        for step in range(self.state.step, self.plan.ends[epoch]):
+            with self.meter.waiting():
+                parts = [next(loaded) for _ in range(self.train.accumulate)]
+            self._note_samples(step, parts)
+            rate = self.plan.rate(step)
+            loss = self._update(parts, rate)
+            self.divergence.watch(step, loss, [part.samples for part in parts])
+            self.state.step += 1
+            last_of_epoch = self.state.step == self.plan.ends[epoch]
+            held_out = self._end_epoch(epoch) if last_of_epoch else {}
+            if last_of_epoch or self.state.step % LOG_STEPS == 0:
+                fields = {"epoch": self.plan.epochs_done(self.state.step), "learning_rate": rate}
+                self.log(step=self.state.step, **fields, **self.meter.read(), **held_out, **self._count_bad())
+            wish = self.together.decide(self._wish(last_of_epoch))
+            if wish is Wish.FAIL:
+                raise self.divergence.error()
+            if wish is not Wish.GO_ON:
+                self._save()
+            if wish is Wish.STOP:
+                self.saver.finish()
+                return wish
+        return Wish.GO_ON
+
+    def _update(self, parts: Sequence[Batch], rate: float) -> torch.Tensor:
+        """One step of the optimizer; returns the sum of this worker's losses."""
+        state, workers = self.state, self.together.workers
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        begin_step(state.network, self.train, [len(part.samples) for part in parts])
+        state.optimizer.zero_grad(set_to_none=True)
+        # The mean is over all decisions of the step, whichever worker or part has how many of them.
+        own = sum(decisions_of(part.samples, self.model) for part in parts)
+        scale = workers / max(self.together.total(own), 1)
+        losses = []
+        for i, part in enumerate(parts):
+            # Dropout is a function of (seed, step, part), so a resumed run draws what an unbroken one would.
+            number = self.together.rank * self.train.accumulate + i
+            torch.manual_seed((self.seed * 1_000_003 + state.step) * 1_009 + number)
+            with nullcontext() if i == len(parts) - 1 or workers == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                outcome = self._forward(part)
+                state.scaler.scale(outcome.loss * scale).backward()  # type: ignore[no-untyped-call]
+            self.meter.add(outcome, len(part.samples))
+            self.bad.add(part.bad)
+            losses.append(outcome.loss.detach())
+        if self.train.clip_gradient:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.network.parameters(), self.train.clip_gradient)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if workers > 1 and self.train.batch_norm == "groups":
+            average_running_statistics(state.network)
+        return torch.stack(losses).sum()
+
+    def _forward(self, part: Batch) -> Outcome:
+        """A part none of whose clips decode is a blank one, which changes neither loss nor statistics."""
+        if part.samples:
+            return self.forward(self.parallel, part.samples)
+        self.state.network.eval()
+        outcome = self.forward(self.parallel, [self.blank])
+        self.state.network.train()
+        return Outcome(outcome.loss * 0, outcome.right * 0, 0)
+
+    def _count_bad(self) -> dict[str, int]:
+        """How many clips were left out. Raises InputError, on every worker, when they are too many."""
+        named = [self.clips[row]["path"] for row in self.bad.gather()]
+        if named:
+            self.log(note=f"{len(named)} clips do not decode and are left out: {', '.join(named)}")
+        known = [self.clips[row]["path"] for row in self.bad.known]
+        if self.bad.too_many:
+            limit = f"(train.max_bad_share {self.train.max_bad_share:g})"
+            more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+            what = (
+                f"{len(known)} of {len(self.clips)} training clips do not decode {limit}: {', '.join(known[:10])}{more}"
+            )
+            raise InputError(what, self.job.store, "restore the clip store, then train again: it goes on")
+        return {"bad_clips": len(known)} if known else {}
+
+    def _end_epoch(self, epoch: int) -> dict[str, float]:
+        """Precise statistics and the held-out split, where this epoch has them."""
+        last = epoch == self.plan.epochs - 1
+        validate = bool(self.train.validate_every) and (last or (epoch + 1) % self.train.validate_every == 0)
+        if self.train.precise_norm_batches and (validate or last):
+            self._take_precise_statistics()
+        if not validate:
+            return {}
+        scores = score_held_out(self.state.network, self.held_out, self._part, self.forward, self.together)
+        single = self.model.head == "classify" and not self.model.multi_label
+        value = scores["val_accuracy"] if single else -scores["val_loss"]
+        if self.state.best is None or value > self.state.best[1]:
+            self.state.best = (self.state.step, value)
+        return scores
+
+    def _take_precise_statistics(self) -> None:
+        self.plan.start(PRECISE_EPOCH)
+        parts = self.train.precise_norm_batches * self.train.accumulate
+        batches = (batch.samples for batch, _ in zip(self.loader, range(parts), strict=False) if batch.samples)
+        take_statistics(self.state.network, batches, self.forward, self.together.sums)
+
+    def _wish(self, last_of_epoch: bool) -> Wish:
+        train = self.train
+        stop = self.together.rank == 0 and self.job.stop.exists()
+        timed = self.together.rank == 0 and time.monotonic() - self.last_save > train.checkpoint_minutes * 60
+        counted = bool(train.checkpoint_steps) and self.state.step % train.checkpoint_steps == 0
+        save = last_of_epoch or timed or counted
+        if self.divergence.seen(newest=save or stop):
+            return Wish.FAIL
+        return Wish.STOP if stop else Wish.SAVE if save else Wish.GO_ON
+
+    def _save(self) -> None:
+        if self.together.rank == 0:
+            self.saver.save(self.state.record(self.job), self.state.best and self.state.best[0])
+        self.last_save = time.monotonic()
+
+    def _final_weights(self) -> dict[str, torch.Tensor]:
+        if self.train.final == "best" and self.state.best:
+            saved = load_checkpoint(checkpoint_of(self.job.checkpoints, self.state.best[0]))
+            return saved["model"]  # type: ignore[no-any-return]
+        return self.state.network.state_dict()
+
+    @property
+    def _part(self) -> int:
+        return self.train.batch // (self.together.workers * self.train.accumulate)
+
+    def _note_samples(self, step: int, parts: Sequence[Batch]) -> None:
+        ids = [self.clips[sample.index]["id"] for part in parts for sample in part.samples]
+        self.samples_log(step=step, workers=self.together.workers, ids=ids)
 
 
-def _start_network(job: Job, log: Log) -> nn.Module:
-    torch.manual_seed(job.recipe.seed)
-    network = build_model(job.recipe.model, job.recipe.clip)
-    if job.init_weights:
-        report = start_from(network, load_weights(job.init_weights))
-        log(note=f"start weights: {report}")
-    return network
+def _settle(threads: int, deterministic: bool) -> None:
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
 
 
-def _resume(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, log: Log) -> int:
-    """Load the newest whole checkpoint, if there is one; return the step to go on with."""
-    path, torn = newest_checkpoint(job.folder / "checkpoints")
-    for broken in torn:
-        log(note=f"checkpoint {broken.name} is torn and was passed over")
-    if path is None:
-        return 0
-    state: dict[str, Any] = load_checkpoint(path)
-    network.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    log(note=f"resumed from checkpoint {path.name}")
-    return int(state["step"])
-
-
-def _save(job: Job, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    state = {
-        "step": step,
-        "model": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "recipe": job.recipe.to_json(),
-        "data_version": job.data_version,
-    }
-    save_checkpoint(job.folder / "checkpoints", state, job.recipe.train.keep_checkpoints)
-
-
-def _update(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    samples: list[Sample],
-    recipe: Recipe,
-    device: torch.device,
-    rate: float,
-) -> Outcome:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    network.train()
-    optimizer.zero_grad(set_to_none=True)
-    outcome = forward_loss(network, samples, recipe.train, recipe.model, device, recipe.compute.precision)
-    outcome.loss.backward()  # type: ignore[no-untyped-call]
-    if recipe.train.clip_gradient:
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.train.clip_gradient)
-    optimizer.step()
-    return outcome
+def _parallel(network: nn.Module, workers: int, compiled: bool) -> nn.Module:
+    faster: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
+    # Running statistics are not copied from one worker: they are averaged after each step.
+    return nn.parallel.DistributedDataParallel(faster, broadcast_buffers=False) if workers > 1 else faster

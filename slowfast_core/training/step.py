@@ -1,4 +1,4 @@
-"""One training step: samples in, reduced loss and gradients out.
+"""One training step: samples in, loss and gradients out.
 
 B clips, C channels, T frames, H height, W width, K boxes over all clips, A classes.
 """
@@ -6,6 +6,7 @@ B clips, C channels, T frames, H height, W width, K boxes over all clips, A clas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,20 +17,33 @@ from slowfast_core.data.augment import render_batch
 from slowfast_core.data.loading import Sample
 from slowfast_core.sections import Model, Precision, Train
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """Loss of the step, and how many of its decisions (clips, or box-class pairs) were right."""
+    """Sum of the losses of some decisions (of clips, or of box-class pairs), and how many of them were right."""
 
     loss: Tensor
     right: Tensor
     decisions: int
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loss / max(self.decisions, 1)
 
 
 def boxes_of(samples: Sequence[Sample], device: torch.device) -> Tensor:
     """`[K, 5]`: clip index in the batch, then the box in pixels of the view."""
     rows = [functional.pad(s.boxes_K4, (1, 0), value=float(b)) for b, s in enumerate(samples)]
     return torch.cat(rows).to(device)
+
+
+def decisions_of(samples: Sequence[Sample], model: Model) -> int:
+    """Over how many losses the mean of a step is taken."""
+    if model.head == "classify" and not model.multi_label:
+        return len(samples)
+    return sum(s.targets_KA.numel() for s in samples)
 
 
 def forward_loss(
@@ -41,31 +55,43 @@ def forward_loss(
     precision: Precision = "fp32",
 ) -> Outcome:
     """Cross-entropy over classes, or sigmoid cross-entropy over each clip's (multi-label) or each box's classes."""
-    clips_BCTHW = render_batch([s.frames_THWC for s in samples], [s.view for s in samples], model.pixels, device)
+    clips_BCTHW = render_batch([s.frames for s in samples], [s.view for s in samples], model.pixels, device)
     if model.head == "classify" and not model.multi_label:
         labels_B = torch.tensor([s.label for s in samples], device=device)
         logits_BA = _logits(network, precision, clips_BCTHW)
-        loss = functional.cross_entropy(logits_BA, labels_B, label_smoothing=train.label_smoothing)
+        loss = functional.cross_entropy(logits_BA, labels_B, label_smoothing=train.label_smoothing, reduction="sum")
         return Outcome(loss, (logits_BA.argmax(1) == labels_B).sum(), len(samples))
     targets_KA = torch.cat([s.targets_KA for s in samples]).to(device)
     boxes = [boxes_of(samples, device)] if model.head == "detect" else []
     logits_KA = _logits(network, precision, clips_BCTHW, *boxes)
-    total = functional.binary_cross_entropy_with_logits(logits_KA, targets_KA, reduction="sum")
+    loss = functional.binary_cross_entropy_with_logits(logits_KA, targets_KA, reduction="sum")
     right = ((logits_KA > 0) == (targets_KA > 0.5)).sum()
-    return Outcome(total / max(targets_KA.numel(), 1), right, targets_KA.numel())
+    return Outcome(loss, right, targets_KA.numel())
 
 
 def _logits(network: nn.Module, precision: Precision, clips_BCTHW: Tensor, *boxes_K5: Tensor) -> Tensor:
-    """Under autocast only the network is: weights, normalisation and loss stay fp32, and bf16 needs no loss scaling."""
-    with torch.autocast(clips_BCTHW.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    """Under autocast only the network is: weights, normalisation and loss stay fp32."""
+    dtype = AUTOCAST.get(precision)
+    with torch.autocast(clips_BCTHW.device.type, dtype) if dtype else nullcontext():
         logits_KA: Tensor = network(clips_BCTHW, *boxes_K5)
     return logits_KA.float()
 
 
 def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
-    """SGD with momentum; batch-norm parameters are not decayed."""
-    normal = [p for m in network.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters(recurse=False)]
+    """SGD with momentum; by default the weights and biases of batch norm are not decayed."""
+    norms = (nn.BatchNorm3d, nn.SyncBatchNorm)
+    normal = [p for m in network.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)]
     known = {id(p) for p in normal}
-    others = [p for p in network.parameters() if id(p) not in known]
-    groups = [{"params": others, "weight_decay": train.weight_decay}, {"params": normal, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov)
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias") and id(p) not in known]
+    free = (normal if not train.decay_norm else []) + (biases if not train.decay_bias else [])
+    kept = {id(p) for p in free}
+    decayed = [p for p in network.parameters() if id(p) not in kept]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    fused = all(p.device.type == "cuda" for p in network.parameters())
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        fused=fused,
+    )

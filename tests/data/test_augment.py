@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -117,3 +119,21 @@ def test_the_recipe_says_order_mean_and_std(view: View) -> None:
     own_CTHW = augment.render(clip, view, Pixels(order="bgr", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
     for channel, (source, mean, std) in enumerate([(2, 0.1, 0.4), (1, 0.2, 0.5), (0, 0.3, 0.6)]):
         torch.testing.assert_close(own_CTHW[channel], (plain_CTHW[source] - mean) / std)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_a_view_of_whole_pixels_is_cut(order: Literal["rgb", "bgr"]) -> None:
+    frames_THWC = torch.randint(0, 256, (2, 20, 30, 3), dtype=torch.uint8)
+    part_THWC = frames_THWC[:, 3:15, 7:27]
+    pixels = Pixels(order=order)
+    view_CTHW = augment.render(frames_THWC, View(7, 3, 20, 12, 12, 20), pixels)
+    assert torch.equal(view_CTHW, augment.render(part_THWC, View(0, 0, 20, 12, 12, 20), pixels))
+    near_CTHW = augment.render(frames_THWC, View(7 + 1e-6, 3, 20, 12, 12, 20), pixels)
+    torch.testing.assert_close(view_CTHW, near_CTHW, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("view", [View(0, 0, 30, 20, 20, 30), View(2.5, 1, 17, 17, 8, 8, flip=True)])
+def test_long_videos_are_rendered_in_parts(view: View) -> None:
+    frames_THWC = torch.randint(0, 256, (2 * augment.AT_ONCE + 3, 20, 30, 5), dtype=torch.uint8)
+    one_by_one = [augment.render(frame_THWC[None], view, Pixels()) for frame_THWC in frames_THWC]
+    assert torch.equal(augment.render(frames_THWC, view, Pixels()), torch.cat(one_by_one, dim=1))

@@ -13,10 +13,10 @@ from videos import Frames, ingested, kinetics_row, write_video
 
 from slowfast_core.data import flow
 from slowfast_core.data.augment import FLOW_STD, render
-from slowfast_core.data.decoding import DecodeError, decode_frames
+from slowfast_core.data.decoding import DecodeError, pick_frames
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.flow import LIMIT, NO_MOTION, STEPS, decode_with_flow, flow_file, frame_flow, quantise
-from slowfast_core.data.loading import Sample, TrainingClips
+from slowfast_core.data.loading import Batch, Sample, TrainingClips
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.data.sampling import View
 from slowfast_core.data.validation import validate
@@ -26,7 +26,7 @@ from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Data, Pixels, Recipe, Store, parse_recipe
 from slowfast_core.stage import StageResult
-from slowfast_core.training.launch import _check_data
+from slowfast_core.training.checks import check_data
 from slowfast_core.training.step import forward_loss, make_optimizer
 
 RECIPE = {
@@ -110,7 +110,7 @@ def test_the_store_keeps_the_flow_of_its_own_frames(store: Path, monkeypatch: py
     clip, indices = store / "clips" / "a.mp4", [0, 1, 5, 13, 13]
     stored = decode_with_flow(clip, indices)
     assert (stored.shape, stored.dtype) == ((5, 48, 64, 5), np.uint8)
-    assert np.array_equal(stored[..., :3], decode_frames(clip, indices))
+    assert np.array_equal(stored[..., :3], pick_frames(clip, indices))
     assert (stored[0, ..., 3:] == NO_MOTION).all()
     assert np.median(pixels(stored[2, 10:-10, 10:-10, 3])) == pytest.approx(SHIFT_X, rel=0.1)
     monkeypatch.setattr(flow, "flow_file", lambda video: Path("none"))
@@ -126,7 +126,7 @@ def test_flow_is_part_of_the_data_version(root: Path, result: StageResult) -> No
         assert there.read_bytes() == here.read_bytes()
         assert (flow_file(there).exists(), flow_file(here).exists()) == (False, True)
     with pytest.raises(InputError, match="no optical flow"):
-        _check_data(recipe(), Path(plain.outputs["store"]))
+        check_data(recipe(), Path(plain.outputs["store"]))
 
 
 def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_views_turn_and_stretch_the_flow_with_the_picture() -> None:
 def samples_of(store: Path, cache_mb: int) -> list[Sample]:
     manifest = read_manifest(store / "manifest.parquet").split("train")
     clips = TrainingClips(store, manifest, recipe().clip, recipe().train, 2, 0, cache_mb, flow=True)
-    return [clips[0, position] for position in (0, 1)]
+    return Batch.of([clips[0, draw] for draw in (0, 1)]).samples
 
 
 def test_samples_have_flow_from_the_file_and_from_the_cache(store: Path) -> None:
     for read, cached in zip(samples_of(store, 0), samples_of(store, 10), strict=True):
-        assert (read.frames_THWC.shape, read.frames_THWC.dtype) == ((4, 48, 64, 5), torch.uint8)
-        assert torch.equal(read.frames_THWC, cached.frames_THWC)
+        assert (read.frames.shape, read.frames.dtype) == ((4, 48, 64, 5), torch.uint8)
+        assert torch.equal(read.frames, cached.frames)
 
 
 def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tm
     torch.manual_seed(0)
     network = build_model(tiny.model, tiny.clip)
     outcome = forward_loss(network.train(), samples, tiny.train, tiny.model, torch.device("cpu"))
-    outcome.loss.backward()  # type: ignore[no-untyped-call]
+    outcome.mean.backward()  # type: ignore[no-untyped-call]
     make_optimizer(network, tiny.train).step()
     save_weights(tmp_path / "model.safetensors", network.state_dict())
     (tmp_path / "checkpoint.json").write_text(json.dumps({**json.loads(tiny.to_json()), "labels": ["left", "right"]}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -61,6 +62,46 @@ def test_ids_are_unique_and_safe_as_file_names() -> None:
     assert ids == ["whole_000000_000001", "whole_000000_000001-2", "whole_000000_000001-3", "a_b_c_d_000000_000001"]
 
 
+def test_rows_of_a_test_split_are_left_out_and_counted() -> None:
+    text = HEADER + "jumping,whole,0,1,train\njumping,whole,1,2,val\n,whole,2,3,test\n"
+    annotations = read(text)
+    assert [item.split for item in annotations.items] == ["train", "val"]
+    assert annotations.ignored == 1
+
+
+def test_more_columns_and_any_order_of_them() -> None:
+    """Kinetics-400 has `is_cc` behind, a csv that pandas wrote has its index in front."""
+    header = ",split,time_end,time_start,youtube_id,label,is_cc\n"
+    items = read(header + "0,train,11.0,1.0,abc,arm wrestling,0\n1,val,1,0,whole,jumping,1\n").items
+    assert [(item.id, item.object) for item in items] == [
+        ("abc_000001_000011", KEYS[0]),
+        ("whole_000000_000001", KEYS[1]),
+    ]
+
+
+JSON = {
+    "abc": {"annotations": {"label": "arm wrestling", "segment": [1.0, 11.0]}, "duration": 10.0, "subset": "train"},
+    "whole": {"annotations": {"label": "jumping", "segment": [2.0, 4.0]}, "duration": 2.0, "subset": "validate"},
+    "hidden": {"annotations": {"segment": [2.0, 4.0]}, "duration": 2.0, "subset": "test"},
+}
+
+
+def test_the_official_json_says_the_same_as_the_csv() -> None:
+    annotations = read(json.dumps(JSON))
+    text = HEADER + "arm wrestling,abc,1,11,train\njumping,whole,2,4,validate\n"
+    assert repr(annotations.items) == repr(read(text).items)
+    assert annotations.ignored == 1
+
+
+def test_malformed_json_is_told_with_its_entry() -> None:
+    with pytest.raises(InputError, match=r"no segment of two seconds \(k\.csv:abc\); it is"):
+        read(json.dumps({"abc": {"annotations": {"label": "jumping", "segment": [1.0]}}}))
+    with pytest.raises(InputError, match=r"empty label \(k\.csv:abc\)"):
+        read(json.dumps({"abc": {"annotations": {"segment": [1.0, 2.0]}, "subset": "val"}}))
+    with pytest.raises(InputError, match=r"not JSON: .* \(k\.csv:1\)"):
+        read('{"abc": ')
+
+
 def test_of_several_files_the_one_in_the_folder_of_the_label_and_split_is_meant() -> None:
     keys = ["train/jumping/x.mp4", "val/jumping/x.mp4", "val/arm_wrestling/x.mp4"]
     text = HEADER + "jumping,x,0,1,train\narm wrestling,x,0,1,val\n"
@@ -76,7 +117,9 @@ GOOD = "jumping,whole,0,1,train\njumping,whole,0,1,val\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"no column label, youtube_id.*k\.csv:1"),
+        ("", r"the file is empty \(k\.csv:1\); the header is label,youtube_id"),
+        (HEADER.replace(",", ";"), r"no column label, .*time_end \(k\.csv:1\).*, with commas, not semicolons, between"),
+        ("youtube_id,time_start,time_end,split\n", r"no column label \(k\.csv:1\); a test split without labels"),
         ("label,youtube_id\n", r"no column time_start, time_end \(k\.csv:1\)"),
         (HEADER + GOOD + "jumping,whole,0,1\n", r"4 fields under 5 columns \(k\.csv:4\)"),
         (
@@ -94,7 +137,7 @@ GOOD = "jumping,whole,0,1,train\njumping,whole,0,1,val\n"
         (HEADER + GOOD + "jumping,whole,0,nan,val\n", r"time_end 'nan' is not a number \(k\.csv:4\)"),
         (HEADER + GOOD + "jumping,whole,2,2,val\n", r"segment from 2 to 2 seconds \(k\.csv:4\)"),
         (HEADER + GOOD + "jumping,whole,-1,2,val\n", r"segment from -1 to 2 seconds \(k\.csv:4\)"),
-        (HEADER + GOOD + "jumping,whole,0,1,test\n", r"split 'test' \(k\.csv:4\); a split is 'train' or 'val'"),
+        (HEADER + GOOD + "jumping,whole,0,1,tset\n", r"split 'tset' \(k\.csv:4\); a split is 'train', 'val' or 'test'"),
         (HEADER + GOOD + 'jumping,"whole,0,1,val\n', r"not csv"),
         (HEADER + "jumping,whole,0,1,train\n", r"split 'val' is empty \(k\.csv\)"),
         (HEADER + "jumping,whole,0,1,\n", r"split 'val' is empty \(k\.csv\); add rows for it, or set data\.holdout"),

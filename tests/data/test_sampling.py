@@ -10,9 +10,12 @@ from slowfast_core.data.sampling import (
     boxes_in_view,
     centred_indices,
     clip_indices,
+    evaluation_indices,
+    labels_within,
     random_start,
     random_view,
     spatial_views,
+    training_indices,
     uniform_starts,
     whole_view,
 )
@@ -55,6 +58,45 @@ def test_random_starts_reach_both_ends_and_nothing_beyond() -> None:
     random = np.random.default_rng(0)
     starts = [random_start(SPAN_64, 70, random) for _ in range(500)]
     assert set(starts) == set(range(7))
+
+
+def test_dense_sampling_is_a_span_from_a_random_start() -> None:
+    random, again = np.random.default_rng(1), np.random.default_rng(1)
+    assert training_indices(SPAN_64, 300, random) == clip_indices(SPAN_64, random_start(SPAN_64, 300, again), 300)
+    starts = uniform_starts(SPAN_64, 300, 10)
+    assert evaluation_indices(SPAN_64, 300, 10) == [clip_indices(SPAN_64, start, 300) for start in starts]
+
+
+SEGMENTS = Clip(T=4, tau=2, alpha=2, sampling="segments")  # 8 frames of the whole video
+
+
+@pytest.mark.parametrize(
+    ("frames", "middle"),
+    [
+        (9, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (49, [3, 9, 15, 21, 27, 33, 39, 45]),
+        (42, [2, 7, 12, 17, 23, 28, 33, 38]),  # parts of 5.125 frames
+        (4, [0, 0, 1, 1, 2, 2, 2, 3]),
+        (1, [0] * 8),
+    ],
+)
+def test_segments_give_their_middle_in_testing_and_any_frame_in_training(frames: int, middle: list[int]) -> None:
+    assert evaluation_indices(SEGMENTS, frames, 1) == [middle]
+    random = np.random.default_rng(0)
+    drawn = np.array([training_indices(SEGMENTS, frames, random) for _ in range(400)])
+    size = (frames - 1) / 8
+    borders = [round(size * part) for part in range(9)]
+    for part in range(8):
+        assert set(drawn[:, part]) == set(range(borders[part], borders[part + 1] + 1))
+
+
+def test_labels_of_a_span_are_those_that_go_on_in_it() -> None:
+    spans = [[3, 1.0, 2.0], [1, 1.5, 4.0], [3, 6.0, 7.0], [2, 8.0, 9.0]]
+    assert labels_within(spans, 0.0, 0.99) == []
+    assert labels_within(spans, 2.0, 2.5) == [1, 3]
+    assert labels_within(spans, 4.5, 6.0) == [3]
+    assert labels_within(spans, 1.6, 1.6) == [1, 3]
+    assert labels_within(spans, 0.0, 99.0) == [1, 2, 3]
 
 
 def test_a_key_frame_is_in_the_middle_of_both_pathways() -> None:

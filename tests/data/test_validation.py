@@ -19,9 +19,9 @@ from slowfast_core.recipe import Data, Validation
 from slowfast_core.stage import StageResult
 
 
-def settings(max_bad_share: float = 1.0, **data: Any) -> Data:
-    limits = Validation(max_bad_share=max_bad_share, min_frames=5, decode_timeout_seconds=3)
-    return Data(name="some", validation=limits, **data)
+def settings(max_bad_share: float = 1.0, limits: dict[str, Any] | None = None, **data: Any) -> Data:
+    strict = {"min_frames": 5, "decode_timeout_seconds": 3} | (limits or {})
+    return Data(name="some", validation=Validation(max_bad_share=max_bad_share, **strict), **data)
 
 
 def reasons(folder: Path) -> dict[str, str]:
@@ -84,12 +84,12 @@ def test_each_bad_row_is_quarantined_with_its_reason(mixed: tuple[Path, StageRes
         "hangs": "cannot decode: took longer than 3 s",
         "unfound": "file missing",
         "gone": "file missing",
-        "label": "label 2 is outside the 2 classes",
-        "negative": "label -1 is below 0",
+        "label": "label 2 is outside the 2 classes; the same clip as good0",
+        "negative": "label -1 is below 0; the same clip as good0",
         "backwards": "the segment ends at 1 s, not after its start at 2 s",
         "split": "unknown split 'test'",
         "../escape": "the id '../escape' is no safe file name",
-        "good0": "another row has the id 'good0'",
+        "good0": "another row has the id 'good0'; the same clip as ../escape",
     }
     assert {id_: found[id_] for id_ in expected} == expected
     assert "lies beyond the end of the video" in found["short"]
@@ -100,7 +100,7 @@ def test_every_row_is_accounted_for(mixed: tuple[Path, StageResult]) -> None:
     root, result = mixed
     rows = read_manifest(root / "ingest" / "manifest.parquet").rows
     good = read_manifest(root / "validate" / "manifest.parquet").rows
-    assert result.metrics == {"good": 5, "quarantined": 16}
+    assert result.metrics == {"good": 5, "quarantined": 16, "undecodable": 6}
     assert result.summary == "5 good, 16 quarantined"
     assert len(good) + len(pd.read_csv(root / "validate" / "quarantine.csv")) == len(rows)
 
@@ -196,3 +196,87 @@ def test_ava_boxes_and_key_frames(tmp_path: Path, good_videos: Callable[..., Pat
     assert result.metrics["good"] == 3
     good = read_manifest(tmp_path / "validate" / "manifest.parquet").rows
     assert np.array_equal(good["boxes"][0][0], [0.1, 0.1, 0.5, 0.9])
+
+
+def test_the_same_content_again_is_left_out_of_its_split_and_of_train(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    for name in ("a", "b", "c"):
+        write_video(videos / f"{name}.mp4", moving_frames(60, seed=ord(name)))
+    for copy, name in (("a2", "a"), ("b2", "b"), ("c2", "c")):
+        (videos / f"{copy}.mp4").write_bytes((videos / f"{name}.mp4").read_bytes())
+    rows = [
+        kinetics_row("first", "videos/a.mp4", start=0.0, end=2.0),
+        kinetics_row("later", "videos/a.mp4", start=2.0, end=4.0),
+        kinetics_row("again", "videos/a2.mp4", label=1, start=2.0, end=4.0),
+        kinetics_row("held", "videos/b.mp4", split="val", start=1.0, end=3.0),
+        kinetics_row("touches", "videos/b2.mp4", start=3.0, end=5.0),
+        kinetics_row("overlaps", "videos/b2.mp4", start=2.5, end=4.5),
+        kinetics_row("whole", "videos/c.mp4", split="val"),
+        kinetics_row("part", "videos/c2.mp4", start=4.0, end=5.0),
+    ]
+    validate(settings(), ingested(tmp_path, rows), tmp_path / "validate")
+    assert reasons(tmp_path / "validate") == {
+        "again": "the same clip as later",
+        "overlaps": "the same clip is in val (held)",
+        "part": "the same clip is in val (whole)",
+    }
+
+
+def test_length_and_rate_have_limits(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    write_video(videos / "a.mp4", moving_frames(30))
+    write_video(videos / "b.mp4", moving_frames(30, seed=1))
+    write_video(videos / "fast.mp4", moving_frames(30, seed=2), fps=200)
+    rows = [
+        kinetics_row("a_000010_000014", "videos/a.mp4"),
+        kinetics_row("b_000010_000020", "videos/b.mp4"),
+        kinetics_row("fast", "videos/fast.mp4"),
+        kinetics_row("val", "videos/b.mp4", split="val", start=0.5, end=1.0),
+    ]
+    rows[-1]["path"] = str(write_video(videos / "v.mp4", moving_frames(30, seed=3)).relative_to(tmp_path))
+    validate(settings(limits={"max_fps": 120}), ingested(tmp_path, rows), tmp_path / "validate")
+    assert reasons(tmp_path / "validate") == {
+        "b_000010_000020": "only 30% of its length is there",
+        "fast": "200 frames a second",
+    }
+
+
+def test_a_file_that_takes_too_much_memory(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+    write_video(tmp_path / "videos" / "huge.mp4", np.zeros((6, 4096, 4096, 3), np.uint8), gop=1, b_frames=0)
+    rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
+    folder = good_videos([*rows, kinetics_row("huge", "videos/huge.mp4")])
+    validate(settings(limits={"decode_memory_mb": 300, "decode_timeout_seconds": 30}), folder, tmp_path / "validate")
+    assert reasons(tmp_path / "validate") == {"huge": "cannot decode: took more than 300 MB of memory"}
+
+
+def test_classes_out_of_balance_are_told_or_refused(tmp_path: Path) -> None:
+    for number in range(6):
+        write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(30, seed=number))
+    rows = [kinetics_row(str(number), f"videos/{number}.mp4", label=int(number == 3)) for number in range(6)]
+    rows[5]["split"] = "val"
+    folder = ingested(tmp_path, rows, labels=("left", "right", "up"))
+    result = validate(settings(limits={"max_imbalance": 3}), folder, tmp_path / "validate")
+    report = json.loads((tmp_path / "validate" / "report.json").read_text())
+    assert result.summary == "6 good, 0 quarantined; 2 warnings in the report"
+    assert report["warnings"] == [
+        "'right': 0 good clips in val; the largest class has 4 times as many clips in train",
+        "'up': 0 good clips in train; 0 good clips in val",
+    ]
+    with pytest.raises(InputError, match="the classes are not balanced, 2 times; 'right': 0 good clips in val"):
+        validate(settings(limits={"class_balance": "refuse"}), folder, tmp_path / "refused")
+    assert (tmp_path / "refused.rejected" / "report.html").is_file()
+
+
+def test_coverage_counts_what_does_not_decode(mixed: tuple[Path, StageResult]) -> None:
+    coverage = json.loads((mixed[0] / "validate" / "coverage.json").read_text())
+    everything = {"expected": 21, "present": 19, "missing": 2, "undecodable": 6, "quarantined": 16, "good": 5}
+    assert {name: coverage[name] for name in everything} == everything
+    assert coverage["by_split"]["val"] == {
+        "expected": 2,
+        "present": 2,
+        "missing": 0,
+        "undecodable": 0,
+        "quarantined": 0,
+        "good": 2,
+    }
+    assert coverage["by_class"]["left"]["undecodable"] == 6

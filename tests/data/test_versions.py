@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slowfast_core.data.versions import data_version, track
+from slowfast_core.data.remote import Address
+from slowfast_core.data.versions import data_version, is_tracked, track
+from slowfast_core.errors import InputError
+from slowfast_core.files import md5_of
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -21,7 +24,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 def store(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "motion" / "extract" / "store"
     (folder / "clips" / "deep").mkdir(parents=True)
-    for name in ("manifest.parquet", "clips/b.mp4", "clips/a.mp4", "clips/deep/ü.mp4"):
+    for name in ("index.bin", "clips/b.mp4", "clips/a.mp4", "clips/deep/ü.mp4"):
         (folder / name).write_bytes(name.encode() * 10)
     return folder
 
@@ -49,13 +52,13 @@ def test_tracked_data_can_be_pulled_from_the_remote(store: Path, tmp_path: Path)
     version = track(store, repository, remote)
     assert version == data_version(store)
     pushed = sorted(path for path in remote.rglob("*") if path.is_file())
-    assert len(pushed) == 5  # four files and their list
+    assert len(pushed) == 6  # four files, their list and the record of the version
     assert track(store, repository, remote) == version
     assert sorted(path for path in remote.rglob("*") if path.is_file()) == pushed
 
     assert "analytics = False" in (repository / ".dvc" / "config").read_text()
     assert str(tmp_path) not in (repository / ".dvc" / "config").read_text()  # the workspace can be moved
-    assert os.access(store / "manifest.parquet", os.W_OK)
+    assert os.access(store / "index.bin", os.W_OK)
     (store / "clips" / "a.mp4").unlink()
     assert data_version(store) != version
     elsewhere = tmp_path / "elsewhere"
@@ -75,7 +78,7 @@ def test_a_second_version_pushes_only_what_changed(store: Path, tmp_path: Path) 
     (store / "clips" / "a.mp4").write_bytes(b"better")
     second = track(store, repository, remote)
     assert second == data_version(store) != first
-    assert len({path for path in remote.rglob("*") if path.is_file()} - before) == 2
+    assert len({path for path in remote.rglob("*") if path.is_file()} - before) == 3  # file, list, record
 
 
 def test_a_remote_of_the_user_stays(store: Path, tmp_path: Path) -> None:
@@ -85,3 +88,30 @@ def test_a_remote_of_the_user_stays(store: Path, tmp_path: Path) -> None:
     track(store, repository, tmp_path / "remote")
     assert not (tmp_path / "remote").exists()
     assert (tmp_path / "mine").is_dir()
+
+
+def test_what_rotted_in_the_cache_is_not_pushed(store: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "data"
+    version = track(store, repository, tmp_path / "remote")
+    md5 = md5_of(store / "clips" / "a.mp4")
+    rotten = repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    rotten.chmod(0o644)
+    rotten.write_bytes(b"rot")
+    rotten.chmod(0o444)
+    other = Address(str(tmp_path / "other"))
+    with pytest.raises(InputError, match=md5):
+        track(store, repository, tmp_path / "remote", other)
+    assert not list((tmp_path / "other").rglob("*.dir"))
+    assert track(store, repository, tmp_path / "remote", other) == version
+    assert md5_of(tmp_path / "other" / "files" / "md5" / md5[:2] / md5[2:]) == md5
+
+
+def test_a_version_is_tracked_in_the_remote_that_was_asked_for(store: Path, tmp_path: Path) -> None:
+    repository, other = tmp_path / "data", Address(str(tmp_path / "other"))
+    version = track(store, repository, tmp_path / "remote")
+    assert is_tracked(store, version, repository, Address())
+    assert not is_tracked(store, version, repository, other)
+    track(store, repository, tmp_path / "remote", other)
+    assert is_tracked(store, version, repository, other)
+    store.with_suffix(".dvc").unlink()
+    assert not is_tracked(store, version, repository, other)

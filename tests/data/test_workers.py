@@ -18,6 +18,9 @@ def behave(how: str) -> str:
         time.sleep(60)
     if how == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "grow":
+        kept = [b"x" * 2**24 for _ in range(200) if not time.sleep(0.02)]
+        return f"{len(kept)} kept"
     if how == "raise":
         raise ValueError("bad\nvalue")
     return how.upper()
@@ -35,6 +38,11 @@ def test_each_item_has_its_own_fate() -> None:
         "crash": Failed("the decoder crashed (SIGSEGV)"),
         "raise": Failed("bad value"),
     }
+
+
+def test_memory_has_a_limit() -> None:
+    outcomes = dict(run_isolated(behave, ["a", "grow", "b"], workers=2, limit_mb=500))
+    assert outcomes == {"a": "A", "b": "B", "grow": Failed("took more than 500 MB of memory")}
 
 
 def test_a_worker_that_cannot_start_is_no_failed_item(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from slowfast_core.data.manifest import SCHEMA, Manifest
+from slowfast_core.data.extraction import extract
+from slowfast_core.data.ingestion import ingest
+from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
+from slowfast_core.data.validation import validate
 from slowfast_core.files import sha256_of
+from slowfast_core.recipe import Clip, Data, Store, Validation
 from slowfast_core.stage import run_once
 
 Frames = NDArray[np.uint8]
@@ -102,3 +107,40 @@ def ingested(root: Path, rows: list[dict[str, Any]], labels: tuple[str, ...] = (
 
     run_once("ingest", root / "ingest", {"rows": repr(rows)}, work)
     return root / "ingest"
+
+
+def official_csv(files: list[Path], target: Path) -> None:
+    """Each file as a clip cut beforehand, under its official name; every fourth one is `val`."""
+    lines = ["label,youtube_id,time_start,time_end,split"]
+    for number, file in enumerate(files):
+        video, start, end = file.stem.rsplit("_", 2)
+        lines.append(f"class {number % 3},{video},{int(start)},{int(end)},{'val' if number % 4 == 3 else 'train'}")
+    target.write_text("\n".join(lines) + "\n")
+
+
+def whole_clip_name(file: Path) -> Path:
+    """The official name of a whole clip of four seconds."""
+    return file.with_name(f"{file.stem}_000000_000004{file.suffix}")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What the stages made of a folder of files: rows of the clip store, and the reason of each in quarantine."""
+
+    source: Path
+    store: Path
+    rows: pd.DataFrame
+    quarantine: dict[str, str]
+
+
+def through_the_stages(source: Path, root: Path, crf: int = 12, **limits: Any) -> Staged:
+    """ingest, validate, extract of the files of `source` that `source/annotations.csv` names."""
+    validation = Validation(max_bad_share=1.0, min_frames=1, min_length_share=0, **limits)
+    data = Data(name="some", source=str(source), validation=validation, store=Store(short_side=0, crf=crf))
+    ingest(data, root / "generated", root / "ingest")
+    validate(data, root / "ingest", root / "validate")
+    extract(data, Clip(), root / "ingest", root / "validate", root / "extract", workers=2)
+    bad = pd.read_csv(root / "validate" / "quarantine.csv", keep_default_na=False)
+    quarantine = dict(zip(bad["id"], bad["reason"], strict=True))
+    store = root / "extract" / "store"
+    return Staged(source, store, read_manifest(store / "manifest.parquet").rows, quarantine)

@@ -110,3 +110,15 @@ def test_store_is_made_where_there_is_none(tmp_path: Path) -> None:
 def test_ui_needs_a_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing has been tracked"):
         serve_ui(Workspace(tmp_path))
+
+
+def test_the_report_on_the_data_is_an_artifact_of_the_run(at: Workspace, tmp_path: Path) -> None:
+    run = open_run(Tracking(), at, "demo train", "key-1")
+    run.log_data_report(tmp_path / "none")
+    (tmp_path / "validate").mkdir()
+    for name in ("report.html", "coverage.json"):
+        (tmp_path / "validate" / name).write_text("{}")
+    run.log_data_report(tmp_path / "validate")
+    run.finish()
+    kept = connect(run.uri).list_artifacts(run.id, "data")
+    assert {file.path for file in kept} == {"data/report.html", "data/coverage.json"}

@@ -51,7 +51,7 @@ def test_clips_have_cross_entropy() -> None:
     network = Fixed([[2, 0, 0], [0, 0, 0]])
     outcome = forward_loss(network, [sample(0), sample(1)], TRAIN, TINY, CPU)
     first, second = math.log(1 + 2 * math.exp(-2)), math.log(3)
-    assert outcome.loss.item() == pytest.approx((first + second) / 2)
+    assert outcome.mean.item() == pytest.approx((first + second) / 2)
     assert (int(outcome.right), outcome.decisions) == (1, 2)
     assert network.clips_BCTHW.shape == (2, 3, 2, 32, 32)
 
@@ -60,7 +60,7 @@ def test_labels_may_be_smoothed() -> None:
     smooth = TRAIN.model_copy(update={"label_smoothing": 0.3})
     outcome = forward_loss(Fixed([[2, 0, 0]]), [sample(0)], smooth, TINY, CPU)
     right = math.log(1 + 2 * math.exp(-2))
-    assert outcome.loss.item() == pytest.approx(0.8 * right + 0.2 * (right + 2))
+    assert outcome.mean.item() == pytest.approx(0.8 * right + 0.2 * (right + 2))
 
 
 def test_clips_with_several_labels_have_a_sigmoid_for_every_class() -> None:
@@ -69,7 +69,7 @@ def test_clips_with_several_labels_have_a_sigmoid_for_every_class() -> None:
     network = Fixed(logits)
     outcome = forward_loss(network, samples, TRAIN, TINY.model_copy(update={"multi_label": True}), CPU)
     signed = [4.0, 1, 0.5, 3, 2, -1]
-    assert outcome.loss.item() == pytest.approx(sum(math.log(1 + math.exp(-x)) for x in signed) / 6)
+    assert outcome.mean.item() == pytest.approx(sum(math.log(1 + math.exp(-x)) for x in signed) / 6)
     assert (int(outcome.right), outcome.decisions) == (5, 6)
     assert network.boxes_K5 is None
 
@@ -86,12 +86,12 @@ def test_boxes_have_a_sigmoid_for_every_class() -> None:
     outcome = forward_loss(network, samples, TRAIN, DETECT, CPU)
     pairs = [(x, t) for xs, ts in zip(logits, targets, strict=True) for x, t in zip(xs, ts, strict=True)]
     losses = [math.log(1 + math.exp(-x if t else x)) for x, t in pairs]
-    assert outcome.loss.item() == pytest.approx(sum(losses) / 9)
+    assert outcome.mean.item() == pytest.approx(sum(losses) / 9)
     assert (int(outcome.right), outcome.decisions) == (8, 9)  # all but the logit of 1 in the second box
     boxes_K5 = torch.tensor([[0.0, 1, 2, 3, 4], [0, 5, 6, 7, 8], [2, 9, 10, 11, 12]])
     assert network.boxes_K5 is not None
     assert torch.equal(network.boxes_K5, boxes_K5)
-    outcome.loss.backward()
+    outcome.mean.backward()
     assert network.logits.grad is not None
     assert (network.logits.grad.sign() == torch.tensor([[-1, 1, -1], [1, -1, 1], [1, 1, 1]])).all()
 
@@ -107,8 +107,8 @@ def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
     torch.manual_seed(0)
     network = build_model(DETECT, CLIP)
     outcome = forward_loss(network, [sample(-1), sample(-1)], TRAIN, DETECT, CPU)
-    assert (outcome.loss.item(), outcome.decisions) == (0, 0)
-    outcome.loss.backward()
+    assert (outcome.mean.item(), outcome.decisions) == (0, 0)
+    outcome.mean.backward()
     for parameter in network.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.any()
@@ -121,7 +121,7 @@ def test_a_detector_learns_every_weight_from_boxes() -> None:
         if isinstance(module, nn.BatchNorm3d):
             nn.init.ones_(module.weight)  # blocks that start as identity hide what is before their last BN
     outcome = forward_loss(network, [sample(-1, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(-1)], TRAIN, DETECT, CPU)
-    outcome.loss.backward()
+    outcome.mean.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     # the gradient of the bias is (sigmoid - target) / classes, and the first logits are near zero
     assert network.projection.bias.grad.tolist() == pytest.approx([-0.5 / 3, 0.5 / 3, -0.5 / 3], abs=0.02)
@@ -162,9 +162,9 @@ def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
     exact = forward_loss(network, samples, TRAIN, model, CPU)
     outcome = forward_loss(network, samples, TRAIN, model, CPU, "bf16")
     assert dtypes == [torch.float32, torch.bfloat16]
-    assert outcome.loss.dtype == torch.float32
-    assert outcome.loss.item() == pytest.approx(exact.loss.item(), rel=0.05)
-    outcome.loss.backward()
+    assert outcome.mean.dtype == torch.float32
+    assert outcome.mean.item() == pytest.approx(exact.mean.item(), rel=0.05)
+    outcome.mean.backward()
     make_optimizer(network, TRAIN).step()
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in network.parameters())
 
@@ -179,8 +179,8 @@ def test_steps_learn_to_tell_two_clips_apart(precision: Precision) -> None:
     for _ in range(15):
         optimizer.zero_grad()
         outcome = forward_loss(network, [sample(0), sample(1)], train, TINY, CPU, precision)
-        outcome.loss.backward()
+        outcome.mean.backward()
         optimizer.step()
-        losses.append(outcome.loss.item())
+        losses.append(outcome.mean.item())
     assert losses[0] == pytest.approx(math.log(3), rel=0.2)
     assert losses[-1] < 0.2

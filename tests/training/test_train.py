@@ -6,17 +6,13 @@ The trainings that are compared run at the same time, since most of each is wait
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trainings import Training, lines_of
 
 from slowfast_core.evaluation.scoring import read_checkpoint
 from slowfast_core.model.weights import load_weights, weights_digest
@@ -27,90 +23,6 @@ from slowfast_core.workspace import Workspace
 
 EPOCHS, STEPS = 10, 4  # of the tiny recipe: 32 training videos in batches of 8
 EPOCH_ENDS = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
-DEADLINE = 240.0
-
-
-@dataclass
-class Training:
-    """`slowfast train` in a process group of its own, in a workspace of its own."""
-
-    recipe: Path
-    at: Workspace
-    overrides: tuple[str, ...] = ()
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self) -> None:
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "train", str(self.recipe), "--json"]
-        command += ["--workspace", str(self.at.root)]
-        for override in self.overrides:
-            command += ["--set", override]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.processes.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
-
-    def finish(self) -> dict[str, Any]:
-        output, errors = self.processes[-1].communicate(timeout=DEADLINE)
-        assert self.processes[-1].returncode == 0, errors
-        result: dict[str, Any] = json.loads(output.splitlines()[-1])
-        return result
-
-    def refusal(self) -> str:
-        self.start()
-        _, errors = self.processes[-1].communicate(timeout=DEADLINE)
-        assert self.processes[-1].returncode == 2, errors
-        assert errors.count("\n") == 1
-        return errors
-
-    @property
-    def folder(self) -> Path:
-        return self.at.run("tiny", "train")
-
-    @property
-    def partial(self) -> Path:
-        return self.at.run("tiny", ".train.partial")
-
-    def kill_in_epoch(self, epoch: float) -> None:
-        """SIGKILL the process group, and Ray's workers with it, as when a machine goes down."""
-        limit = time.monotonic() + DEADLINE
-        process = self.processes[-1]
-        while not any(line.get("epoch", 0) >= epoch for line in lines_of(self.partial / "log.jsonl")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit
-            time.sleep(0.005)
-        self.kill()
-
-    def kill(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                below = descendants(process.pid)
-                os.killpg(process.pid, signal.SIGKILL)
-                for pid in below:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
-                process.communicate()
-
-
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it has ended
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    below = list(children.get(pid, []))
-    for child in below:
-        below += children.get(child, [])
-    return below
-
-
-def lines_of(log: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log that may not be there yet, or be written to."""
-    if not log.exists():
-        return []
-    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def losses_of(training: Training) -> dict[int, float]:
@@ -216,8 +128,8 @@ def test_training_from_other_weights_prints_what_was_loaded(trained: Trained) ->
     result = trained.results["tuned"]
     assert "start weights: " in result["summary"]
     tensors = len(load_weights(trained.tuned.folder / "model.safetensors"))
-    assert f"{tensors - 6} tensors loaded, 6 new (trunk.laterals.0.conv.weight, " in result["summary"]
-    assert "6 dropped (" in result["summary"]
+    assert f"{tensors - 4} tensors loaded, 4 new (trunk.laterals.0.conv.weight, " in result["summary"]
+    assert "4 dropped (" in result["summary"]
     record = json.loads((trained.tuned.folder / "checkpoint.json").read_text())
     assert record["parent_checkpoint"] == trained.results["plain"]["weights_digest"]
     assert result["weights_digest"] != record["parent_checkpoint"]
@@ -252,8 +164,8 @@ def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
     [
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (("model.classes=7",), "the data has 8 classes, the model 7"),
-        (("train.init_from=nowhere",), "has not been run"),
-        (("model.width=16", "train.init_from={plain}"), "no tensor of the start weights fits this network"),
+        (("train.init_from=nowhere",), "no model.safetensors (nowhere); name a checkpoint folder"),
+        (("model.width=16", "train.init_from={plain}"), "the start weights are of another kind of network"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_ray_starts(
@@ -269,6 +181,17 @@ def test_what_does_not_fit_is_refused_before_ray_starts(
     assert said in training.refusal()
     assert not training.folder.exists()
     assert not (training.partial / "ray").exists()
+
+
+def test_too_many_bad_clips_end_every_worker_with_exit_2(
+    tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    training = Training(tiny_recipe, tiny_workspace(tmp_path / "w"))
+    for clip in sorted((training.at.data("motion", "extract") / "store/clips").glob("*.mp4"))[:20]:
+        clip.unlink()
+    said = training.refusal()
+    assert " of 32 training clips do not decode (train.max_bad_share 0.01): clips/" in said
+    assert not training.folder.exists()
 
 
 def test_an_extraction_that_was_not_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the annotation formats share: items, files read by the line, videos found by name, splits, unique ids."""
+"""What the annotation formats share: items, files read by the line, label names, splits, unique ids."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import csv
 import difflib
 import hashlib
 import io
+import json
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from slowfast_core.data.sources.videos import Videos
 from slowfast_core.errors import InputError
+
+__all__ = ["Annotations", "Item", "Split", "Table", "TextFile", "Videos"]
 
 Split = Literal["train", "val"]
 NAN = math.nan
-VIDEO_ENDINGS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "flv", "wmv", "3gp", "ogv")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ class Item:
     key: float = NAN
     boxes: list[list[float]] | None = None
     box_labels: list[list[int]] | None = None
+    proposals: list[list[float]] | None = None
+    spans: list[list[float]] | None = None  # [label, start, end] of each action in a multi-label video
 
 
 @dataclass(frozen=True)
 class Annotations:
     items: list[Item]
     labels: tuple[str, ...]
+    ignored: int = 0  # rows of a split that is neither trained nor evaluated on
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,9 @@ class TextFile:
     name: str  # as errors tell it
     text: str
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, stripped fields) of each csv row that is not blank."""
-        reader = csv.reader(io.StringIO(self.text, newline=""), strict=True)
+    def rows(self, separator: str = ",", strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+        """(line number, stripped fields) of each csv row that is not blank; `strict` about quotes."""
+        reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=separator, strict=strict)
         try:
             for fields in reader:
                 if any(field.strip() for field in fields):
@@ -58,17 +64,42 @@ class TextFile:
         except csv.Error as error:
             raise self.error(reader.line_num, f"not csv: {error}", "mend the line") from None
 
-    def error(self, line: int, what: str, mend: str) -> InputError:
+    def records(
+        self, columns: Sequence[str], separator: str = ",", strict: bool = True
+    ) -> Iterator[tuple[int, dict[str, str]]]:
+        """(line number, fields by column) of each row below a header that has `columns`."""
+        rows = self.rows(separator, strict)
+        line, header = next(rows, (1, []))
+        if not header:
+            raise self.error(line, "the file is empty", f"the header is {separator.join(columns)}")
+        if missing := [column for column in columns if column not in header]:
+            other = next((s for s in SEPARATORS if s != separator and columns[0] in header[0].split(s)), None)
+            hint = f", with {SEPARATORS[separator]}, not {SEPARATORS[other]}, between them" if other else ""
+            raise self.error(line, f"no column {', '.join(missing)}", f"the header is {separator.join(columns)}{hint}")
+        if twice := next((column for column in columns if header.count(column) > 1), None):
+            raise self.error(line, f"column {twice} is there twice", "keep one")
+        for line, fields in rows:
+            if len(fields) != len(header):
+                what = f"{len(fields)} fields under {len(header)} columns"
+                raise self.error(line, what, f"quote fields that hold {SEPARATORS[separator]}")
+            yield line, dict(zip(header, fields, strict=True))
+
+    def json(self) -> Any:
+        if not self.text.strip():
+            raise self.error(1, "the file is empty", "it is JSON")
+        try:
+            return json.loads(self.text)
+        except json.JSONDecodeError as error:
+            raise self.error(error.lineno, f"not JSON: {error.msg}", "mend the file") from None
+
+    def error(self, line: int | str, what: str, mend: str) -> InputError:
+        """`line` is its number, or what names an entry of a file without lines."""
         return InputError(what, f"{self.name}:{line}", mend)
 
-    def video_id(self, line: int, text: str) -> str:
-        if not text:
-            raise self.error(line, "empty video id", "name the video")
-        if text.startswith("/") or ".." in text.split("/") or "\0" in text:
-            raise self.error(line, f"video {text!r} leaves the data root", "use ids or paths below the source")
-        return text
+    def video_id(self, line: int | str, text: str) -> str:
+        return checked_video(text, f"{self.name}:{line}")
 
-    def number(self, line: int, column: str, text: str) -> float:
+    def number(self, line: int | str, column: str, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
@@ -86,26 +117,13 @@ class Table:
     split: Split | None
 
 
-class Videos:
-    """The video files of a source, found by name whatever their folder and container."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            stem, dot, ending = key.rpartition("/")[2].rpartition(".")
-            if dot and ending.lower() in VIDEO_ENDINGS:
-                self._by_stem[stem].append(key)
-
-    def find(self, name: str, folders: Sequence[str] = ()) -> str | None:
-        """The key of `name`; of several, the one below most of `folders`. Raises InputError when that leaves two."""
-        named = self._by_stem.get(name.rpartition("/")[2], [])
-        found = [key for key in named if f"/{key}".rpartition(".")[0].endswith(f"/{name}")]
-        if len(found) > 1:
-            likeness = {key: len({*key.split("/")[:-1]} & {*folders}) for key in found}
-            found = [key for key in found if likeness[key] == max(likeness.values())]
-        if len(found) > 1:
-            raise InputError(f"video {name!r} is there twice", ", ".join(found[:3]), "keep one of the files")
-        return found[0] if found else None
+def checked_video(text: str, where: str) -> str:
+    """Raises InputError for an id or a path that names nothing, or something outside of the source."""
+    if not text:
+        raise InputError("empty video id", where, "name the video")
+    if text.startswith("/") or ".." in text.split("/") or "\0" in text:
+        raise InputError(f"video {text!r} leaves the data root", where, "use ids or paths below the source")
+    return text
 
 
 def held_out(videos: Iterable[str], share: float) -> frozenset[str]:
@@ -130,10 +148,10 @@ def with_unique_ids(items: Iterable[Item]) -> list[Item]:
     return unique
 
 
-def check_splits(items: Iterable[Item], tables: Sequence[Table]) -> None:
+def check_splits(items: Iterable[Item], tables: Sequence[Table], where: str = "") -> None:
     """Raises InputError when a split has no rows."""
     present = {item.split for item in items}
-    names = ", ".join(table.file.name for table in tables)
+    names = where or ", ".join(table.file.name for table in tables)
     for split in ("train", "val"):
         if split not in present:
             raise InputError(f"split {split!r} is empty", names, "add rows for it, or set data.holdout")
@@ -142,3 +160,32 @@ def check_splits(items: Iterable[Item], tables: Sequence[Table]) -> None:
 def nearest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else "correct the row, or add it to the label file"
+
+
+def read_names(labels: TextFile) -> tuple[str, ...]:
+    """Class names in order: a text file with one a line, or JSON, a list or `name: index` as the peers keep it."""
+    if labels.text.lstrip().startswith(("{", "[")):
+        names = _json_names(labels)
+    else:
+        names = [name for line in labels.text.splitlines() if (name := line.strip())]
+    if len({*names}) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise InputError(f"label {twice!r} is there twice", labels.name, "one name a line")
+    if not names:
+        raise InputError("no labels", labels.name, "one name a line")
+    return tuple(names)
+
+
+def _json_names(labels: TextFile) -> list[str]:
+    tree = labels.json()
+    if isinstance(tree, dict):
+        indices = {name: int(index) if str(index).isdecimal() else -1 for name, index in tree.items()}
+        if wrong := next((name for name, index in indices.items() if not 0 <= index < len(tree)), None):
+            what = f"label {wrong!r} has the index {tree[wrong]!r}"
+            raise InputError(what, labels.name, f"{len(tree)} labels have the indices 0 to {len(tree) - 1}")
+        if len({*indices.values()}) < len(indices):
+            raise InputError("two labels have the same index", labels.name, "each index is there once")
+        tree = sorted(tree, key=indices.__getitem__)
+    if not all(isinstance(name, str) for name in tree):
+        raise InputError("labels that are no names", labels.name, 'write {"name": index, ...} or ["name", ...]')
+    return [name.strip().strip('"') for name in tree]

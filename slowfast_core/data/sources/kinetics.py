@@ -1,12 +1,14 @@
-"""The official Kinetics csv: label, youtube_id, time_start, time_end, split.
+"""The official Kinetics csv (400, 600, 700, 700-2020): label, youtube_id, time_start, time_end, split, ...
 
 A row's video is the pre-cut clip `{id}_{start:06d}_{end:06d}.mp4`, or else a segment of the whole video `{id}.mp4`.
+Rows of the split `test`, where they stand among others, are left out. The json beside the csv says the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from slowfast_core.data.sources.common import (
     NAN,
@@ -19,18 +21,24 @@ from slowfast_core.data.sources.common import (
     check_splits,
     held_out,
     nearest,
+    read_names,
     with_unique_ids,
 )
-from slowfast_core.errors import InputError
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validate": "val", "validation": "val"}
+SPLITS: dict[str, Split | Literal["test"]] = {
+    "train": "train",
+    "val": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
 class _Row:
     file: TextFile
-    line: int
+    line: int | str
     label: str
     video: str
     start: float
@@ -45,54 +53,63 @@ class _Row:
 
 def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
     """Rows without a split of their own go by `holdout`, a share of the videos. Raises InputError."""
-    rows = [row for table in tables for row in _read(table)]
-    names = _names(labels) if labels else tuple(sorted({row.label for row in rows}))
+    found = [row for table in tables for row in _read(table)]
+    rows = [row for row in found if row is not None]
+    names = read_names(labels) if labels else tuple(sorted({row.label for row in rows}))
     classes = {name: index for index, name in enumerate(names)}
     val = held_out((row.video for row in rows if row.split is None), holdout)
     items = [_item(row, classes, "val" if row.video in val else "train", videos) for row in rows]
     check_splits(items, tables)
-    return Annotations(with_unique_ids(items), names)
+    return Annotations(with_unique_ids(items), names, len(found) - len(rows))
 
 
-def _read(table: Table) -> Iterator[_Row]:
+def _read(table: Table) -> Iterator[_Row | None]:
+    """None for a row of the test split."""
     file = table.file
-    rows = file.rows()
-    line, header = next(rows, (1, []))
-    if missing := [column for column in COLUMNS if column not in header]:
-        raise file.error(line, f"no column {', '.join(missing)}", f"the header is {','.join(COLUMNS)},split")
-    for line, fields in rows:
-        if len(fields) != len(header):
-            raise file.error(
-                line, f"{len(fields)} fields under {len(header)} columns", "quote labels that hold a comma"
-            )
-        row = dict(zip(header, fields, strict=True))
+    for line, row in _records(file):
+        split = _split(table, line, row.get("split", ""))
+        if split == "test":
+            yield None
+            continue
         start = file.number(line, "time_start", row["time_start"])
         end = file.number(line, "time_end", row["time_end"])
         if start < 0 or end <= start:
             raise file.error(line, f"segment from {start:g} to {end:g} seconds", "time_end must follow time_start")
         if not row["label"]:
             raise file.error(line, "empty label", "name the class")
-        split = _split(table, line, row.get("split", ""))
         yield _Row(file, line, row["label"], file.video_id(line, row["youtube_id"]), start, end, split)
 
 
-def _split(table: Table, line: int, text: str) -> Split | None:
+def _records(file: TextFile) -> Iterator[tuple[int | str, dict[str, str]]]:
+    if file.text.lstrip().startswith("{"):
+        yield from _json_records(file)
+        return
+    _, header = next(file.rows(), (1, []))
+    if "youtube_id" in header and "label" not in header:
+        raise file.error(1, "no column label", "a test split without labels cannot be trained or evaluated on")
+    yield from file.records((*COLUMNS, "split") if "split" in header else COLUMNS)
+
+
+def _json_records(file: TextFile) -> Iterator[tuple[str, dict[str, str]]]:
+    for video, entry in file.json().items():
+        try:
+            start, end = entry["annotations"]["segment"]
+            label, split = entry["annotations"].get("label", ""), entry.get("subset", "")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            mend = 'it is {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}'
+            raise file.error(video, "no segment of two seconds", mend) from None
+        row = {"label": label, "youtube_id": video, "time_start": start, "time_end": end, "split": split}
+        yield video, {name: str(value) for name, value in row.items()}
+
+
+def _split(table: Table, line: int | str, text: str) -> Split | Literal["test"] | None:
     if not text:
         return table.split
     split = SPLITS.get(text.lower())
     if split is None or table.split not in (None, split):
-        meant = f"the split of this file is {table.split!r}" if table.split else "a split is 'train' or 'val'"
+        meant = f"the split of this file is {table.split!r}" if table.split else "a split is 'train', 'val' or 'test'"
         raise table.file.error(line, f"split {text!r}", meant)
     return split
-
-
-def _names(labels: TextFile) -> tuple[str, ...]:
-    names = [name for line in labels.text.splitlines() if (name := line.strip())]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"label {twice!r} is there twice", labels.name, "one name a line")
-    if not names:
-        raise InputError("no labels", labels.name, "one name a line")
-    return tuple(names)
 
 
 def _item(row: _Row, classes: dict[str, int], default: Split, videos: Videos) -> Item:

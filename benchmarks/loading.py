@@ -1,0 +1,304 @@
+"""How fast do clips and videos load? The clip store beside the originals, a plain decord loop, and what the peers do.
+
+    taskset -c 3 python benchmarks/loading.py [--videos DIR] [--repeats 15] [--only training|views]
+
+Prints two Markdown tables. Training: a 64-frame span (32 frames at stride 2), jitter 256-320, crop 224, flip. Views:
+10 clips x 3 crops of 256 of a video. Interleaved on one core; medians, in seconds of CPU time, of many clips.
+
+`loaded` is what a loader hands over: our uint8 frames, to be rendered on the device; of the plain loop frames that are
+not cropped yet either; of the peers what theirs hands over. `rendered` has everything done on this core: float32,
+cropped, resized, normalised. `decoding` is the share of `loaded` that FFmpeg takes to open the same file and decode the
+same frames, doing nothing with them. Originals are generated (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), or the
+videos of DIR that are about that large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import cv2
+import decord
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from originals import CLIP, decord_frames, extracted, usable, write_original
+from torch import Tensor
+from torch.nn import functional
+
+from slowfast_core.data.augment import render
+from slowfast_core.data.decoding import probe
+from slowfast_core.data.loading import TrainingClips
+from slowfast_core.data.manifest import read_manifest
+from slowfast_core.data.sampling import View, clip_indices, random_start, random_view, spatial_views, uniform_starts
+from slowfast_core.evaluation.scoring import Scorer
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import save_weights
+from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
+from slowfast_core.sections import Pixels
+from slowfast_core.training.launch import KEEP_MEMORY
+from slowfast_core.workspace import Workspace
+
+TRAIN, PIXELS = Train(), Pixels()
+CLIPS, CROPS, SIZE = 10, 3, 256
+STORES = {
+    "no fast_decode": {"fast_decode": False},
+    "no fast_decode, every 2": {"fast_decode": False, "every": 2},
+    "the default": {},
+    "every 2": {"every": 2},
+}
+PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
+TORCHVIDEO = "PyTorchVideo (PyAV), originals"
+Frames = NDArray[np.uint8]
+Stores = dict[str, tuple[Path, Recipe]]
+Case = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any] | None]  # load, render, decode only
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", choices=["training", "views"])
+    parser.add_argument("--workspace", type=Path, help="where the stores are kept for the next run")
+    options = parser.parse_args()
+    if not KEEP_MEMORY.items() <= os.environ.items():  # as our trainings have it, for all paths alike
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    decord.logging.set_level(decord.logging.QUIET)
+    with tempfile.TemporaryDirectory() as scratch:
+        at = Workspace.at(options.workspace or Path(scratch))
+        generated = [at.root / "originals" / f"v{n}.mp4" for n in range(4)]
+        for number, path in enumerate(generated if not options.videos else []):
+            if not path.exists():
+                write_original(path, number)
+        originals = sorted(path for path in options.videos.iterdir() if usable(path)) if options.videos else generated
+        stores = {name: extracted(originals, Store(**fields), at, n) for n, (name, fields) in enumerate(STORES.items())}
+        if options.only != "views":
+            times = measure(partial(training_cases, originals, stores), options.repeats * len(originals))
+            table("Training clips", "clips", times, [PLAIN])
+        if options.only != "training":
+            network = tiny_network(Path(scratch))
+            times = measure(partial(view_cases, originals, stores, network), options.repeats)
+            table("30 views", "videos", times, [WHOLE, BY_VIEW])
+
+
+def measure(cases: Callable[[int], Iterable[tuple[str, Case]]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
+    """Seconds to load, to render, and to decode only, of each case in each round but the first."""
+    times: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for number in range(rounds + 1):
+        for name, (load, rendered, decode) in cases(number):
+            loaded, seconds = timed(load)
+            _, more = timed(partial(rendered, loaded))
+            only = timed(decode)[1] if decode else 0.0
+            if number:
+                times[name].append((seconds, more, only, size_of(loaded)))
+    return times
+
+
+def table(title: str, unit: str, times: dict[str, list[tuple[float, ...]]], bases: list[str]) -> None:
+    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+    against = " | ".join(f"of {base.partition(',')[0]}" if base != BY_VIEW else "of a decode a view" for base in bases)
+    print(f"\n| {title} | loaded ({unit}/s) | {against} | rendered ({unit}/s) | {against} | decoding | MB |")
+    print("| --- |" + " --- |" * (4 + 2 * len(bases)))
+    for name, (load, more, only, size) in medians.items():
+        loads = " | ".join(f"{medians[base][0] / load:.2f}" for base in bases)
+        alls = " | ".join(f"{sum(medians[base][:2]) / (load + more):.2f}" for base in bases)
+        share = f"{100 * only / load:.0f} %" if only else ""
+        print(f"| {name} | {1 / load:.2f} | {loads} | {1 / (load + more):.2f} | {alls} | {share} | {size / 1e6:.1f} |")
+
+
+# ---- training clips
+
+
+def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterator[tuple[str, Case]]:
+    path = originals[number % len(originals)]
+    random = np.random.default_rng(number)
+    info = probe(path)
+    indices = clip_indices(CLIP, random_start(CLIP, info.frames, random), info.frames)
+    view = random_view(info.width, info.height, TRAIN.jitter, TRAIN.crop, TRAIN.flip, random)
+    start, end = indices[0] / info.fps, (indices[0] + CLIP.span) / info.fps
+    plain = partial(decord_frames, path, indices)
+    yield PLAIN, (plain, lambda frames: crop_and_resize(frames, view), partial(decode, path, indices))
+    yield WHOLE, (lambda: whole_pictures(plain(), view), lambda frames: cropped(frames, view), None)
+    yield TORCHVIDEO, (partial(torchvideo, path, start, end), lambda clip: torchvideo_view(clip, view), None)
+    for name, (store, recipe) in stores.items():
+        manifest = read_manifest(store / "manifest.parquet")
+        row = number % len(manifest.rows)
+        for planes in (False, True):
+            clips = TrainingClips(store, manifest, CLIP.every(recipe.data.store.every), TRAIN, 400, 0, 0, planes=planes)
+            taken, _ = clips._draw(clips.rows[row], number, row)
+            yield (
+                f"clip store, {name}, {'planes' if planes else 'RGB'}",
+                (
+                    partial(clips.__getitem__, (number, row)),
+                    lambda samples: render(samples[0].frames, samples[0].view, PIXELS),
+                    partial(decode, store / clips.rows[row]["path"], taken),
+                ),
+            )
+
+
+def crop_and_resize(frames: Frames, view: View) -> Tensor:
+    """The cheapest rendering of the plain loop: whole pixels, uint8."""
+    x, y, side = round(view.x), round(view.y), round(view.width)
+    small = [cv2.resize(frame[y : y + side, x : x + side], (view.out_width, view.out_height)) for frame in frames]
+    return normalised(np.stack(small)[:, :, ::-1] if view.flip else np.stack(small))
+
+
+def whole_pictures(frames: Frames, view: View) -> Frames:
+    """MMAction2's order: the whole picture is resized, then cropped."""
+    scale = view.out_width / view.width
+    size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
+    return np.stack([cv2.resize(frame, size) for frame in frames])
+
+
+def cropped(frames: Frames, view: View) -> Tensor:
+    scale = view.out_width / view.width
+    x, y = int(view.x * scale), int(view.y * scale)
+    part = frames[:, y : y + view.out_height, x : x + view.out_width]
+    return normalised(part[:, :, ::-1] if view.flip else part)
+
+
+def normalised(frames_THWC: Frames) -> Tensor:
+    pictures = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(3, 0, 1, 2).float()
+    return pictures.div_(255).sub_(PIXELS.mean[0]).div_(PIXELS.std[0])
+
+
+def torchvideo(path: Path, start: float, end: float) -> Tensor:
+    """PyTorchVideo's own decoding: every frame of the span, RGB, float. Then its subsampling, to 32 of them."""
+    names = ("torchvision", "torchvision.datasets", "torchvision.datasets.folder")  # which it imports, but not for this
+    sys.modules |= {name: sys.modules.get(name) or ModuleType(name) for name in names}
+    sys.modules[names[-1]].make_dataset = None  # type: ignore[attr-defined]
+    from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
+
+    with path.open("rb") as file:
+        video = EncodedVideoPyAV(file, path.name, decode_audio=False)
+        clip: Tensor = video.get_clip(start, end)["video"]
+        video.close()
+    return clip.index_select(1, torch.linspace(0, clip.shape[1] - 1, CLIP.fast_frames).long())
+
+
+def torchvideo_view(clip_CTHW: Tensor, view: View) -> Tensor:
+    """The steps of its transforms: normalise, resize the whole picture by its short side, crop, flip."""
+    scale = view.out_width / view.width
+    clip_CTHW = (clip_CTHW / 255 - PIXELS.mean[0]) / PIXELS.std[0]
+    size = [round(side * scale) for side in clip_CTHW.shape[2:]]
+    resized = functional.interpolate(clip_CTHW, size=size, mode="bilinear", align_corners=False)
+    x, y = int(view.x * scale), int(view.y * scale)
+    part = resized[:, :, y : y + view.out_height, x : x + view.out_width]
+    return part.flip(-1) if view.flip else part
+
+
+# ---- 30 views
+
+
+def view_cases(originals: list[Path], stores: Stores, network: Path, number: int) -> Iterator[tuple[str, Case]]:
+    path = originals[number % len(originals)]
+    info = probe(path)
+    clips = [clip_indices(CLIP, start, info.frames) for start in uniform_starts(CLIP, info.frames, CLIPS)]
+    crops = spatial_views(info.width, info.height, SIZE, CROPS)
+    yield WHOLE, (lambda: whole_views(path, clips), all_normalised, None)
+    yield BY_VIEW, (lambda: [one_view(path, clip, view) for clip in clips for view in crops], all_normalised, None)
+    ours = Scorer(network)
+    yield (
+        "ours, originals",
+        (partial(ours.read, path), partial(rendered, ours), partial(decode, path, [0, clips[-1][-1]])),
+    )
+    for name, (store, recipe) in stores.items():
+        rows = read_manifest(store / "manifest.parquet").rows
+        row = rows.iloc[number % len(rows)]
+        scorer = Scorer(network, store=recipe.data.store)
+        everything = partial(decode, store / row["path"], [0, int(row["frames"]) - 1])
+        yield f"clip store, {name}", (partial(scorer.read, store / row["path"]), partial(rendered, scorer), everything)
+
+
+def whole_views(path: Path, clips: list[list[int]]) -> list[Frames]:
+    """MMAction2's way: one opening, the frames of all clips one after the other, resized whole, three crops of each."""
+    frames = decord_frames(path, list(chain(*clips)))
+    scale = SIZE / min(frames.shape[1:3])
+    size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
+    resized = np.stack([cv2.resize(frame, size) for frame in frames])
+    height, width = resized.shape[1:3]
+    slack_y, slack_x = height - SIZE, width - SIZE
+    corners = [(slack_y * i // 2, slack_x * i // 2) for i in range(CROPS)]
+    return [np.ascontiguousarray(resized[:, y : y + SIZE, x : x + SIZE]) for y, x in corners]
+
+
+def one_view(path: Path, indices: list[int], view: View) -> Frames:
+    x, y, side = round(view.x), round(view.y), round(view.width)
+    frames = decord_frames(path, indices)
+    return np.stack([cv2.resize(frame[y : y + side, x : x + side], (SIZE, SIZE)) for frame in frames])
+
+
+def all_normalised(views: list[Frames]) -> None:
+    for view in views:
+        normalised(view)
+
+
+def rendered(scorer: Scorer, video: Any) -> None:
+    for clips_BCTHW in scorer.views(video):
+        assert len(clips_BCTHW) == CLIPS
+
+
+def tiny_network(folder: Path) -> Path:
+    """A checkpoint for the scorer, whose network is not run."""
+    recipe = parse_recipe(
+        {
+            "name": "tiny",
+            "data": {"name": "tiny"},
+            "clip": CLIP.model_dump(),
+            "model": {"depth": 18, "width": 8, "classes": 2},
+            "evaluate": {"clips": CLIPS, "crops": CROPS, "size": SIZE, "batch_views": CLIPS},
+        }
+    )
+    save_weights(folder / "model.safetensors", build_model(recipe.model, recipe.clip).state_dict())
+    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), "labels": ["a", "b"]}))
+    return folder
+
+
+# ---- what is loaded
+
+
+def decode(path: Path, indices: Sequence[int]) -> None:
+    """What no loader can do without: open the file, go to the key frame before, decode up to the last frame."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        rate = stream.average_rate
+        first, last = min(indices) / rate, max(indices) / rate
+        if first:
+            container.seek(int(first / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if frame.time is not None and frame.time + 1e-6 >= last:
+                break
+
+
+def size_of(loaded: Any) -> int:
+    """Bytes that the loader hands over."""
+    if isinstance(loaded, list):
+        return sum(size_of(getattr(part, "frames", part)) for part in loaded)
+    return int(getattr(loaded, "frames", loaded).nbytes)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """CPU seconds, of all threads: what else runs on the machine does not count."""
+    started = time.process_time()
+    result = work()
+    return result, time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()

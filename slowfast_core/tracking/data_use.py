@@ -1,0 +1,123 @@
+"""From a data version to the runs and models that used it, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slowfast_core.errors import InputError
+from slowfast_core.tracking.registry import EVALUATED_ON
+from slowfast_core.tracking.runs import MAX_DIGEST, connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class Use:
+    runs: list[dict[str, str]] = field(default_factory=list)  # id, name, context
+    models: list[str] = field(default_factory=list)  # NAME/VERSION
+
+
+def uses(versions: Iterable[str], uri: str) -> dict[str, Use]:
+    """Who used each data version, by the tracking store at `uri`. A store that is not there yet knows nobody."""
+    found = {version: Use() for version in versions}
+    if not found or not _is_there(uri):
+        return found
+    client = connect(uri)
+    with _in_one_line(uri):
+        _fill(found, client)
+    return found
+
+
+def _fill(found: dict[str, Use], client: MlflowClient) -> None:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for version, use in found.items():
+        for run in _pages(client.search_runs, experiments, f"dataset.digest = '{version[:MAX_DIGEST]}'"):
+            contexts = _contexts(run, version)
+            use.runs.append({"id": run.info.run_id, "name": run.info.run_name or "", "context": ", ".join(contexts)})
+        for tag in ("data_version", EVALUATED_ON):
+            use.models += [_name(model) for model in _pages(client.search_model_versions, f"tags.{tag} = '{version}'")]
+        use.models = sorted(set(use.models))
+
+
+def used_by(which: str, uri: str) -> str | None:
+    """The data version that a run (its id) or a registered model (models:/NAME@ALIAS, models:/NAME/3) was trained on.
+
+    None when `which` is neither. Raises InputError when the model is not there, or does not say.
+    """
+    is_model = which.startswith("models:/")
+    if not is_model and not (RUN_ID.fullmatch(which) and _is_there(uri)):
+        return None
+    version = _of_model(which, connect(uri)) if is_model else _of_run(which, connect(uri))
+    if version == "":
+        raise InputError("it does not say on what data it was trained", which, "name the data version itself")
+    return version
+
+
+def _of_run(run_id: str, client: MlflowClient) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    named = {tags["mlflow.data.context"]: tags["data_version"] for tags in _inputs(run) if "data_version" in tags}
+    return named.get("training") or named.get("evaluation") or ""
+
+
+def _of_model(model: str, client: MlflowClient) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
+    try:
+        by_alias = client.get_model_version_by_alias
+        version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"no such model: {reason}", model, "`slowfast ui` lists the registered ones") from None
+    return str(version.tags.get("data_version", ""))
+
+
+def _contexts(run: Any, version: str) -> list[str]:
+    return sorted({tags["mlflow.data.context"] for tags in _inputs(run) if tags.get("data_version") == version})
+
+
+def _inputs(run: Any) -> list[dict[str, str]]:
+    return [{tag.key: tag.value for tag in entry.tags} for entry in run.inputs.dataset_inputs]
+
+
+def _name(model: Any) -> str:
+    return f"{model.name}/{model.version}"
+
+
+def _pages(search: Any, *query: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(*query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def _in_one_line(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"MLflow cannot read the store: {reason}", uri, "correct tracking.uri of the recipe") from None
+
+
+def _is_there(uri: str) -> bool:
+    """A SQLite file is not made for a question."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()

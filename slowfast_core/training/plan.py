@@ -1,0 +1,87 @@
+"""Which samples, of which shape, each step of a training takes on each worker: pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+import numpy as np
+
+from slowfast_core.data.sampling import Pick
+from slowfast_core.sections import Clip, Train
+from slowfast_core.training.multigrid import Grid, cycle_at, long_cycles, short_cycle
+from slowfast_core.training.schedule import learning_rate
+
+
+class Plan:
+    """Iterated over, it gives the parts of one epoch's steps, for one worker, from where `start` says.
+
+    An epoch is a permutation of the samples, cut into batches, each cut by worker and again by part, so that the parts
+    of 2 workers who accumulate over 2 are those of 4 who do not. A last batch that is not full is left out; each epoch
+    leaves out other samples.
+    """
+
+    def __init__(self, train: Train, clip: Clip, samples: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+        """`samples` are the draws of an epoch."""
+        self.train, self.samples, self.seed, self.rank, self.workers = train, samples, seed, rank, workers
+        self.side, self.batch = train.crop, train.batch // train.repeat  # draws, each of which gives `repeat` clips
+        multigrid = train.multigrid
+        self.cycles = long_cycles(train, multigrid, clip.fast_frames) if multigrid else ()
+        self.epochs = self.cycles[-1].end if self.cycles else train.epochs
+        self.ends = list(accumulate(len(self._shapes(epoch)) for epoch in range(self.epochs)))
+        self.epoch, self.skip = 0, 0
+
+    @property
+    def steps(self) -> int:
+        return self.ends[-1]
+
+    def position(self, step: int) -> tuple[int, int]:
+        """The epoch of `step`, and its number there."""
+        epoch = int(np.searchsorted(self.ends, step, side="right"))
+        return epoch, step - self.begin(epoch)
+
+    def begin(self, epoch: int) -> int:
+        return self.ends[epoch - 1] if epoch else 0
+
+    def epochs_done(self, step: int) -> float:
+        """`step` in epochs."""
+        epoch, done = self.position(min(step, self.steps - 1))
+        done += max(step - self.steps + 1, 0)
+        each = self.ends[epoch] - self.begin(epoch)
+        return (epoch * each + done) / each
+
+    def rate(self, step: int) -> float:
+        return learning_rate(self.train, self.epochs_done(step), self.cycles)
+
+    def start(self, epoch: int, skip: int = 0) -> None:
+        """Position the next iteration at step `skip` of `epoch`."""
+        self.epoch, self.skip = epoch, skip
+
+    def __len__(self) -> int:
+        return (len(self._shapes(self.epoch)) - self.skip) * self.train.accumulate
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
+        begin = 0
+        for step, (size, frames, side) in enumerate(self._shapes(self.epoch)):
+            part = size // (self.workers * self.train.accumulate)
+            mine = begin + self.rank * part * self.train.accumulate
+            begin += size
+            for first in range(mine, mine + part * self.train.accumulate, part) if step >= self.skip else ():
+                yield [Pick(self.epoch, int(i), frames, side) for i in order[first : first + part]]
+
+    def _shapes(self, epoch: int) -> list[tuple[int, int, int]]:
+        """Batch, frames and side of each step of an epoch."""
+        if not self.cycles or self.train.multigrid is None:
+            return [(self.batch, 0, 0)] * (self.samples // self.batch)
+        cycle = short_cycle(self.train.multigrid, cycle_at(self.cycles, epoch).grid, self.side)
+        shapes: list[tuple[int, int, int]] = []
+        left = self.samples
+        while (size := self._batch(cycle[len(shapes) % len(cycle)])) <= left:
+            grid = cycle[len(shapes) % len(cycle)]
+            shapes.append((size, grid.frames, grid.side))
+            left -= size
+        return shapes
+
+    def _batch(self, grid: Grid) -> int:
+        return self.batch * grid.batch_factor

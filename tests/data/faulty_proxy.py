@@ -1,0 +1,193 @@
+"""A proxy in front of an S3 endpoint that keeps a log of the requests, and misbehaves as it is told."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+OF_REQUESTS = ("InternalError", "SlowDown", "reset")
+OF_BODIES = ("reset body", "cut", "corrupt", "slow", "stall")
+ERRORS = {
+    "InternalError": 500,
+    "SlowDown": 503,
+    "AccessDenied": 403,
+    "InvalidObjectState": 403,
+    "SignatureDoesNotMatch": 403,
+    "MethodNotAllowed": 405,
+    "ExpiredToken": 400,
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str  # of the URL, unquoted
+    query: str
+    range: str  # of an object: "bytes=0-9", or "" for all
+    payer: str  # of whom it says that they pay
+    nth: int  # how many equal requests came before
+
+    @property
+    def key(self) -> str:
+        """The object that is read, without its bucket; "" for any other request."""
+        reads = self.method == "GET" and "list-type" not in self.query
+        return self.path.split("/", 2)[2] if reads else ""
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Faults that depend on the request alone, not on the order of the threads; never more than `in_a_row` running."""
+
+    seed: int
+    share: float
+    in_a_row: int = 3
+
+    def __call__(self, request: Request) -> str | None:
+        chance = random.Random(f"{self.seed} {request.method} {request.key} {request.range} {request.nth}")
+        strikes = request.nth % (self.in_a_row + 1) < self.in_a_row and chance.random() < self.share
+        return chance.choice(OF_REQUESTS + OF_BODIES if request.key else OF_REQUESTS) if strikes else None
+
+
+class FaultyProxy:
+    """Forwards to `upstream`. `fault(request)` is one of OF_REQUESTS, ERRORS or, for objects, OF_BODIES."""
+
+    def __init__(self, upstream: str, stall_seconds: float = 60) -> None:
+        self.fault: Callable[[Request], str | None] = lambda request: None
+        self.log: list[tuple[Request, str | None]] = []
+        self.stalled = threading.Event()
+        self.stall_seconds = stall_seconds
+        self.released = threading.Event()
+        self.running, self.most_running = 0, 0  # bodies of objects under way
+        self._upstream = urlsplit(upstream)
+        self._seen: Counter[tuple[str, str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def read(self) -> list[str]:
+        """The names of the objects read, in order; a name comes again with each request."""
+        return [request.name for request, _ in self.log if request.key]
+
+    @property
+    def faults(self) -> Counter[str]:
+        return Counter(fault for _, fault in self.log if fault)
+
+    def enter(self, method: str, url: str, asked: str, payer: str) -> str | None:
+        path, _, query = url.partition("?")
+        with self._lock:
+            nth = self._seen[method, url, asked]
+            self._seen[method, url, asked] += 1
+            request = Request(method, unquote(path), query, asked, payer, nth)
+            fault = self.fault(request)
+            self.log.append((request, fault))
+        return fault
+
+    def count(self, step: int) -> None:
+        with self._lock:
+            self.running += step
+            self.most_running = max(self.most_running, self.running)
+
+    def forward(
+        self, method: str, url: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        secure = self._upstream.scheme == "https"
+        connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(self._upstream.netloc)
+        try:
+            connection.request(method, url, body or None, headers)
+            reply = connection.getresponse()
+            return reply, reply.read()
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            fault = proxy.enter(
+                self.command, self.path, self.headers.get("Range", ""), self.headers.get("x-amz-request-payer", "")
+            )
+            if fault == "reset":
+                self.reset()
+            elif fault in ERRORS:
+                text = f"<Error><Code>{fault}</Code><Message>as it was told to</Message></Error>"
+                self.answer(ERRORS[fault], {"Content-Type": "application/xml"}, text.encode(), None)
+            else:
+                reply, body = proxy.forward(self.command, self.path, sent, dict(self.headers))
+                self.answer(reply.status, dict(reply.headers), body, fault)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes, fault: str | None) -> None:
+            self.send_response(status)
+            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            for name, value in headers.items():
+                if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.send_body(body, fault)
+
+        def send_body(self, body: bytes, fault: str | None) -> None:
+            half = len(body) // 2
+            if fault == "corrupt" and body:
+                body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
+            if fault == "slow":
+                proxy.count(1)
+                for start in range(0, half, half // 8 + 1):
+                    self.wfile.write(body[start : min(start + half // 8 + 1, half)])
+                    time.sleep(0.01)
+                proxy.count(-1)
+                self.wfile.write(body[half:])
+            elif fault in ("cut", "reset body", "stall"):
+                self.wfile.write(body[:half])
+                self.close_connection = True
+                if fault == "stall":
+                    proxy.stalled.set()
+                    proxy.released.wait(proxy.stall_seconds)
+                elif fault == "reset body":
+                    self.reset()
+            else:
+                self.wfile.write(body)
+
+        def reset(self) -> None:
+            """Close with RST instead of FIN."""
+            self.close_connection = True
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except OSError:  # the client is gone, killed perhaps
+                self.close_connection = True
+
+    return Handler

@@ -1,0 +1,62 @@
+"""Multi-label mAP: numbers by hand, and those of an independent implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from slowfast_core.errors import InputError
+from slowfast_core.evaluation.charades import average_precision, evaluate_multi_label
+from slowfast_core.evaluation.report import ReportContext, write_multi_label_report
+
+NAMES = ("sit", "eat", "never")
+
+
+def test_ap_by_hand() -> None:
+    """sit: hits at ranks 1 and 3 of four. eat: hit at rank 2."""
+    scores = np.array([[0.9, 0.2, 0], [0.8, 0.5, 0], [0.7, 0.4, 0], [0.1, 0.1, 0]])
+    truth = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=bool)
+    truth[1, 1] = truth[3, 1] = True
+    precision = average_precision(scores, truth)
+    assert precision[0] == pytest.approx((1 + 2 / 3) / 2)
+    assert precision[1] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert np.isnan(precision[2])
+
+
+def test_a_video_without_actions_costs_no_precision() -> None:
+    """The official script gives it no score, so it ranks below all others."""
+    scores = np.array([[0.9], [0.5], [0.4]])
+    assert average_precision(scores, np.array([[False], [True], [True]]))[0] == 1.0
+
+
+def test_equal_scores_keep_the_order_of_the_videos() -> None:
+    truth = np.array([[False, True], [True, False], [False, True]])
+    assert average_precision(np.zeros((3, 2)), truth) == pytest.approx([1 / 2, (1 + 2 / 3) / 2])
+
+
+def test_against_scikit_learn_where_nothing_is_tied_or_empty() -> None:
+    random = np.random.default_rng(0)
+    scores, truth = random.random((200, 30)), random.random((200, 30)) < 0.2
+    truth[~truth.any(axis=1), 0] = True
+    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores, average=None))
+
+
+def test_the_result_and_its_page(tmp_path) -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.6, 0.0], [0.3, 0.7, 0.1]])
+    result = evaluate_multi_label(["a", "b", "c"], scores, [[0, 1], [0], []], NAMES)
+    assert result.metrics == {"mAP": pytest.approx((1 + 1 / 2) / 2)}
+    assert (result.videos, result.unlabelled, result.positives.tolist()) == (3, 1, [2, 1, 0])
+    assert [(e.id, e.truth, e.predicted) for e in result.worst] == [("c", "none", "eat"), ("b", "sit", "eat")]
+    assert [(e.id, e.truth, e.predicted) for e in result.best] == [("a", "sit, eat", "sit")]
+    write_multi_label_report(tmp_path / "report.html", ReportContext("r", "d", "w"), result)
+    page = (tmp_path / "report.html").read_text()
+    assert "75.0 %" in page
+    assert "1 of them without any action: these rank last" in page
+
+
+def test_nothing_to_evaluate_is_told() -> None:
+    with pytest.raises(InputError, match="no video has an action to evaluate"):
+        evaluate_multi_label(["a"], np.zeros((1, 3)), [[]], NAMES)
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate_multi_label(["a"], np.full((1, 3), np.nan), [[0]], NAMES)

@@ -1,0 +1,119 @@
+"""Training on a Ray cluster of three nodes, which loses a worker and then a node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from trainings import Training, command_of, descendants
+
+from slowfast_core.data.manifest import read_manifest
+from slowfast_core.recipe import load_recipe
+from slowfast_core.training.plan import Plan
+from slowfast_core.workspace import Workspace
+
+SETTINGS = ("train.log_samples=true", "train.checkpoint_steps=2", "train.max_restarts=4")
+
+
+@dataclass
+class Node:
+    """`ray start --block`, one CPU, in a process group of its own."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, *options: str) -> Node:
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", *options]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
+        )
+        said = []
+        for line in process.stdout or ():
+            said.append(line)
+            if "Ray runtime started" in line:
+                return cls(process)
+        raise AssertionError("".join(said))
+
+    def workers(self) -> list[int]:
+        return [pid for pid in descendants(self.process.pid) if b"RayTrainWorker" in command_of(pid)]
+
+    def kill(self) -> None:
+        """As when the machine goes down: everything on it at once."""
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
+    """Its address and its nodes: the head, which trains nothing while the others can, and two more."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    address = f"127.0.0.1:{free_port()}"
+    nodes = [Node.start("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")]
+    nodes += [Node.start(f"--address={address}") for _ in range(2)]
+    yield address, nodes
+    for node in nodes:
+        node.kill()
+
+
+def trained_ids(folder: Path, steps: int, workers: int) -> list[list[str]]:
+    """What each step trained on, by rank; a step that was done again counts as it was done last."""
+    lines = [json.loads(line) for rank in range(workers) for line in _lines(folder / f"samples-{rank}.jsonl", rank)]
+    last = {(line["step"], line["rank"]): line["ids"] for line in lines}
+    return [[i for rank in range(workers) for i in last[step, rank]] for step in range(steps)]
+
+
+def _lines(path: Path, rank: int) -> list[str]:
+    return [line.replace("{", f'{{"rank": {rank}, ', 1) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.exhaustive
+def test_a_worker_and_a_node_are_lost(
+    cluster: tuple[str, list[Node]], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    address, nodes = cluster
+    plain = Training(tiny_recipe, tiny_workspace(tmp_path / "plain"))
+    lossy = Training(tiny_recipe, tiny_workspace(tmp_path / "lossy"), (*SETTINGS, f"compute.address={address}"))
+    try:
+        lossy.start()
+        lossy.wait_for_epoch(2.5)
+        os.kill(next(pid for node in nodes for pid in node.workers()), signal.SIGKILL)
+        lossy.wait_for_epoch(5)
+        next(node for node in nodes[1:] if node.workers()).kill()
+        result = lossy.finish()
+        plain.start()
+        expected = plain.finish()
+    finally:
+        for training in (plain, lossy):
+            training.kill()
+    assert result["weights_digest"] == expected["weights_digest"]
+    assert result["summary"].count("resumed from checkpoint") == 2
+
+    recipe = load_recipe(str(tiny_recipe))
+    rows = read_manifest(lossy.at.data("motion", "extract") / "store" / "manifest.parquet").split("train").rows
+    plan = Plan(recipe.train, recipe.clip, len(rows), recipe.seed)
+    planned = []
+    for epoch in range(plan.epochs):
+        plan.start(epoch)
+        planned += [[rows["id"][pick.position] for pick in batch] for batch in plan]
+    assert trained_ids(lossy.folder, plan.steps, 2) == planned
+    for epoch in range(plan.epochs):
+        ids = [i for step in planned[plan.begin(epoch) : plan.ends[epoch]] for i in step]
+        assert sorted(ids) == sorted(rows["id"])
