@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands import pipeline
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
 from slowfast_core.cli_data import data
 from slowfast_core.errors import FULL, InputError
@@ -19,6 +20,7 @@ from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
 app.add_typer(data, name="data")
+app.add_typer(pipeline, name="pipeline")
 
 
 class Runner(StrEnum):

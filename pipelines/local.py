@@ -118,7 +118,8 @@ class Display:
         if self.task is not None:
             self.bars.remove_task(self.task)
             self.task = None
-        said = "nothing to do" if result.status == "unchanged" else result.summary
+        unchanged = "nothing to do: its inputs are as they were; " if result.status == "unchanged" else ""
+        said = unchanged + result.summary
         self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
 
 

@@ -6,7 +6,9 @@ Heavy libraries are imported by the stage that needs them, so that an unchanged 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
@@ -19,7 +21,7 @@ from slowfast_core.recipe import Recipe
 from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
-from slowfast_core.training.launch import train
+from slowfast_core.training.launch import train, trained
 from slowfast_core.workspace import Workspace
 
 
@@ -46,11 +48,24 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    extracted, output = at.data(recipe.data.name, "extract"), at.run(recipe.name, "train")
+    with _start(recipe, at) as start:
+        return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+
+
+def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_train` would find nothing to do."""
+    with _start(recipe, at) as start:
+        return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
+
+
+@contextmanager
+def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
+    """The checkpoint folder that training starts from, if it starts from one."""
     if recipe.train.init_from is None:
-        return train(recipe, extracted, output, at)
+        yield None
+        return
     with checkpoint_of(recipe.train.init_from, at) as start:
-        return train(recipe, extracted, output, at, start)
+        yield start
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:

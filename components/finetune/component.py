@@ -12,7 +12,9 @@ def finetune(
     clips: dsl.Input[dsl.Dataset],
     start: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
-) -> None:
+    data_version: str = "",
+) -> str:
+    """Returns the weights' digest. `data_version` is for Kubeflow's cache: the stage reads that of the clips."""
     from components.shell import run
 
-    run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"])
+    return run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"]).digest

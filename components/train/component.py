@@ -6,7 +6,14 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(recipe: str, workspace: str, clips: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) -> None:
+def train(
+    recipe: str,
+    workspace: str,
+    clips: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    data_version: str = "",
+) -> str:
+    """Returns the weights' digest. `data_version` is for Kubeflow's cache: the stage reads that of the clips."""
     from components.shell import run
 
-    run("train", recipe, workspace, model, "weights")
+    return run("train", recipe, workspace, model, "weights").digest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowfast_core.files import copy_whole, write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
+from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
 from slowfast_core.training.checks import check_data, check_machine, check_start, read_record
 from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.job import Job, Stopped
@@ -49,6 +49,22 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     `init_from` is a checkpoint folder to start from. Killed, the next call goes on from the last checkpoint. Raises
     InputError when recipe, data, start weights and machine do not go together.
     """
+    inputs = _inputs(recipe, extracted, init_from)
+    parent, data_version = inputs["parent"], inputs["data_version"]
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+
+    return run_once("train", output, inputs, work, keep="checkpoints")
+
+
+def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
+    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do."""
+    return finished(output, _inputs(recipe, extracted, init_from))
+
+
+def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
+    """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
     parent = read_record(init_from)["weights_digest"] if init_from else None
     start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
@@ -60,12 +76,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
         "train": start,
         "compute": compute,
     }
-    inputs |= {"seed": recipe.seed, "data_version": data_version, "parent": parent}
-
-    def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
-
-    return run_once("train", output, inputs, work, keep="checkpoints")
+    return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
 
 
 def _fit(

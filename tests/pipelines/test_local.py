@@ -87,3 +87,18 @@ def test_a_stage_that_refuses_its_input_ends_the_run_in_one_line(tmp_path: Path)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("slowfast: ")
     assert "/nowhere" in last
+
+
+def test_one_changed_video_runs_only_what_depends_on_it(first: Results, workspace: Path) -> None:
+    """The branch's source becomes a folder, in which one video changes: nothing of the first recipe is done again."""
+    folder = workspace / "sources/tiny-actors"
+    source = [f"finetune.data.source={folder}", "finetune.data.labels=labels.pbtxt"]
+    command = ("run", TINY, "--workspace", workspace, *(part for text in source for part in ("--set", text)))
+    assert slowfast(*command).stderr.count("nothing to do: ") >= len(DATA + REST)
+    videos = sorted(folder.rglob("*.mp4"))
+    videos[0].write_bytes(videos[1].read_bytes())
+    done = slowfast(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    status = {(name, stage): result["status"] for (name, stage), result in by_stage(done.stdout).items()}
+    assert {status["tiny", stage] for stage in DATA + REST} == {"unchanged"}
+    assert {status["tiny_ava", stage] for stage in DATA + REST} == {"done"}
