@@ -60,8 +60,7 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
                 **_gpus(recipe),
             )
     finally:
-        for container in client.containers.list(filters={"label": f"{LABEL}={run}"}):
-            container.stop(timeout=10)
+        _remove(client, run)
         client.close()
 
 
@@ -111,6 +110,18 @@ def _identity(client: DockerClient, image: str) -> str:
     return str(digests[0])
 
 
+def _remove(client: DockerClient, run: str) -> None:
+    """Remove what a run that was cut off has left."""
+    import docker
+
+    for container in client.containers.list(all=True, filters={"label": f"{LABEL}={run}"}):
+        try:
+            container.remove(force=True)
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):  # it is gone, or going
+                raise
+
+
 def _files(recipe: Recipe, variables: Mapping[str, str], at: Workspace) -> list[Path]:
     """What the recipe and the environment name that lies on this machine, outside the workspace."""
     named = set(variables.values())
@@ -119,7 +130,7 @@ def _files(recipe: Recipe, variables: Mapping[str, str], at: Workspace) -> list[
         annotations = [data.annotations] if isinstance(data.annotations, str) else data.annotations.values()
         named |= {data.source, *annotations, *data.excluded.values(), *data.person_boxes.files.values()}
         named |= {name for name in (data.labels, part.train.init_from) if name}
-    paths = {Path(name).absolute() for name in named if name and Path(name).exists()}
+    paths = {Path(name).absolute() for name in named if os.path.exists(name)}  # a token may be too long for Path
     return sorted(path for path in paths if not path.is_relative_to(at.root))
 
 
