@@ -52,6 +52,7 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
                 mounts=mounts,
                 working_dir=str(Path.cwd()),  # paths in the recipe may be relative
                 network_mode="host",
+                cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0)))),  # as many threads as a process would
                 shm_size="8g",  # at most; Ray's objects and the loader's frames
                 init=True,  # gathers what Ray's processes leave
                 labels={LABEL: run},
