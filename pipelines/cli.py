@@ -25,13 +25,14 @@ app.add_typer(pipeline, name="pipeline")
 
 class Runner(StrEnum):
     subprocess = "subprocess"
+    docker = "docker"
 
 
 @app.command()
 def run(
     recipe: RecipeName,
     overrides: Overrides,
-    runner: Annotated[Runner, typer.Option(help="How each stage runs.")] = Runner.subprocess,
+    runner: Annotated[Runner, typer.Option(help="What each stage runs in.")] = Runner.subprocess,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +41,7 @@ def run(
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    results = run_local(resolved, workspace, quiet=as_json)
+    results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
         return

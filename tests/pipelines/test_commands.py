@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from kfp_api import KubeflowPipelines, serve
 
 from pipelines.cli import main
-from tests.pipelines.kfp_api import KubeflowPipelines, serve
 
 HERE = Path(__file__).parent
 TINY, CLUSTER = HERE / "tiny.yaml", HERE / "cluster.yaml"

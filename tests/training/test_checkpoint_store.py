@@ -193,8 +193,8 @@ def test_another_machine_ends_in_the_same_weights(
     lost, found = job_in("lost", *settings), job_in("found", *settings)
     assert fetch_newest(lost) == []
     assert trained(lost, until=2) is None
-    (note,) = fetch_newest(found)
-    assert note.endswith("/runs/0123456789abcdef")
+    notes = fetch_newest(found)  # the newest may still be on its way, and is then told as torn
+    assert any(note.endswith("/runs/0123456789abcdef") for note in notes)
     digest = trained(found)
     assert "resumed from checkpoint" in found.log.read_text()
     assert digest == trained(job_in("plain"))
