@@ -178,6 +178,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_in_a_training(
     start: Callable[..., Training],
     tiny_workspace: Callable[[Path], Workspace],
