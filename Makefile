@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint params
+.PHONY: setup demo test test-all test-containers lint params images image-cpu image-gpu lock
 
 # PyTorchVideo, with which tests compare, comes without what only its data sets need.
 setup: .venv/installed
@@ -25,8 +25,22 @@ test: lint
 	$(BIN)/pytest -q
 
 test-all: lint
-	$(BIN)/pytest -q -m 'not gpu'
+	$(BIN)/pytest -q -m 'not gpu and not containers'
 
 # params.yaml is the active recipe of the DVC pipeline, resolved.
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
+
+# The container images (docs/images.md), each tried by `slowfast doctor`.
+images: image-cpu image-gpu
+
+image-cpu image-gpu: image-%:
+	infra/images/build $*
+
+# What the images install, pinned with checksums.
+lock: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock
+
+test-containers: setup image-cpu
+	$(BIN)/pytest -q -m containers

@@ -35,7 +35,7 @@ import decord
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from originals import CLIP, extracted, usable, write_original
+from originals import CLIP, decord_frames, extracted, usable, write_original
 from torch import Tensor
 from torch.nn import functional
 
@@ -55,10 +55,10 @@ from slowfast_core.workspace import Workspace
 TRAIN, PIXELS = Train(), Pixels()
 CLIPS, CROPS, SIZE = 10, 3, 256
 STORES = {
-    "gop 12 (the default)": {},
+    "no fast_decode": {"fast_decode": False},
+    "no fast_decode, every 2": {"fast_decode": False, "every": 2},
+    "the default": {},
     "every 2": {"every": 2},
-    "fast_decode": {"fast_decode": True},
-    "fast_decode, every 2": {"fast_decode": True, "every": 2},
 }
 PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
 TORCHVIDEO = "PyTorchVideo (PyAV), originals"
@@ -149,11 +149,6 @@ def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterat
                     partial(decode, store / clips.rows[row]["path"], taken),
                 ),
             )
-
-
-def decord_frames(path: Path, indices: Sequence[int]) -> Frames:
-    frames: Frames = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
-    return frames
 
 
 def crop_and_resize(frames: Frames, view: View) -> Tensor:

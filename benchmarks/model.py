@@ -40,14 +40,14 @@ TRAIN_CLIP, TRAIN_MODEL, TRAIN_SIZE, TRAIN_BATCH = Clip(T=4, tau=16, alpha=8), M
 Run = Callable[[], None]
 
 
-def theirs(clip: Clip, kernel: int) -> nn.Module:
-    """PyTorchVideo's SlowFast R50 for 400 classes."""
+def theirs(clip: Clip, kernel: int, side: int) -> nn.Module:
+    """PyTorchVideo's SlowFast R50 for 400 classes and pictures of `side`."""
     torchvision, ops = ModuleType("torchvision"), ModuleType("torchvision.ops")
     torchvision.ops, ops.RoIAlign = ops, nn.Module  # type: ignore[attr-defined]
     sys.modules |= {"torchvision": torchvision, "torchvision.ops": ops}
     from pytorchvideo.models.slowfast import create_slowfast
 
-    size = 7 if clip is TRAIN_CLIP else 8
+    size = -(-side // 32)
     network: nn.Module = create_slowfast(
         slowfast_channel_reduction_ratio=(8,),
         slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
@@ -102,14 +102,14 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 FORWARD: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo as it is": lambda: forward(theirs(TEST_CLIP, 7), peer=True, last=False),
-    "PyTorchVideo, channels last": lambda: forward(theirs(TEST_CLIP, 7), peer=True),
+    "PyTorchVideo as it is": lambda: forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True, last=False),
+    "PyTorchVideo, channels last": lambda: forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True),
     "ours, channels last": lambda: forward(ours(None), peer=False),
     "ours, not folded, compiled": lambda: forward(compiled(ours(None)), peer=False),
     "**ours, folded and fused** (as evaluation has it)": lambda: forward(ours(), peer=False),
 }
 FORWARD_BF16: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo, bf16 autocast": lambda: autocast(forward(theirs(TEST_CLIP, 7), peer=True, last=False)),
+    "PyTorchVideo, bf16 autocast": lambda: autocast(forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True, last=False)),
     "**ours, folded and fused, bf16** (`compute.precision: bf16`)": lambda: forward(ours("bf16"), peer=False),
 }
 
@@ -139,12 +139,12 @@ def trained() -> nn.Module:
 
 
 TRAIN: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo as it is": lambda: step(theirs(TRAIN_CLIP, 5), peer=True, last=False),
-    "PyTorchVideo, channels last": lambda: step(theirs(TRAIN_CLIP, 5), peer=True, last=True),
+    "PyTorchVideo as it is": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=False),
+    "PyTorchVideo, channels last": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=True),
     "**ours, channels last** (as training has it)": lambda: step(trained(), peer=False, last=True),
 }
 TRAIN_BF16: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo, bf16 autocast": lambda: step(theirs(TRAIN_CLIP, 5), peer=True, last=False, bf16=True),
+    "PyTorchVideo, bf16 autocast": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=False, bf16=True),
     "**ours, bf16 autocast** (`compute.precision: bf16`)": lambda: step(trained(), peer=False, last=True, bf16=True),
 }
 

@@ -1,14 +1,15 @@
-"""Videos like Kinetics' copies, for the measurements: H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames."""
+"""Videos like Kinetics' copies (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), their stores, and a plain loader."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
+import decord
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +63,11 @@ def texture(height: int, width: int, random: np.random.Generator) -> Frames:
     waves = [np.fft.ifft2(np.fft.fft2(random.normal(size=(height, width))) / power**0.6).real for _ in range(3)]
     picture = np.stack([waves[0] + 0.4 * wave for wave in waves], axis=-1)
     return ((picture - picture.mean()) / picture.std() * 45 + 120).clip(0, 255).astype(np.uint8)
+
+
+def decord_frames(path: Path, indices: Sequence[int]) -> Frames:
+    frames: Frames = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
+    return frames
 
 
 def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -> tuple[Path, Recipe]:

@@ -10,26 +10,29 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands import pipeline
 from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
 from slowfast_core.cli_data import data
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
 app.add_typer(data, name="data")
+app.add_typer(pipeline, name="pipeline")
 
 
 class Runner(StrEnum):
     subprocess = "subprocess"
+    docker = "docker"
 
 
 @app.command()
 def run(
     recipe: RecipeName,
     overrides: Overrides,
-    runner: Annotated[Runner, typer.Option(help="How each stage runs.")] = Runner.subprocess,
+    runner: Annotated[Runner, typer.Option(help="What each stage runs in.")] = Runner.subprocess,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +41,7 @@ def run(
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    results = run_local(resolved, workspace, quiet=as_json)
+    results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
         return
@@ -75,5 +78,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(f"slowfast: {error.strerror} ({error.filename}); make room and run again", file=sys.stderr)
+            sys.exit(2)
         print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
         sys.exit(1)

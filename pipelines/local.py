@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
+from pipelines.containers import docker_runner, give_to_owner
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE, bar
 from slowfast_core.recipe import Recipe
@@ -28,33 +29,50 @@ class StageFailed(Exception):
     """A stage broke for another reason than its input; the log has the rest."""
 
 
-def run_local(recipe: Recipe, at: Workspace, quiet: bool = False) -> list[tuple[str, StageResult]]:
+def run_local(
+    recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
+) -> list[tuple[str, StageResult]]:
     """Run every stage; return (recipe name, result) of each. Raises InputError or StageFailed."""
     logs = at.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
-    logs.mkdir(parents=True, exist_ok=True)
     events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
-    events.touch()
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
-    with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
-        try:
-            _run_pipeline(recipe, at)
-        except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
-            problem = error
+    with _runner(recipe, at, events, in_containers) as runner:
+        logs.mkdir(parents=True, exist_ok=True)
+        events.touch()
+        with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
+            if in_containers:
+                give_to_owner(at, at.root / "kfp", logs.parent, logs, events, kfp_log)
+            try:
+                _run_pipeline(recipe, at, runner)
+            except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
+                problem = error
     if display.refusal:
         raise InputError.said(display.refusal)
     if problem is not None:
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
+    if unfinished := display.unfinished(recipe):  # KFP can miss how a container ended, and goes on
+        raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
     return display.results
 
 
-def _run_pipeline(recipe: Recipe, at: Workspace) -> None:
+@contextlib.contextmanager
+def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
+    if in_containers:
+        with docker_runner(recipe, at, {PROGRESS_FILE: str(events)}) as runner:
+            yield runner
+        return
+    from kfp import local
+
+    yield local.SubprocessRunner(use_venv=False)
+
+
+def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any) -> None:
     from kfp import local
 
     from pipelines.training import classification, with_finetuning
 
     warnings.filterwarnings("ignore", module="kfp")
-    runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(at.root / "kfp"), raise_on_error=True)
     if recipe.finetune is None:
         classification(recipe=recipe.to_json(), workspace=str(at.root))
@@ -113,12 +131,19 @@ class Display:
                 told = {name: event[name] for name in ("total", "note", "unit")}
                 self.bars.update(self.task, completed=event["done"], **told)
 
+    def unfinished(self, recipe: Recipe) -> str:
+        """The recipes whose last stage has told no result."""
+        names = [part.name for part in (recipe, recipe.finetune) if part]
+        ended = {name for name, result in self.results if result.stage == "register"}
+        return " and ".join(name for name in names if name not in ended)
+
     def _end(self, recipe: str, result: StageResult) -> None:
         self.results.append((recipe, result))
         if self.task is not None:
             self.bars.remove_task(self.task)
             self.task = None
-        said = "nothing to do" if result.status == "unchanged" else result.summary
+        unchanged = "nothing to do: its inputs are as they were; " if result.status == "unchanged" else ""
+        said = unchanged + result.summary
         self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
 
 

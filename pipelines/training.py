@@ -1,7 +1,11 @@
 """The DAG: data to a registered model, and from its checkpoint the fine-tuning branch to another one.
 
-KFP builds a pipeline while it decorates it, so the parts stand before the wholes.
+KFP builds a pipeline while it decorates it, so the parts stand before the wholes. `place` gives a task what it needs
+where it runs: nothing on this machine; on a cluster its image, resources and volume.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from kfp import dsl
 
@@ -13,30 +17,38 @@ from components.register.component import register
 from components.train.component import train
 from components.validate.component import validate
 
-
-def _data(recipe: str, workspace: str):  # type: ignore[no-untyped-def]
-    ingested = ingest(recipe=recipe, workspace=workspace).outputs["manifest"]
-    validated = validate(recipe=recipe, workspace=workspace, ingested=ingested).outputs["manifest"]
-    return extract(recipe=recipe, workspace=workspace, validated=validated).outputs["clips"]
+Place = Callable[[Any, str], Any]  # (task, stage) -> task
 
 
-def _judge(recipe: str, workspace: str, clips, model) -> None:  # type: ignore[no-untyped-def]
-    evaluated = evaluate(recipe=recipe, workspace=workspace, clips=clips, model=model)
-    register(recipe=recipe, workspace=workspace, model=model, report=evaluated.outputs["report"])
+def here(task: Any, stage: str) -> Any:
+    return task
+
+
+def data(recipe: Any, workspace: str, place: Place = here, source: Any = "") -> Any:
+    """Source to clip store; `source` is its version, where that is known beforehand."""
+    ingested = place(ingest(recipe=recipe, workspace=workspace, source_version=source), "ingest").outputs["manifest"]
+    validated = place(validate(recipe=recipe, workspace=workspace, ingested=ingested), "validate").outputs["manifest"]
+    return place(extract(recipe=recipe, workspace=workspace, validated=validated), "extract").outputs["clips"]
+
+
+def judge(recipe: Any, workspace: str, clips: Any, model: Any, place: Place = here) -> None:
+    evaluated = place(evaluate(recipe=recipe, workspace=workspace, clips=clips, model=model), "evaluate")
+    report = evaluated.outputs["report"]
+    place(register(recipe=recipe, workspace=workspace, model=model, report=report), "register")
 
 
 @dsl.pipeline(name="slowfast", description="Raw video to a registered SlowFast model")
 def classification(recipe: str, workspace: str):  # type: ignore[no-untyped-def]  # kfp reads the annotations
-    clips = _data(recipe, workspace)
+    clips = data(recipe, workspace)
     model = train(recipe=recipe, workspace=workspace, clips=clips).outputs["model"]
-    _judge(recipe, workspace, clips, model)
+    judge(recipe, workspace, clips, model)
 
 
 @dsl.pipeline(name="slowfast-finetune", description="Raw video to a registered model, and to one fine-tuned from it")
 def with_finetuning(recipe: str, finetune_recipe: str, workspace: str):  # type: ignore[no-untyped-def]
-    clips = _data(recipe, workspace)
+    clips = data(recipe, workspace)
     model = train(recipe=recipe, workspace=workspace, clips=clips).outputs["model"]
-    _judge(recipe, workspace, clips, model)
-    branch_clips = _data(finetune_recipe, workspace)
+    judge(recipe, workspace, clips, model)
+    branch_clips = data(finetune_recipe, workspace)
     tuned = finetune(recipe=finetune_recipe, workspace=workspace, clips=branch_clips, start=model).outputs["model"]
-    _judge(finetune_recipe, workspace, branch_clips, tuned)
+    judge(finetune_recipe, workspace, branch_clips, tuned)

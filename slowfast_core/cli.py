@@ -104,25 +104,46 @@ def _stage_command(stage: str) -> Callable[..., None]:
         finetune: Branch = False,
         as_json: Json = False,
     ) -> None:
-        from slowfast_core import stages
-
-        workspace = Workspace.at(at)
-        resolved = load_recipe(recipe, overrides)
-        if finetune:
-            resolved = stages.finetune_branch(resolved, workspace)
-        try:
-            result = stages.run_stage(stage, resolved, workspace)
-        except InputError as error:
-            if as_json:
-                print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())
-            raise
-        print_result(result, as_json)
+        _run_stage(stage, recipe, overrides, at, finetune, as_json)
 
     return command
 
 
+def _train_command(
+    recipe: RecipeName,
+    overrides: Overrides,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="START", help="Start from these weights: a checkpoint folder or models:/NAME@champion."),
+    ] = None,
+    at: At = None,
+    finetune: Branch = False,
+    as_json: Json = False,
+) -> None:
+    if init_from is not None:
+        branch = "finetune." if finetune else ""
+        overrides = [*overrides, f"{branch}train.init_from={json.dumps(init_from)}"]
+    _run_stage("train", recipe, overrides, at, finetune, as_json)
+
+
+def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, finetune: bool, as_json: bool) -> None:
+    from slowfast_core import stages
+
+    workspace = Workspace.at(at)
+    resolved = load_recipe(recipe, overrides)
+    if finetune:
+        resolved = stages.finetune_branch(resolved, workspace)
+    try:
+        result = stages.run_stage(stage, resolved, workspace)
+    except InputError as error:
+        if as_json:
+            print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())
+        raise
+    print_result(result, as_json)
+
+
 for _stage, _help in STAGES.items():
-    app.command(_stage, help=_help)(_stage_command(_stage))
+    app.command(_stage, help=_help)(_train_command if _stage == "train" else _stage_command(_stage))
 
 
 @app.command()

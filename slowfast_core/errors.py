@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Self
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room on disk
 
 
 class InputError(Exception):

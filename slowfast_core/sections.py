@@ -27,7 +27,7 @@ def _fraction(value: object) -> object:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)  # a default 0 of a float is 0.0, as in JSON
 
 
 class Synthetic(Section):
@@ -280,13 +280,15 @@ class Train(Section):
     clips_per_video: Positive = 1  # spans drawn from each video in an epoch
     repeat: Positive = 1  # of these, how many are drawn together: from one decoding, into the same batch
     max_bad_share: Share = 0.01  # of the training clips, found undecodable: they are left out; more stop the training
-    init_from: str | None = None  # a checkpoint folder to start the trunk from
+    init_from: str | None = None  # a checkpoint folder, or models:/NAME@ALIAS, to start from
     allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
     validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
     final: Literal["last", "best"] = "last"  # whose weights are the result
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
+    checkpoint_store: str | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
+    checkpoint_endpoint_url: str | None = None  # of an S3-compatible store
     log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 

@@ -52,11 +52,11 @@ def run_once(
     inputs, and keeps of it what is still right. Else that is cleared, but for what has something in its folder `keep`:
     Raises InputError then.
     """
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    key = _key(inputs)
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
-        if _key_of(output) == key and (result := read_result(output)) and _complete(result):
+        if result := finished(output, inputs):
             return result
         if _key_of(partial) != key:
             _start_partial(partial, key, inputs, keep, salvages)
@@ -66,6 +66,13 @@ def run_once(
             write_whole(partial / RECORD, json.dumps({"key": key, **result.model_dump()}, indent=1))
         _publish(partial, output)
         return _result(output)
+
+
+def finished(output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
+    """The whole result in `output`, if it is of these inputs."""
+    if _key_of(output) == _key(inputs) and _complete(result := read_result(output)):
+        return result
+    return None
 
 
 def read_result(folder: Path) -> StageResult:
@@ -91,6 +98,10 @@ def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None
 def key_of_partial(partial: Path) -> str:
     """What identifies the inputs of the stage that works in `partial`."""
     return (partial / BEGUN).read_text()
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _complete(result: StageResult) -> bool:

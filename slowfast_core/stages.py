@@ -6,7 +6,8 @@ Heavy libraries are imported by the stage that needs them, so that an unchanged 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slowfast_core.data.extraction import extract
@@ -17,9 +18,10 @@ from slowfast_core.data.versions import is_tracked, track
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
+from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
-from slowfast_core.training.launch import train
+from slowfast_core.training.launch import train, trained
 from slowfast_core.workspace import Workspace
 
 
@@ -46,8 +48,24 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    start = Path(recipe.train.init_from).resolve() if recipe.train.init_from else None
-    return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+    with _start(recipe, at) as start:
+        return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+
+
+def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_train` would find nothing to do."""
+    with _start(recipe, at) as start:
+        return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
+
+
+@contextmanager
+def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
+    """The checkpoint folder that training starts from, if it starts from one."""
+    if recipe.train.init_from is None:
+        yield None
+        return
+    with checkpoint_of(recipe.train.init_from, at) as start:
+        yield start
 
 
 def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
@@ -80,8 +98,9 @@ def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
-    """The recipe of the branch, starting from what this recipe trains in the workspace."""
+    """The recipe of the branch, starting from what this recipe trains in the workspace if it names nothing else."""
     if recipe.finetune is None:
         raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
-    train = recipe.finetune.train.model_copy(update={"init_from": str(at.run(recipe.name, "train"))})
+    start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
+    train = recipe.finetune.train.model_copy(update={"init_from": start})
     return recipe.finetune.model_copy(update={"train": train})

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from s3_fixtures import new_bucket, s3, s3_server  # noqa: F401  (fixtures)
 
 from slowfast_core.recipe import load_recipe
 from slowfast_core.stages import run_extract, run_ingest, run_validate

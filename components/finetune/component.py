@@ -2,17 +2,19 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import GPU_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def finetune(
     recipe: str,
     workspace: str,
     clips: dsl.Input[dsl.Dataset],
     start: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
-) -> None:
+    data_version: str = "",
+) -> str:
+    """Returns the weights' digest. `data_version` is for Kubeflow's cache: the stage reads that of the clips."""
     from components.shell import run
 
-    run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"])
+    return run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"]).digest

@@ -6,7 +6,8 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def ingest(recipe: str, workspace: str, manifest: dsl.Output[dsl.Dataset]) -> None:
+def ingest(recipe: str, workspace: str, manifest: dsl.Output[dsl.Dataset], source_version: str = "") -> None:
+    """`source_version` is for Kubeflow's cache: the stage itself looks at the source."""
     from components.shell import run
 
     run("ingest", recipe, workspace, manifest, "manifest")

@@ -1,4 +1,6 @@
-"""A model version with its lineage, and the promotion gate."""
+"""A model version with its lineage, and the promotion gate: `promoted` is "no", with the reason, when it is closed."""
+
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -12,7 +14,12 @@ def register(
     model: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.HTML],
     version: dsl.Output[dsl.Artifact],
-) -> None:
+) -> NamedTuple("Gate", [("promoted", str), ("reason", str)]):
+    import json
+    from pathlib import Path
+
     from components.shell import run
 
-    run("register", recipe, workspace, version, "version")
+    result = run("register", recipe, workspace, version, "version")
+    decision = json.loads(Path(result.outputs["version"]).read_text(encoding="utf-8"))["decision"]
+    return ("yes" if decision["promote"] else "no", decision["reason"])

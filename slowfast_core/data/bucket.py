@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slowfast_core.data.disk import disk_in_one_line
-from slowfast_core.data.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque, md5_of
+from slowfast_core.data.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque
 from slowfast_core.data.partial_file import PartialFile
 from slowfast_core.data.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
 from slowfast_core.data.stored_object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
 from slowfast_core.errors import InputError
-from slowfast_core.files import whole_file
+from slowfast_core.files import md5_of, whole_file
 
 T = TypeVar("T")
 TRANSFER = Transfer()
@@ -46,7 +46,7 @@ class Bucket:
         self._connecting, self._multipart_upload = threading.Lock(), threading.Lock()
         self._client: Any = None
 
-    def objects(self) -> list[StoredObject]:
+    def objects(self, missing_ok: bool = False) -> list[StoredObject]:
         with s3_in_one_line(self.root):
             listed = self._listed()
         items = [
@@ -54,7 +54,7 @@ class Bucket:
             for entry in listed
             if not entry["Key"].endswith("/")
         ]
-        if not items:
+        if not items and not missing_ok:
             raise InputError("nothing below this prefix", self.root, "check the bucket and the prefix in data.source")
         return sorted(items, key=lambda item: item.key)
 
@@ -72,6 +72,10 @@ class Bucket:
         where = f"{self.root}, {key!r}"
         with disk_in_one_line(where), s3_in_one_line(where):
             return self._retried(partial(self._put, source, key))
+
+    def remove(self, key: str) -> None:
+        with s3_in_one_line(f"{self.root}, {key!r}"), self._requests:
+            self._connected().delete_object(Bucket=self._name, Key=self._prefix + key, **self._payer)
 
     def _listed(self) -> list[dict[str, Any]]:
         """The first page has the attempts of botocore alone: a wrong address is told soon."""

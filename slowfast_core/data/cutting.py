@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slowfast_core.data.decoding import DecodeError, VideoInfo, probe
+from slowfast_core.data.disk import full_disk_in_one_line
 from slowfast_core.data.encoding import ClipEncoder
 from slowfast_core.data.flow import flow_file, write_flow
 from slowfast_core.data.seeking import KeyFrames, decode_from, key_frames
@@ -22,7 +21,6 @@ from slowfast_core.recipe import Store
 
 GAP = 250  # frames: what is not wanted is decoded, up to so many; beyond, it is sought over
 AT_ONCE = 8  # files written at a time where segments overlap: each encoder holds tens of megabytes
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def write_clips(cuts: Sequence[Cut]) -> list[Written] | InputError:
     An error is returned, not raised, so that it crosses process borders as it is.
     """
     try:
-        with room_told(cuts[0].target.parent):
+        with full_disk_in_one_line(cuts[0].target.parent):
             _write_missing([cut for cut in cuts if not cut.target.exists()])
             for cut in cuts:
                 if cut.store.flow and not flow_file(cut.target).exists():
@@ -73,19 +71,6 @@ def write_clips(cuts: Sequence[Cut]) -> list[Written] | InputError:
         return InputError(f"cannot extract {error.cut.target.stem}: {error.reason}", error.cut.source, "validate again")
     except InputError as error:
         return error
-
-
-@contextmanager
-def room_told(where: Path) -> Iterator[None]:
-    """Raises InputError where a disk is full, or what may be written on it is used up."""
-    try:
-        yield
-    except Exception as error:
-        # FFmpeg's errors are not all OSErrors, but all have their number.
-        if getattr(error, "errno", None) not in NO_ROOM:
-            raise
-        what = f"cannot write the clip store: {str(getattr(error, 'strerror', error)).lower()}"
-        raise InputError(what, where, "make room, then extract again: what is finished is kept") from None
 
 
 def _write_missing(cuts: list[Cut]) -> None:

@@ -1,8 +1,9 @@
 """Video files to frames: all of decord, and where something else reads.
 
 Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
-closed after use. Random access of decord 0.6 is exact on the clip store; originals (open GOP, MPEG-TS, edit lists) are
-read in order, and those that decord shows wrong by FFmpeg: see `originals`.
+closed after use. Everything is read in order from the first frame on, for decord's seeking is wrong in open GOPs,
+MPEG-TS and edit lists; files that decord shows wrong even so are read by FFmpeg: see `originals`. The clip store can be
+read at random: see `store_reader`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
 Frame = NDArray[np.uint8]
 SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
 
-__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_frames", "decode_range", "inspect", "pick_frames", "probe"]
+__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_range", "inspect", "pick_frames", "probe"]
 
 
 def probe(path: Path) -> VideoInfo:
@@ -36,33 +37,24 @@ def probe(path: Path) -> VideoInfo:
     return examine(path).info
 
 
-def decode_frames(path: Path, indices: Sequence[int]) -> Frame:
-    """The frames at `indices` of a file of the clip store, in that order, by random access. Raises DecodeError.
-
-    Of originals they are not always exact: see `pick_frames`.
-    """
+def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
+    """The frames at `indices` of any video, in that order; no others are kept in memory. Raises DecodeError."""
     if path.is_dir():
         from slowfast_core.data import frames_folder
 
-        return frames_folder.decode_frames(path, indices)
-    try:
-        with _open(path) as reader, _as_decode_error(path):
-            frames: Frame = reader.get_batch(list(indices)).asnumpy()
-    except DecodeError:
-        if examine(path).beyond_decord:
-            return pick_frames(path, indices)
-        raise
-    return frames
-
-
-def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
-    """The frames at `indices` of any file, in that order, all read from the first on. Raises DecodeError."""
-    wanted = set(indices)
-    if min(wanted) < 0:
-        raise DecodeError(path, f"has no frame {min(wanted)}")
-    frames = enumerate(decode_range(path, 0, max(wanted) + 1))
-    picked = {number: frame for number, frame in frames if number in wanted}
-    return np.stack([picked[index] for index in indices])
+        return frames_folder.pick_frames(path, indices)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(index, []).append(place)
+    if min(places) < 0:
+        raise DecodeError(path, f"has no frame {min(places)}")
+    picked = np.empty(0, np.uint8)
+    for number, frame in enumerate(decode_range(path, 0, max(places) + 1)):
+        if not picked.size:
+            picked = np.empty((len(indices), *frame.shape), np.uint8)
+        if number in places:
+            picked[places[number]] = frame
+    return picked
 
 
 def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:

@@ -1,16 +1,13 @@
-"""A disk that is full, or refuses a name, told in one line."""
+"""A disk that is full, or refuses a name, told in one line, whoever writes on it."""
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slowfast_core.errors import InputError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from slowfast_core.errors import FULL, InputError
 
 
 @contextmanager
@@ -24,6 +21,19 @@ def disk_in_one_line(where: str) -> Iterator[None]:
             raise InputError(f"no space left on the disk: {error.strerror}", where, mend) from None
         what = f"cannot read or write {error.filename or 'the file'}: {error.strerror or error}"
         raise InputError(what, where, "mend the folder or the file") from None
+
+
+@contextmanager
+def full_disk_in_one_line(where: Path) -> Iterator[None]:
+    """Of writing the clip store, by FFmpeg too: a disk that is full, or a quota used up, told as InputError."""
+    try:
+        yield
+    except Exception as error:
+        # FFmpeg's errors are not all OSErrors, but all have their number.
+        if getattr(error, "errno", None) not in FULL:
+            raise
+        what = f"cannot write the clip store: {str(getattr(error, 'strerror', error)).lower()}"
+        raise InputError(what, where, "make room, then extract again: what is finished is kept") from None
 
 
 def require_space(folder: Path, needed: int) -> None:

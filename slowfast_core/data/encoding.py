@@ -1,6 +1,6 @@
 """The encoder of the clip store: frames to one file at a constant rate, without B-frames, edit list or audio.
 
-H.264 with a short closed GOP, or JPEG frames (Motion JPEG) in the same container: decord reads both exactly at random.
+H.264 with a short closed GOP, or JPEG frames (Motion JPEG) in the same container: both are read exactly at random.
 """
 
 from __future__ import annotations

@@ -17,11 +17,6 @@ PLAIN = re.compile(r"[0-9a-f]{32}")
 OF_PARTS = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
 
-def md5_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def etag_of_parts(path: Path, sizes: Iterable[int]) -> str:
     """The ETag of the file when it was uploaded in consecutive parts of these sizes, in bytes."""
     digests = []

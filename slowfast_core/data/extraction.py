@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from slowfast_core.data.cutting import Cut, Written, room_told, write_clips
+from slowfast_core.data.cutting import Cut, Written, write_clips
+from slowfast_core.data.disk import full_disk_in_one_line
 from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.versions import data_version
 from slowfast_core.data.workers import Failed, run_isolated
@@ -50,7 +51,7 @@ def extract(
         manifest = read_manifest(validated / MANIFEST)
         files = _files(data, manifest.rows)
         cuts = [_cut(data, clip, manifest.rows.iloc[rows], ingested, name, partial) for name, rows in files.items()]
-        with room_told(partial):
+        with full_disk_in_one_line(partial):
             written = _write_all(cuts, partial, workers, cluster)
             rows = [
                 _row(data, manifest.rows.iloc[row], cut, written[cut.target])

@@ -1,8 +1,8 @@
 """Optical flow (Farneback's, by OpenCV): how far what each pixel of a frame shows has moved since the frame before.
 
 In pixels a frame, x to the right and y down. Kept as two-stream networks keep it: clipped to `LIMIT` and quantised to
-uint8, `NO_MOTION` for none. H height, W width; 2 is x, y. A clip's flow is beside it in the store, an array a frame,
-and is what the clip itself gives: a video without such a file has its flow computed.
+uint8, `NO_MOTION` for none. T frames, H height, W width; 2 is x, y. A clip's flow is beside it in the store, an array a
+frame, and is what the clip itself gives: a video without such a file has its flow computed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.decoding import DecodeError, decode_frames, decode_range, probe
+from slowfast_core.data.decoding import DecodeError, decode_range, pick_frames, probe
+from slowfast_core.data.store_reader import read_frames
 
 LIMIT = 20.0  # pixels a frame
 NO_MOTION, STEPS = 128, 127  # the value of no motion, and from there to LIMIT
@@ -56,9 +57,9 @@ def write_flow(video: Path, target: Path) -> None:
 def decode_with_flow(video: Path, indices: Sequence[int]) -> Bytes:
     """The frames at `indices`, `[T, H, W, 5]`: RGB, then quantised flow. Raises DecodeError."""
     if flow_file(video).is_file():
-        return np.concatenate([decode_frames(video, indices), _read_flow(video, indices)], axis=-1)
+        return np.concatenate([read_frames(video, indices), _read_flow(video, indices)], axis=-1)
     needed = sorted({frame for i in indices for frame in (max(i - 1, 0), i)})
-    frames = dict(zip(needed, decode_frames(video, needed), strict=True))
+    frames = dict(zip(needed, pick_frames(video, needed), strict=True))
     flow = {i: frame_flow(frames[max(i - 1, 0)], frames[i]) for i in set(indices)}
     return np.stack([np.concatenate([frames[i], flow[i]], axis=-1) for i in indices])
 

@@ -24,8 +24,10 @@ class Folder:
     def path(self) -> Path:
         return Path(self.root).expanduser()
 
-    def objects(self) -> list[StoredObject]:
+    def objects(self, missing_ok: bool = False) -> list[StoredObject]:
         if not self.path.is_dir():
+            if missing_ok:
+                return []
             raise InputError("no such folder", self.root, "give data.source a folder or s3://bucket/prefix")
         paths = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
         found = ((path, path.stat()) for path in paths if path.exists())
@@ -57,6 +59,14 @@ class Folder:
                     write_chunks(iter(lambda: file.read(CHUNK), b""), temporary)
             status = target.stat()
         return StoredObject(key, status.st_size, _identity(status))
+
+    def remove(self, key: str) -> None:
+        """A folder that is empty then goes too, as in a bucket."""
+        target = inside(self.path, key)
+        with disk_in_one_line(f"{self.root}, {key!r}"):
+            target.unlink(missing_ok=True)
+            if target.parent != self.path.resolve() and not any(target.parent.iterdir()):
+                target.parent.rmdir()
 
 
 def _identity(status: os.stat_result) -> str:

@@ -36,7 +36,7 @@ def probe(folder: Path) -> VideoInfo:
     return VideoInfo(len(files), float((folder / RATE).read_text(encoding="utf-8")), width, height)
 
 
-def decode_frames(folder: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
+def pick_frames(folder: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
     """The frames at `indices`, `[T, H, W, C]`, in that order. Raises DecodeError."""
     files = _files(folder)
     wanted = sorted(set(indices))

@@ -82,6 +82,23 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     return run_once("ingest", output, inputs, work, salvages=True)
 
 
+def source_version(data: Data) -> str:
+    """Identity of what `ingest` would find, from the listing alone: equal when no object of the source has changed."""
+    if data.source == "synthetic":
+        found: dict[str, Any] = {"synthetic": data.synthetic.model_dump()}
+    else:
+        store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
+        listing = {item.key: item for item in store.objects()}
+        tables, labels = _annotation_files(data, store, listing)
+        _, beside = _beside(data, store, listing)
+        files = [table.file for table in tables] + ([labels] if labels else [])
+        found = {
+            "objects": {key: item.identity for key, item in listing.items()},
+            "files": [[_digest(file) for file in files], beside],
+        }
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
 def _generate(data: Data, generated: Path) -> Data:
     """Write the synthetic source and return `data` as that of an ordinary folder."""
     from slowfast_core.data.sources import synthetic

@@ -184,13 +184,13 @@ class TrainingClips(Dataset[list[Sample] | int]):
         labels, spans = row["labels"], row.get("spans")
         if spans is not None:
             labels = labels_within(spans, indices[0] / row["fps"], indices[-1] / row["fps"])
-        return torch.zeros(1, self.classes).index_fill_(1, torch.as_tensor(labels, dtype=torch.long), 1)
+        return torch.zeros(1, self.classes).index_fill_(1, torch.tensor(labels, dtype=torch.long), 1)
 
     def _boxes(self, row: dict[Hashable, Any], view: View) -> tuple[Tensor, Tensor]:
         kept = boxes_in_view(row["boxes"], int(row["width"]), int(row["height"]), view)
         targets_KA = torch.zeros(len(kept), self.classes)
         for k, (box, _) in enumerate(kept):
-            targets_KA[k, torch.as_tensor(row["box_labels"][box], dtype=torch.long)] = 1
+            targets_KA[k, torch.tensor(row["box_labels"][box], dtype=torch.long)] = 1
         return torch.tensor([pixels for _, pixels in kept]).reshape(-1, 4), targets_KA
 
 

@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> Manifest:
         for name in OPTIONAL:
             if name not in table.column_names:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-        rows = table.cast(SCHEMA).to_pandas()
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a manifest: {error}", path, "write it again with its stage") from None
     return Manifest(rows, tuple(labels))

@@ -29,8 +29,8 @@ class ObjectStore(Protocol):
     def workers(self) -> int:
         """How many objects are moved at a time."""
 
-    def objects(self) -> list[StoredObject]:
-        """Everything below the root, sorted by key. Raises InputError when there is no such root."""
+    def objects(self, missing_ok: bool = False) -> list[StoredObject]:
+        """Everything below the root, sorted by key. Raises InputError when there is no such root, unless it may be."""
 
     def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
         """Write the object to `target`, whole or not at all; return its sha256. Raises InputError."""
@@ -38,13 +38,20 @@ class ObjectStore(Protocol):
     def put(self, source: Path, key: str) -> StoredObject:
         """Have the object `key` be what the file is; nothing is sent when it is already. Raises InputError."""
 
+    def remove(self, key: str) -> None:
+        """Have no object `key`. Raises InputError."""
+
 
 def open_store(
-    root: str, endpoint_url: str | None = None, requester_pays: bool = False, workers: int = Transfer.workers
+    root: str,
+    endpoint_url: str | None = None,
+    requester_pays: bool = False,
+    workers: int = Transfer.workers,
+    attempts: int = Transfer.attempts,
 ) -> ObjectStore:
     """Nothing is read, and no connection made, before the first call."""
     if root.startswith("s3://"):
-        return Bucket(root, endpoint_url, requester_pays, Transfer(workers=workers))
+        return Bucket(root, endpoint_url, requester_pays, Transfer(workers=workers, attempts=attempts))
     return Folder(root, workers)
 
 

@@ -5,7 +5,6 @@ Everything on the remote but the records has DVC's own layout, so `dvc pull` rea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slowfast_core.errors import InputError
+from slowfast_core.files import md5_of
 from slowfast_core.progress import progress
 
 DEFAULT = "storage"  # the name of the default remote in .dvc/config
@@ -171,11 +171,6 @@ def _opened(repository: Path, default: Path, address: Address) -> Iterator[Any]:
         repo = Repo(str(repository), config=_config(address))
     with repo:
         yield repo
-
-
-def md5_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 @contextmanager

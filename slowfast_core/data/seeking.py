@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slowfast_core.data.decoding import DecodeError, decode_range
-from slowfast_core.data.originals import examine
+from slowfast_core.data.originals import examine, to_rgb
 
 Frames = Iterator[NDArray[np.uint8]]
 SAME_PIXELS = ("yuv420p", "yuvj420p")  # where both decoders convert to RGB alike
@@ -99,9 +99,7 @@ def _after(path: Path, keys: KeyFrames, start: int, stop: int) -> Frames:
                 if frame.pts != keys.times[number] or frame.rotation:
                     break
                 if number >= start:
-                    yield (
-                        reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
-                    )
+                    yield to_rgb(frame, reformatter)
                 number += 1
                 if number == stop:
                     return

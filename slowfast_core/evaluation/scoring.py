@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from slowfast_core.data import store_reader
 from slowfast_core.data.augment import render, render_batch
-from slowfast_core.data.decoding import DecodeError, VideoInfo, decode_frames, probe
+from slowfast_core.data.decoding import DecodeError, VideoInfo, pick_frames, probe
 from slowfast_core.data.flow import decode_with_flow
 from slowfast_core.data.sampling import (
     boxes_in_view,
@@ -70,7 +70,7 @@ class Scorer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         read = store_reader.read_planes if self.device.type == "cuda" else store_reader.read_frames
         self.probe = store_reader.probe if store else probe
-        self.decode = decode_with_flow if recipe.model.takes_flow else read if store else decode_frames
+        self.decode = decode_with_flow if recipe.model.takes_flow else read if store else pick_frames
         network = build_model(recipe.model, recipe.clip)
         network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
         self.network = for_inference(network.to(self.device), precision or recipe.compute.precision)

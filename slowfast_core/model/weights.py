@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from slowfast_core.errors import InputError
@@ -47,7 +47,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
-        save_file(plain, temporary)
+        temporary.write_bytes(save(plain))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -58,23 +58,44 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"cannot read weights: {error}", path, "give a folder written by `slowfast train`") from None
 
 
-def start_from(network: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
-    """Copy the tensors that fit. Raises InputError when none does."""
-    report = compare(network, weights)
+def start_from(network: nn.Module, weights: Mapping[str, Tensor], classifier: bool = False) -> LoadReport:
+    """Copy the tensors that fit by name and shape, statistics of batch norm included; the rest stays as initialised.
+
+    The classifier is copied only when `classifier` says that its classes are the same. Raises InputError when the
+    weights are of another kind of network.
+    """
+    report = compare(network, weights, classifier)
     network.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
     return report
 
 
-def compare(network: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
-    """What `start_from` copies: what fits by name and shape, never the classifier. Raises InputError when none does."""
+def compare(network: nn.Module, weights: Mapping[str, Tensor], classifier: bool = False) -> LoadReport:
+    """What `start_from` copies. Raises InputError when that is less than half of both the weights and the network."""
     own = network.state_dict()
     fit = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape and not name.startswith("projection.")
+        if name in own and own[name].shape == tensor.shape and (classifier or not _of_classifier(name))
     }
-    if not any(tensor.dim() for tensor in fit.values()):  # counters of batch norm fit everywhere
-        raise InputError("no tensor of the start weights fits this network", "train.init_from", "start from its kind")
+    of_weights, of_network = (_numbers(fit) / max(_numbers(whole), 1) for whole in (weights, own))
+    if max(of_weights, of_network) < 0.5:
+        what = (
+            f"the start weights are of another kind of network: {len(fit)} of their {len(weights)} tensors fit, "
+            f"{100 * of_weights:.0f} % of their numbers and {100 * of_network:.0f} % of this network's"
+        )
+        raise InputError(what, "train.init_from", "name weights of the same width and kind of blocks")
     new = tuple(name for name in own if name not in fit)
     dropped = tuple(name for name in weights if name not in fit)
     return LoadReport(tuple(fit), new, dropped)
+
+
+def _numbers(weights: Mapping[str, Tensor]) -> int:
+    """How many there are, but for the classifier, which any other data set changes, and counters, which fit anywhere.
+
+    Not how many tensors: those of batch norm, which are most of them, fit between blocks of different kinds.
+    """
+    return sum(tensor.numel() for name, tensor in weights.items() if tensor.dim() and not _of_classifier(name))
+
+
+def _of_classifier(name: str) -> bool:
+    return name.startswith("projection.")

@@ -62,13 +62,17 @@ def environment(package: Path | None = None) -> Environment:
 
 
 def code_revision(package: Path) -> tuple[str, str]:
-    """Commit and diff of the git repository that tracks `package`; outside one, a digest of the sources and no diff."""
+    """Commit and diff of the git repository that tracks `package`; outside one, a digest of the sources and no diff.
+
+    An image says of which commit it was built; without that, the digest stands with the version.
+    """
     # A repository around a virtual environment holds the installed package but does not track it.
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     commit = _git(package, "rev-parse", "HEAD") if tracked else None
     root = _git(package, "rev-parse", "--show-toplevel")
     if commit is None or root is None:
-        return f"slowfast {_version('slowfast')} sha256:{_digest(package)}", ""
+        built_from = os.environ.get("SLOWFAST_REVISION") or f"slowfast {_version('slowfast')}"
+        return f"{built_from} sha256:{_digest(package)}", ""
     return commit.strip(), _diff(Path(root.removesuffix("\n")))
 
 

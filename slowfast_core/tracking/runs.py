@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY = "slowfast.key"
+PIPELINE_RUN, PIPELINE_VARIABLE = "slowfast.pipeline_run", "SLOWFAST_PIPELINE_RUN"  # tag; where the id comes from
 ENVIRONMENT = "environment.json"
 MAX_PARAMS, MAX_METRICS = 100, 1000  # that MLflow takes in one batch
 MAX_DIGEST = 36  # a DVC hash with its ".dir" is exactly as long
@@ -114,6 +115,8 @@ def open_run(tracking: Tracking, at: Workspace, name: str, key: str, tags: Mappi
         client.update_run(run.id, status="RUNNING")
     else:
         run = Run(uri, client.create_run(experiment, tags={KEY: key, **(tags or {})}, run_name=name).info.run_id)
+    if pipeline := os.environ.get(PIPELINE_VARIABLE):
+        client.set_tag(run.id, PIPELINE_RUN, pipeline)
     _record_environment(client, run.id, begun[0].data.tags if begun else {})
     return run
 

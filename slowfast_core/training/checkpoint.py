@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.files import sha256_of, sync, write_whole
+
+if TYPE_CHECKING:
+    from slowfast_core.training.checkpoint_store import Uploader
 
 STATE, SUMS = "state.pt", "sha256.json"
 
 
 class Saver:
-    """Saves in the background while training goes on; one checkpoint at a time."""
+    """Saves in the background while training goes on, one checkpoint at a time, and has them sent where asked to."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
-        self.thread = ThreadPoolExecutor(1)
+    def __init__(self, folder: Path, keep: int, uploader: Uploader | None = None) -> None:
+        self.folder, self.keep, self.uploader = folder, keep, uploader
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[Path] | None = None
 
     def save(self, state: Mapping[str, Any], best: int | None = None) -> None:
         """Copy the state, and write the copy. Raises InputError when the disk was full for the one before."""
         self.wait()
         copy = _copied(state)
-        self.pending = self.thread.submit(save_checkpoint, self.folder, copy, self.keep, best)
+        self.pending = self.thread.submit(self._save, copy, best)
 
     def wait(self) -> None:
         if self.pending is not None:
@@ -38,14 +40,27 @@ class Saver:
             try:
                 pending.result()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if error.errno not in FULL:
                     raise
                 what = f"cannot save a checkpoint: {error.strerror}"
                 raise InputError(what, self.folder, "make room and run again; it goes on from the last one") from None
 
+    def finish(self) -> None:
+        """What was saved is whole, and in the store, or the store has failed."""
+        self.wait()
+        if self.uploader:
+            self.uploader.wait()
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int | None = None) -> Path:
-    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay, and that of step `best`.
+    def _save(self, state: Mapping[str, Any], best: int | None) -> Path:
+        needed = self.uploader.needed() if self.uploader else set()
+        path = save_checkpoint(self.folder, state, self.keep, needed if best is None else {*needed, best})
+        if self.uploader:
+            self.uploader.send(step_of(path), best)
+        return path
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, needed: Collection[int] = ()) -> Path:
+    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay, and those of the `needed` steps.
 
     Random states are functions of (seed, step, rank) and need no saving.
     """
@@ -54,9 +69,12 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int
     temporary = folder / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    torch.save(dict(state), temporary / STATE)
-    sync(temporary / STATE)
-    write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
+    try:
+        _write(state, temporary / STATE)
+        write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
+    except OSError:  # it leaves room on a full disk to say so
+        shutil.rmtree(temporary)
+        raise
     if final.exists():  # a torn one of the same step
         shutil.rmtree(final)
     temporary.rename(final)
@@ -64,17 +82,28 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, best: int
     saved = sorted(folder.glob("step-*"))
     torn = [path for path in saved if step_of(path) > step]  # training went on from before them
     unfinished = folder.glob(".step-*")  # by a process that was killed
-    old = [path for path in saved[: -keep - len(torn)] if step_of(path) != best]
+    old = [path for path in saved[: -keep - len(torn)] if step_of(path) not in needed]
     for path in [*torn, *unfinished, *old]:
         shutil.rmtree(path)
     return final
+
+
+def _write(state: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(dict(state), file)
+    except RuntimeError as error:  # torch says so of whatever kept it from writing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    sync(path)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     """The newest whole checkpoint, and the torn ones that were passed over."""
     torn: list[Path] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if _whole(path):
+        if is_whole(path):
             return path, torn
         torn.append(path)
     return None, torn
@@ -93,6 +122,14 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
+def is_whole(path: Path) -> bool:
+    try:
+        sums = json.loads((path / SUMS).read_text())
+        return bool(sums[STATE] == sha256_of(path / STATE))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _copied(value: Any) -> Any:
     """Tensors on CPU, which later steps do not change."""
     if isinstance(value, torch.Tensor):
@@ -100,11 +137,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def _whole(path: Path) -> bool:
-    try:
-        sums = json.loads((path / SUMS).read_text())
-        return bool(sums[STATE] == sha256_of(path / STATE))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

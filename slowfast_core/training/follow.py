@@ -76,6 +76,6 @@ class Follower:
 
 
 def last_metrics(log: Path) -> dict[str, float]:
-    """What the last step in the log reached."""
+    """What the last step in the log reached; nothing where a lost log had them all."""
     steps = [fields for line in log.read_text().splitlines() if "loss" in (fields := json.loads(line))]
-    return {name: steps[-1][name] for name in ("loss", "accuracy", "clips_per_second")}
+    return {name: steps[-1][name] for name in ("loss", "accuracy", "clips_per_second")} if steps else {}

@@ -9,6 +9,8 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe
 
+LINE = 4096  # bytes that a refusal may have
+
 
 class Stopped(Exception):
     """The training was told to end before its time, and saved; run again, it goes on."""
@@ -23,6 +25,7 @@ class Job:
     store: Path
     folder: Path  # checkpoints, log.jsonl and the final weights go here
     init_weights: Path | None
+    init_classifier: bool = False  # they are for the same classes
 
     @property
     def log(self) -> Path:
@@ -42,10 +45,16 @@ class Job:
         """Why a worker ended though no restart would help."""
         return self.folder / "refusal.txt"
 
+    def prepare(self) -> None:
+        """Forget how it ended before, and keep room for a refusal on a disk that may be full by then."""
+        self.stop.unlink(missing_ok=True)
+        write_whole(self.refusal, " " * LINE)
+
     def refuse(self, error: InputError) -> None:
-        write_whole(self.refusal, str(error))
+        with self.refusal.open("r+b") as file:
+            file.write(str(error).encode()[:LINE])
 
     def check(self) -> None:
         """Raises what a worker told by `refuse`."""
-        if self.refusal.exists():
-            raise InputError.said(self.refusal.read_text(encoding="utf-8"))
+        if said := self.refusal.read_text(encoding="utf-8", errors="ignore").strip():
+            raise InputError.said(said)

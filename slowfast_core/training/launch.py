@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slowfast_core.errors import InputError
-from slowfast_core.files import write_whole
+from slowfast_core.files import copy_whole, write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
+from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
+from slowfast_core.training.checks import check_data, check_machine, check_start, read_record
 from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.job import Job, Stopped
-from slowfast_core.training.plan import Plan
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from slowfast_core.tracking.runs import Run
 
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
+START = "start.safetensors"  # the weights to start from, there too
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 # Settings of `train` that shape no weight: changing one starts no training again.
@@ -37,6 +37,8 @@ NOT_IN_THE_WEIGHTS = {
     "max_restarts",
     "max_bad_share",
     "checkpoint_steps",
+    "checkpoint_store",
+    "checkpoint_endpoint_url",
     "log_samples",
 }
 
@@ -44,11 +46,27 @@ NOT_IN_THE_WEIGHTS = {
 def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
     """Train on the clip store in `extracted`; `output` gets `model.safetensors` and `checkpoint.json`.
 
-    `init_from` is the output of another training to start the trunk from. Killed, the next call goes on from the last
-    checkpoint. Raises InputError when the data does not fit the recipe.
+    `init_from` is a checkpoint folder to start from. Killed, the next call goes on from the last checkpoint. Raises
+    InputError when recipe, data, start weights and machine do not go together.
     """
+    inputs = _inputs(recipe, extracted, init_from)
+    parent, data_version = inputs["parent"], inputs["data_version"]
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+
+    return run_once("train", output, inputs, work, keep="checkpoints")
+
+
+def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
+    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do."""
+    return finished(output, _inputs(recipe, extracted, init_from))
+
+
+def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
+    """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
-    parent = read_result(init_from).weights_digest if init_from else None
+    parent = read_record(init_from)["weights_digest"] if init_from else None
     start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
     compute = recipe.compute.model_dump(include=kept)
@@ -58,12 +76,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
         "train": start,
         "compute": compute,
     }
-    inputs |= {"seed": recipe.seed, "data_version": data_version, "parent": parent}
-
-    def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
-
-    return run_once("train", output, inputs, work, keep="checkpoints")
+    return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
 
 
 def _fit(
@@ -77,17 +90,20 @@ def _fit(
 ) -> Mapping[str, Any]:
     from slowfast_core.data.manifest import read_manifest
     from slowfast_core.model.weights import load_weights, weights_digest
+    from slowfast_core.training.checkpoint_store import fetch_newest
     from slowfast_core.training.overlap import check_overlap, write_learned_from
 
-    labels, steps = _check_data(recipe, store)
+    check_machine(recipe)
+    labels, steps = check_data(recipe, store)
     manifest = read_manifest(store / "manifest.parquet")
+    classifier = check_start(recipe, init_from, labels) if init_from else False
     overlap = check_overlap(recipe, manifest, init_from) if init_from else []
-    job = Job(recipe, data_version, store, folder, init_from / "model.safetensors" if init_from else None)
-    if job.init_weights:
-        _check_start(recipe, job.init_weights)
+    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier)
+    job.prepare()
     write_learned_from(folder, manifest, init_from)
-    for old in (job.stop, job.refusal):
-        old.unlink(missing_ok=True)
+    if init_from:  # every worker sees this folder, and a registered model is on disk only for now
+        copy_whole(init_from / "model.safetensors", folder / START)
+    fetched = fetch_newest(job)
     run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
     with run, followed(job.log, steps, run.log_metrics) as notes:
         _run_workers(job)
@@ -96,6 +112,8 @@ def _fit(
             raise Stopped(folder)
     for left in (RAY, "hosts"):
         shutil.rmtree(folder / left, ignore_errors=True)
+    for spent in (folder / START, job.refusal):
+        spent.unlink(missing_ok=True)
     state = load_weights(folder / "model.safetensors")
     digest = weights_digest(state)
     record = {
@@ -107,54 +125,16 @@ def _fit(
         "weights_digest": digest,
     }
     write_whole(folder / "checkpoint.json", json.dumps(record, indent=1))
-    reached = last_metrics(job.log)
+    reached, epochs = last_metrics(job.log), f"{recipe.train.epochs} epochs"
+    done = f"loss {reached['loss']:.3f} after {epochs}" if reached else f"{epochs} were done before"
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
-        "summary": "; ".join([f"loss {reached['loss']:.3f} after {recipe.train.epochs} epochs", *notes, *overlap]),
+        "summary": "; ".join([done, *fetched, *notes, *overlap]),
         "digest": digest,
         "weights_digest": digest,
         "data_version": data_version,
         "metrics": reached,
     }
-
-
-def _check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
-    """Label names, and steps in all. Raises InputError when the recipe does not fit the data or the workers."""
-    from slowfast_core.data.flow import flow_file
-    from slowfast_core.data.manifest import read_manifest
-
-    manifest = read_manifest(store / "manifest.parquet")
-    where = store / "manifest.parquet"
-    if len(manifest.labels) > recipe.model.classes:
-        raise InputError(
-            f"the data has {len(manifest.labels)} classes, the model {recipe.model.classes}", where, "set model.classes"
-        )
-    if recipe.model.takes_flow and not flow_file(store / manifest.rows["path"].iloc[0]).is_file():
-        raise InputError("the clip store has no optical flow", store, "extract with data.store.flow true")
-    samples = len(manifest.split("train").rows) * recipe.train.clips_per_video
-    if samples < recipe.train.batch:
-        raise InputError(
-            f"{samples} training samples are fewer than train.batch = {recipe.train.batch}", where, "lower train.batch"
-        )
-    for workers in {recipe.compute.min_workers or recipe.compute.workers, recipe.compute.workers}:
-        parts = workers * recipe.train.accumulate
-        if recipe.train.batch % parts:
-            split = f"{workers} workers x {recipe.train.accumulate} parts"
-            what = f"a batch of {recipe.train.batch} does not divide by {split}"
-            raise InputError(what, "train.batch", f"take a multiple of {parts}")
-    return list(manifest.labels), Plan(recipe.train, recipe.clip, samples, recipe.seed).steps
-
-
-def _check_start(recipe: Recipe, weights: Path) -> None:
-    """Raises InputError, before any worker starts, when the weights are damaged or of another kind of network."""
-    import torch
-
-    from slowfast_core.model.build import build_model
-    from slowfast_core.model.weights import compare, load_weights
-
-    with torch.device("meta"):
-        network = build_model(recipe.model, recipe.clip)
-    compare(network, load_weights(weights))
 
 
 def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run:
@@ -224,10 +204,11 @@ def _stopping_on_sigterm(job: Job) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _as_config(job: Job) -> dict[str, str | None]:
+def _as_config(job: Job) -> dict[str, Any]:
     init = str(job.init_weights) if job.init_weights else None
-    paths = {"store": str(job.store), "folder": str(job.folder), "init": init}
-    return {"recipe": job.recipe.to_json(), "data_version": job.data_version, **paths}
+    start = {"init": init, "classifier": job.init_classifier}
+    paths = {"store": str(job.store), "folder": str(job.folder)}
+    return {"recipe": job.recipe.to_json(), "data_version": job.data_version, **paths, **start}
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
@@ -238,7 +219,7 @@ def _ray_worker(config: dict[str, Any]) -> None:
 
     init = Path(config["init"]) if config["init"] else None
     recipe, store, folder = parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"])
-    job = Job(recipe, config["data_version"], store, folder, init)
+    job = Job(recipe, config["data_version"], store, folder, init, config["classifier"])
     context = ray.train.get_context()
     train_worker(
         job,

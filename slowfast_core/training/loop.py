@@ -14,10 +14,11 @@ from torch import nn
 
 from slowfast_core.data.loading import Batch, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 from slowfast_core.model.weights import save_weights
 from slowfast_core.training.bad_clips import BadClips
 from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
+from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
 from slowfast_core.training.job import Job
@@ -40,6 +41,11 @@ def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_
         Worker(job, Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds), device).run(epoch_done)
     except InputError as error:
         job.refuse(error)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        mend = "make room and run again; it goes on from the last checkpoint"
+        job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
 
 
 class JsonLines:
@@ -77,7 +83,8 @@ class Worker:
         self.forward = partial(
             forward_loss, train=self.train, model=self.model, device=device, precision=recipe.compute.precision
         )
-        self.saver = Saver(job.checkpoints, recipe.train.keep_checkpoints)
+        uploader = Uploader.of(job, lambda note: self.log(note=note)) if rank == 0 else None
+        self.saver = Saver(job.checkpoints, recipe.train.keep_checkpoints, uploader)
         self.meter = Meter(together, device)
         self.divergence = Divergence(job.folder / "diverged", rank)
         self.last_save = time.monotonic()
@@ -91,7 +98,7 @@ class Worker:
             if self._epoch(epoch) is Wish.STOP:
                 return
             epoch_done(epoch)
-        self.saver.wait()
+        self.saver.finish()
         if self.together.rank == 0:
             save_weights(self.job.folder / "model.safetensors", self._final_weights())
 
@@ -116,7 +123,7 @@ class Worker:
             if wish is not Wish.GO_ON:
                 self._save()
             if wish is Wish.STOP:
-                self.saver.wait()
+                self.saver.finish()
                 return wish
         return Wish.GO_ON
 

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
@@ -16,6 +17,7 @@ from slowfast_core.training.together import Together
 class Meter:
     def __init__(self, together: Together, device: torch.device) -> None:
         self.together, self.device = together, device
+        self.tells_use = _tells_use(device)
         self.losses = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right
         self._restart()
 
@@ -36,15 +38,19 @@ class Meter:
         """The means, and a fresh start; every worker must call it at the same step."""
         losses = self.losses.cpu()  # waits for the device
         seconds = time.monotonic() - self.started
-        counts = torch.tensor([self.decisions, self.clips, self.waited / seconds], dtype=torch.float64)
-        loss, right, decisions, clips, waited = self.together.sums(torch.cat([losses, counts])).tolist()
+        use = torch.cuda.utilization(self.device) if self.tells_use else 0
+        counts = torch.tensor([self.decisions, self.clips, self.waited / seconds, use], dtype=torch.float64)
+        loss, right, decisions, clips, waited, use = self.together.sums(torch.cat([losses, counts])).tolist()
+        memory = int(self.together.largest(torch.tensor([_peak_memory(self.device)])))
         self._restart()
+        told = {"gpu_use": round(use / self.together.workers / 100, 3)} if self.tells_use else {}
         return {
             "loss": loss / max(decisions, 1),
             "accuracy": right / max(decisions, 1),
             "clips_per_second": round(clips / seconds, 1),
             "data_wait": round(waited / self.together.workers, 3),
-            "memory_mb": _peak_memory(self.device) // 2**20,
+            "memory_mb": memory // 2**20,
+            **told,
         }
 
     def _restart(self) -> None:
@@ -54,7 +60,20 @@ class Meter:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes, of the first worker: on its GPU, or of its process."""
+    """Bytes, on the worker's GPU, or of its process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _tells_use(device: torch.device) -> bool:
+    """Whether the driver tells in what share of the last moments the GPU computed; that of a slice (MIG) does not."""
+    if device.type != "cuda" or find_spec("pynvml") is None:
+        return False
+    import pynvml
+
+    try:
+        torch.cuda.utilization(device)
+    except (pynvml.NVMLError, RuntimeError):
+        return False
+    return True

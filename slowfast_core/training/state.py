@@ -46,7 +46,8 @@ def begin(job: Job, device: torch.device) -> State:
     network: nn.Module = build_model(recipe.model, recipe.clip)
     notes = []
     if job.init_weights:
-        notes.append(f"start weights: {start_from(network, load_weights(job.init_weights))}")
+        report = start_from(network, load_weights(job.init_weights), job.init_classifier)
+        notes.append(f"start weights: {report}")
     network = with_norm(network.to(device), recipe.train, device)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.compute.precision == "fp16")
     state = State(network, make_optimizer(network, recipe.train), scaler, notes=notes)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-ENDPOINT = "SLOWFAST_TEST_S3_ENDPOINT"  # environment variable: test on this endpoint, with the user's AWS settings
 OF_REQUESTS = ("InternalError", "SlowDown", "reset")
 OF_BODIES = ("reset body", "cut", "corrupt", "slow", "stall")
 ERRORS = {

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import ENDPOINT, OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from s3_fixtures import ENDPOINT
 
 from slowfast_core.data.bucket import Bucket
 from slowfast_core.data.object_store import fetch_all, fetch_tree, put_tree
@@ -65,10 +66,13 @@ def test_a_fault_that_passes_is_not_noticed(
     assert proxy.faults == dict.fromkeys(faults, 1)
 
 
-def test_a_fault_that_stays_leaves_nothing(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_fault_that_stays_leaves_nothing(
+    root: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slowfast_core.data.bucket.REQUEST_ATTEMPTS", 2)  # botocore's pauses grow to seconds
     store, items = opened(root, proxy, attempts=2)
     proxy.stall_seconds = 0.3
-    in_botocore_too = {"InternalError": 8, "reset": 8}
+    in_botocore_too = {"InternalError": 4, "reset": 4}
     for fault, requests in {**in_botocore_too, "reset body": 2, "cut": 2, "corrupt": 2, "stall": 2}.items():
         proxy.log.clear()
         proxy.fault = lambda request, fault=fault: fault

@@ -23,10 +23,10 @@ from werkzeug.serving import make_server
 
 from slowfast_core.data.checkout import checkout
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.remote import Address, md5_of
+from slowfast_core.data.remote import Address
 from slowfast_core.data.versions import data_version, track
 from slowfast_core.errors import InputError
-from slowfast_core.files import sha256_of
+from slowfast_core.files import md5_of, sha256_of
 from slowfast_core.recipe import load_recipe
 from slowfast_core.stage import read_result
 from slowfast_core.stages import run_extract, run_ingest, run_validate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from videos import break_frame, moving_frames, psnr, write_video
 
-from slowfast_core.data.decoding import DecodeError, VideoInfo, decode_frames, decode_range, inspect, probe
+from slowfast_core.data.decoding import DecodeError, VideoInfo, decode_range, inspect, pick_frames, probe
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_probe_tells_frames_rate_and_size(video: Path) -> None:
 
 def test_frames_come_in_the_order_asked_for(video: Path, frames: np.ndarray) -> None:
     indices = [39, 0, 7, 7, 21]
-    decoded = decode_frames(video, indices)
+    decoded = pick_frames(video, indices)
     assert decoded.shape == (5, 48, 64, 3)
     assert decoded.dtype == np.uint8
     assert [int(np.argmax([psnr(frame, source) for source in frames])) for frame in decoded] == indices
@@ -33,7 +33,7 @@ def test_frames_come_in_the_order_asked_for(video: Path, frames: np.ndarray) -> 
 
 def test_reading_in_order_gives_the_same_frames(video: Path) -> None:
     in_order = np.stack(list(decode_range(video, 11, 37)))
-    assert np.array_equal(in_order, decode_frames(video, range(11, 37)))
+    assert np.array_equal(in_order, pick_frames(video, range(11, 37)))
 
 
 def test_segments_in_seconds_are_half_open_frame_ranges() -> None:
@@ -50,7 +50,7 @@ def test_a_file_that_is_no_video(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     for read in (
         probe,
-        lambda p: decode_frames(p, [0]),
+        lambda p: pick_frames(p, [0]),
         lambda p: list(decode_range(p, 0, 1)),
         lambda p: inspect(p, 1),
     ):
@@ -62,7 +62,7 @@ def test_missing_file_and_frames_beyond_the_end(tmp_path: Path, video: Path) -> 
     with pytest.raises(DecodeError):
         probe(tmp_path / "none.mp4")
     with pytest.raises(DecodeError):
-        decode_frames(video, [40])
+        pick_frames(video, [40])
     with pytest.raises(DecodeError, match="ends before frame 40"):
         list(decode_range(video, 30, 41))
 

@@ -14,7 +14,8 @@ from awkward import COUNT, FPS, HEIGHT, KINDS, WIDTH, colourful_frames, uneven_t
 from reference import reference
 from videos import Staged, official_csv, psnr, through_the_stages, whole_clip_name
 
-from slowfast_core.data.decoding import DecodeError, decode_frames, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.decoding import DecodeError, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.store_reader import read_frames
 
 BAD = {"size_changes": "the size of the picture changes", "sound_only": "has no video stream"}
 GOOD = [kind for kind in KINDS if kind not in BAD]
@@ -113,7 +114,7 @@ def check_store(staged: Staged, floor: float) -> None:
         count = len(in_order)
         indices = [count - 1, 0, count // 2, count - 2, 1, count // 3, count - 1, count // 2 + 1]
         indices = [min(max(index, 0), count - 1) for index in indices]
-        assert np.array_equal(decode_frames(stored, indices), in_order[indices]), row["id"]
+        assert np.array_equal(read_frames(stored, indices), in_order[indices]), row["id"]
         shown = reference(files[row["id"]], row["fps"], count)
         assert len(shown) == count, row["id"]
         sized = [cv2.resize(picture, (row["width"], row["height"]), interpolation=cv2.INTER_CUBIC) for picture in shown]

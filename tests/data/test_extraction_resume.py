@@ -74,7 +74,12 @@ class Extraction:
         process = process or self.start()
         _, errors = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, errors
-        assert sorted(path.name for path in self.output.iterdir()) == ["inputs.sha256", "stage.json", "store"]
+        assert sorted(path.name for path in self.output.iterdir()) == [
+            "inputs.json",
+            "inputs.sha256",
+            "stage.json",
+            "store",
+        ]
         return {path.name: path.read_bytes() for path in self.finished(self.output)}
 
     def finished(self, folder: Path | None = None) -> list[Path]:

@@ -13,7 +13,7 @@ from videos import Frames, ingested, kinetics_row, write_video
 
 from slowfast_core.data import flow
 from slowfast_core.data.augment import FLOW_STD, render
-from slowfast_core.data.decoding import DecodeError, decode_frames
+from slowfast_core.data.decoding import DecodeError, pick_frames
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.flow import LIMIT, NO_MOTION, STEPS, decode_with_flow, flow_file, frame_flow, quantise
 from slowfast_core.data.loading import Batch, Sample, TrainingClips
@@ -26,7 +26,7 @@ from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Data, Pixels, Recipe, Store, parse_recipe
 from slowfast_core.stage import StageResult
-from slowfast_core.training.launch import _check_data
+from slowfast_core.training.checks import check_data
 from slowfast_core.training.step import forward_loss, make_optimizer
 
 RECIPE = {
@@ -110,7 +110,7 @@ def test_the_store_keeps_the_flow_of_its_own_frames(store: Path, monkeypatch: py
     clip, indices = store / "clips" / "a.mp4", [0, 1, 5, 13, 13]
     stored = decode_with_flow(clip, indices)
     assert (stored.shape, stored.dtype) == ((5, 48, 64, 5), np.uint8)
-    assert np.array_equal(stored[..., :3], decode_frames(clip, indices))
+    assert np.array_equal(stored[..., :3], pick_frames(clip, indices))
     assert (stored[0, ..., 3:] == NO_MOTION).all()
     assert np.median(pixels(stored[2, 10:-10, 10:-10, 3])) == pytest.approx(SHIFT_X, rel=0.1)
     monkeypatch.setattr(flow, "flow_file", lambda video: Path("none"))
@@ -126,7 +126,7 @@ def test_flow_is_part_of_the_data_version(root: Path, result: StageResult) -> No
         assert there.read_bytes() == here.read_bytes()
         assert (flow_file(there).exists(), flow_file(here).exists()) == (False, True)
     with pytest.raises(InputError, match="no optical flow"):
-        _check_data(recipe(), Path(plain.outputs["store"]))
+        check_data(recipe(), Path(plain.outputs["store"]))
 
 
 def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from videos import Frames, moving_frames, psnr
 
-from slowfast_core.data.decoding import DecodeError, decode_frames, decode_range, inspect, probe
+from slowfast_core.data.decoding import DecodeError, decode_range, inspect, pick_frames, probe
 from slowfast_core.data.frames_folder import write_frame_rate
 
 
@@ -30,7 +30,7 @@ def test_a_folder_of_frames_reads_as_a_video(tmp_path: Path, name: str) -> None:
     assert [int(np.argmax([psnr(one, other) for other in frames])) for one in decode_range(folder, 0, 12)] == [
         *range(12)
     ]
-    some = decode_frames(folder, [11, 0, 3, 3])
+    some = pick_frames(folder, [11, 0, 3, 3])
     assert min(psnr(one, frames[index]) for one, index in zip(some, [11, 0, 3, 3], strict=True)) > 34
     assert [len(list(decode_range(folder, start, stop))) for start, stop in ((0, 5), (9, 12))] == [5, 3]
     assert (inspect(folder, 0.5).decoded, inspect(folder, float("inf")).decoded) == (6, 12)
@@ -42,7 +42,7 @@ def test_grey_frames_come_as_rgb_and_a_number_from_0_is_fine(tmp_path: Path) -> 
     for number in range(3):
         Image.fromarray(moving_frames(1)[0]).convert("L").save(folder / f"{number:05d}.jpg")
     write_frame_rate(folder, 12)
-    assert decode_frames(folder, [2]).shape == (1, 48, 64, 3)
+    assert pick_frames(folder, [2]).shape == (1, 48, 64, 3)
 
 
 def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
     assert broken.decoded == 4
     assert broken.error.startswith("00005.jpg: image file is truncated")
     with pytest.raises(DecodeError, match="has 6 frames, not frame 6"):
-        decode_frames(tmp_path / "cut", [6])
+        pick_frames(tmp_path / "cut", [6])

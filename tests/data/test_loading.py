@@ -15,7 +15,7 @@ import torch
 from videos import ava_row, kinetics_row, moving_frames, write_video
 
 from slowfast_core.data.augment import rgb_of_planes
-from slowfast_core.data.decoding import decode_frames
+from slowfast_core.data.decoding import pick_frames
 from slowfast_core.data.loading import Batch, FrameCache, Sample, TrainingClips, training_loader
 from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.data.sampling import boxes_in_view, centred_indices
@@ -97,7 +97,7 @@ def test_a_clip_has_the_labels_of_its_own_time(store: Path) -> None:
 
 def clips_start(sample: Sample, store: Path) -> int:
     """Which frame of the long video the sample starts with."""
-    whole = torch.from_numpy(decode_frames(store / "clips" / "4.mp4", range(30)))
+    whole = torch.from_numpy(pick_frames(store / "clips" / "4.mp4", range(30)))
     return next(i for i in range(30) if torch.equal(whole[i], sample.frames[0]))
 
 
@@ -123,7 +123,7 @@ def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest
         assert sample.frames.dtype == torch.uint8
         assert sample.label == sample.index % 3
         spans = [[min(start + 2 * i, length - 1) for i in range(4)] for start in range(max(length - 8, 0) + 1)]
-        assert any(np.array_equal(decode_frames(path, span), sample.frames.numpy()) for span in spans)
+        assert any(np.array_equal(pick_frames(path, span), sample.frames.numpy()) for span in spans)
         assert (sample.view.out_height, sample.view.out_width) == (32, 32)
         assert 48 * 32 / 56 - 1e-6 <= sample.view.width <= 48 * 32 / 40 + 1e-6
 
@@ -183,7 +183,7 @@ def test_what_is_cached_needs_no_file(store: Path, tmp_path: Path) -> None:
     first = cache.frames(path, [3, 1, 1], 30, 48 * 64 * 3)
     path.unlink()
     assert np.array_equal(cache.frames(path, [3, 1, 1], 30, 48 * 64 * 3), first)
-    assert np.array_equal(first, decode_frames(store / "clips" / "4.mp4", [3, 1, 1]))
+    assert np.array_equal(first, pick_frames(store / "clips" / "4.mp4", [3, 1, 1]))
 
 
 def test_the_cache_takes_no_more_than_it_may(store: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_key_frames_have_boxes_in_the_view_and_their_actions(store: Path) -> Non
         sample = sample_of(clips, epoch, 0)
         assert sample.label == -1
         expected = centred_indices(CLIP, 10, 30)
-        assert np.array_equal(sample.frames.numpy(), decode_frames(store / "clips" / "4.mp4", expected))
+        assert np.array_equal(sample.frames.numpy(), pick_frames(store / "clips" / "4.mp4", expected))
         kept = boxes_in_view(boxes, 64, 48, sample.view)
         assert sample.boxes_K4.tolist() == [pytest.approx(box) for _, box in kept]
         assert torch.equal(sample.targets_KA, actions[[i for i, _ in kept]])

@@ -12,7 +12,7 @@ from videos import Frames, moving_frames, psnr, write_video
 
 from slowfast_core.data import seeking
 from slowfast_core.data.cutting import Cut, write_clips
-from slowfast_core.data.decoding import decode_frames, decode_range
+from slowfast_core.data.decoding import decode_range, pick_frames
 from slowfast_core.data.seeking import decode_from, key_frames
 from slowfast_core.recipe import Store
 
@@ -21,7 +21,7 @@ FRAMES = 620
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    return moving_frames(FRAMES, seed=3)
+    return moving_frames(FRAMES, 64, 80, seed=3)
 
 
 @pytest.fixture(scope="module", params=["open", "closed"])
@@ -30,7 +30,7 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with av.open(str(path), "w") as container:
         parameters = f"open-gop={int(request.param == 'open')}:keyint=40:bframes=3:b-adapt=0"
         stream = container.add_stream("libx264", rate=25, options={"x264-params": parameters})
-        stream.height, stream.width, stream.pix_fmt, stream.thread_count = 48, 64, "yuv420p", 1
+        stream.height, stream.width, stream.pix_fmt, stream.thread_count = 64, 80, "yuv420p", 1
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = number, Fraction(1, 25)
@@ -68,7 +68,7 @@ def test_where_seeking_fails_decoding_starts_at_the_first_frame(video: Path, tmp
 
 
 def test_a_file_that_does_not_tell_of_its_frames_has_no_key_frames(tmp_path: Path) -> None:
-    video = write_video(tmp_path / "v.mkv", moving_frames(30))
+    video = write_video(tmp_path / "v.mkv", moving_frames(30, 64, 80))
     assert key_frames(video, 30) is not None
     assert key_frames(video, 31) is None
     assert len(list(decode_from(video, 12, 20, None))) == 8
@@ -82,6 +82,6 @@ def test_segments_far_apart_are_right(video: Path, frames: Frames, tmp_path: Pat
     ]
     assert [file.info.frames for file in write_clips(cuts)] == [20, 20, 10, 15]
     for cut in cuts:
-        for number, stored in enumerate(decode_frames(cut.target, range(cut.stop - cut.start)), cut.start):
+        for number, stored in enumerate(pick_frames(cut.target, range(cut.stop - cut.start)), cut.start):
             around = range(max(number - 5, 0), min(number + 6, FRAMES))
             assert max(around, key=lambda other: psnr(stored, frames[other])) == number

@@ -11,7 +11,7 @@ import torch
 from videos import break_frame, moving_frames, write_video
 
 from slowfast_core.data.augment import rgb_of_planes
-from slowfast_core.data.decoding import DecodeError, VideoInfo, decode_frames
+from slowfast_core.data.decoding import DecodeError, VideoInfo, pick_frames
 from slowfast_core.data.store_reader import probe, read_frames, read_planes
 
 
@@ -29,7 +29,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [[0], [39], [38, 39, 39, 39], list(range(0, 40, 2)), list(range(1, 40, 8)), [17, 3, 3, 30, 0], list(range(40))],
 )
 def test_frames_are_those_of_decord(video: Path, indices: list[int]) -> None:
-    expected = decode_frames(video, indices)
+    expected = pick_frames(video, indices)
     assert np.array_equal(read_frames(video, indices), expected)
     planes = read_planes(video, indices)
     assert planes.nbytes * 2 == expected.nbytes
@@ -41,7 +41,7 @@ def test_frames_are_those_of_decord(video: Path, indices: list[int]) -> None:
 def test_sizes_and_rates_of_any_kind(tmp_path: Path, height: int, width: int, fps: int) -> None:
     path = clip(tmp_path / "v.mp4", 15, height, width, fps=fps)
     assert probe(path) == VideoInfo(15, fps, width, height)
-    expected = decode_frames(path, [14, 7, 0])
+    expected = pick_frames(path, [14, 7, 0])
     assert np.array_equal(read_frames(path, [14, 7, 0]), expected)
     assert np.array_equal(rgb_of_planes(torch.from_numpy(read_planes(path, [14, 7, 0]))).numpy(), expected)
 
@@ -81,7 +81,7 @@ def test_only_what_is_needed_is_decoded(video: Path, tmp_path: Path) -> None:
     broken.write_bytes(video.read_bytes())
     break_frame(broken, 13)  # the key frames are 0, 6, 12, 18, ...
     around = [0, 5, 11, 12, 18, 39]
-    assert np.array_equal(read_frames(broken, around), decode_frames(video, around))
+    assert np.array_equal(read_frames(broken, around), pick_frames(video, around))
     for index in (13, 17):
         with pytest.raises(DecodeError, match=r"v\.mp4: "):
             read_frames(broken, [0, index, 20])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slowfast_core.data.remote import Address, md5_of
+from slowfast_core.data.remote import Address
 from slowfast_core.data.versions import data_version, is_tracked, track
 from slowfast_core.errors import InputError
+from slowfast_core.files import md5_of
 
 
 def dvc(folder: Path, *arguments: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
+from awkward import KINDS, colourful_frames
 from numpy.typing import NDArray
+from reference import reference
+from videos import moving_frames, psnr, write_video
 
-from slowfast_core.data.decoding import decode_frames
+from slowfast_core.data.decoding import pick_frames
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
@@ -28,23 +29,8 @@ RECIPE = {
 }
 
 
-def moving_frames(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    y, x = np.mgrid[0:48, 0:64] / 9.0
-    waves = [np.sin(x + y / 2 + time / 3 + seed) for time in range(count)]
-    return np.stack([128 + wave[..., None] * [80.0, 60.0, 40.0] for wave in waves]).astype(np.uint8)
-
-
 def write_clip(path: Path, frames: NDArray[np.uint8], fps: int = 10) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", 4, 0
-        for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
+    return write_video(path, frames, fps, gop=4, b_frames=0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("videos")
     lengths = (20, 5, 33, 12, 9)
-    return [write_clip(root / f"{n}.mp4", moving_frames(length, n)) for n, length in enumerate(lengths)]
+    return [write_clip(root / f"{n}.mp4", moving_frames(length, seed=n)) for n, length in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("readers", [1, 3, 8])
@@ -79,8 +65,19 @@ def test_a_video_is_decoded_to_each_frame_once(checkpoint: Path, videos: list[Pa
     starts = [25 * i // 3 for i in range(4)]
     clips = [[start + 2 * i for i in range(4)] for start in starts]
     unique = sorted({i for clip in clips for i in clip})
-    assert np.array_equal(video.frames.numpy(), decode_frames(videos[2], unique))
+    assert np.array_equal(video.frames.numpy(), pick_frames(videos[2], unique))
     assert [[unique[place] for place in clip] for clip in video.clips] == clips
+
+
+@pytest.mark.parametrize("kind", ["rotated_90", "h264_open_gop", "h264_ts", "trimmed", "mpeg4_b_frames"])
+def test_frames_of_any_video_are_those_that_a_player_shows(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    path = KINDS[kind](tmp_path / kind, colourful_frames())
+    video = Scorer(checkpoint).read(path)
+    shown = reference(path, video.info.fps, video.info.frames)
+    assert video.info.frames == (30 if kind == "trimmed" else 40)
+    found = [int(np.argmax([psnr(frame, picture) for picture in shown])) for frame in video.frames.numpy()]
+    starts = [(video.info.frames - 8) * i // 3 for i in range(4)]
+    assert [[found[place] for place in clip] for clip in video.clips] == [[s + 2 * i for i in range(4)] for s in starts]
 
 
 def test_no_more_views_than_asked_for_at_a_time(checkpoint: Path, videos: list[Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,6 +13,8 @@ from slowfast_core.model.build import build_model
 from slowfast_core.model.cost import cost_of
 from slowfast_core.model.frames import clip_channels
 from slowfast_core.recipe import Recipe, load_recipe, recipe_names
+from slowfast_core.training.multigrid import long_cycles
+from slowfast_core.training.schedule import learning_rate
 from slowfast_core.training.step import forward_loss, make_optimizer
 
 # GFLOPs of one 256^2 view and parameters (M) as the paper, or the peers' own models, count them.
@@ -95,9 +99,11 @@ def test_kinetics600_never_starts_from_kinetics400() -> None:
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "mmaction2" in name or "r152" in name])
 def test_mmaction2_recipes_have_its_traps(name: str) -> None:
-    model = load_recipe(name).model
-    assert not model.lateral_norm
+    recipe = load_recipe(name)
+    model, train = recipe.model, recipe.train
+    assert model.lateral_norm == name.endswith(("mmaction2_step", "mmaction2_multigrid"))
     assert model.slow_frames == "strided"
+    assert (train.nesterov, train.decay_norm, train.clip_gradient, train.warmup) == (False, True, 40, "compose")
     assert model.pixels.mean == pytest.approx([m / 255 for m in (123.675, 116.28, 103.53)], abs=1e-3)
     assert model.pixels.std == pytest.approx([s / 255 for s in (58.395, 57.12, 57.375)], abs=1e-3)
     if model.head == "detect":
@@ -106,10 +112,85 @@ def test_mmaction2_recipes_have_its_traps(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "slowfast_" in name and "pyslowfast" in name])
 def test_pyslowfast_recipes_have_its_traps(name: str) -> None:
-    model = load_recipe(name).model
+    recipe = load_recipe(name)
+    model, train = recipe.model, recipe.train
+    assert (train.nesterov, train.decay_norm, train.clip_gradient, train.warmup) == (True, False, 0, "override")
+    assert train.precise_norm_batches == (0 if model.head == "detect" else 200)
+    assert train.validate_every
     assert model.slow_frames == "linspace"
     assert model.lateral_norm
-    assert model.pixels.order == ("bgr" if name.startswith("charades") else "rgb")
+    assert model.pixels.order == "rgb"  # its settings reverse what its readers of frames give as BGR
+
+
+def rates_of(name: str, epochs: tuple[float, ...], *overrides: str) -> list[float]:
+    recipe = load_recipe(name, overrides)
+    train = recipe.train
+    cycles = long_cycles(train, train.multigrid, recipe.clip.fast_frames) if train.multigrid else ()
+    return [learning_rate(train, epoch, cycles) for epoch in epochs]
+
+
+def half_cosine(epoch: float, epochs: int) -> float:
+    return 0.5 * (math.cos(math.pi * epoch / epochs) + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("kinetics400/slowfast_4x16_r50", {0: 0.01, 34: 0.1 * half_cosine(34, 256), 128: 0.05, 256: 0}),
+        ("kinetics400/slowfast_8x8_r50_pyslowfast", {0: 0.01, 34: 0.1 * half_cosine(34, 196), 98: 0.05}),
+        ("kinetics400/slowfast_16x8_r101", {49: 0.05, 98: 0}),
+        ("kinetics400/slowfast_8x8_r50_pyslowfast_step", {17: 0.055, 93.9: 0.1, 94: 0.01, 154: 1e-3, 196: 1e-4}),
+        (
+            "kinetics400/slowfast_8x8_r50_pyslowfast_multigrid",
+            {17: 0.405, 34: 0.8, 73: 0.4, 110: 0.2, 142: 0.1, 158: 0.08, 259: 0.008, 329: 1e-3, 343: 1e-4},
+        ),
+        (
+            "kinetics400/slowfast_8x8_r50_mmaction2",
+            {0: 0.01, 17: 0.055 * half_cosine(17, 256), 34: 0.1 * half_cosine(34, 256), 128: 0.05},
+        ),
+        ("kinetics400/slowfast_8x8_r50_mmaction2_step", {0: 0.01, 17: 0.055, 34: 0.1, 94: 0.01, 196: 1e-4}),
+        ("kinetics400/slowfast_8x8_r50_mmaction2_multigrid", {0: 0.8, 73: 0.4, 343: 1e-4}),
+        ("kinetics400/slowfast_4x16_r101_r50", {0: 0.04, 128: 0.2}),
+        ("kinetics600/slowfast_4x16_r50", {256: 0.025}),
+        ("ava22/slowfast_8x8_r50_pyslowfast", {0: 1.25e-4, 5: 0.1, 9.9: 0.1, 10: 0.01, 15: 1e-3}),
+        ("ava21/slowfast_8x8_r50_mmaction2", {0: 0.01, 2.5: 0.055, 5: 0.1, 10: 0.01, 15: 1e-3}),
+        ("ava22/slowfast_8x8_r50_mmaction2", {0: 0.0075, 2: 0.075 * half_cosine(2, 10), 5: 0.0375}),
+        ("charades/slowfast_16x8_r50_pyslowfast", {0: 1e-4, 4: 0.0375, 41: 0.00375, 49: 3.75e-4}),
+        ("charades/slowfast_16x8_r101_nl_k600", {4: 0.02, 41: 0.002}),
+        ("something/slowfast_16x8_r50_v1", {0: 0.006, 0.19: 0.06, 14: 0.006, 18: 6e-4}),
+        ("something/slowfast_16x8_r50_v2", {0: 1e-4, 0.19: 0.03, 14: 0.003, 18: 3e-4}),
+    ],
+)
+def test_the_rates_of_each_schedule(name: str, rates: dict[float, float]) -> None:
+    assert rates_of(name, tuple(rates)) == pytest.approx(list(rates.values()), abs=1e-12)
+
+
+def test_the_batch_of_the_paper_has_its_rate() -> None:
+    paper = ("train.batch=1024", "compute.workers=128", "train.warmup_epochs=0")
+    assert rates_of("kinetics400/slowfast_4x16_r50", (0, 128), *paper) == pytest.approx([1.6, 0.8])
+    assert rates_of("kinetics600/slowfast_4x16_r50", (0, 256), *paper) == pytest.approx([0.8, 0.4])
+
+
+def test_batch_norm_goes_over_8_clips_where_the_peers_have_8() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        train = recipe.train
+        clips = min(train.norm_clips, train.batch // (recipe.compute.workers * train.accumulate))
+        peers = {"something/slowfast_16x8_r50_v1": 4, "ava22/slowfast_8x8_r50_mmaction2": 6}
+        assert train.batch_norm == "groups"
+        assert clips == peers.get(name, 8), name
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "multigrid" in name])
+def test_the_shortest_clip_of_multigrid_goes_through(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.train.multigrid
+    cycles = long_cycles(recipe.train, recipe.train.multigrid, recipe.clip.fast_frames)
+    shortest = min(cycle.grid.frames for cycle in cycles)
+    assert shortest == recipe.clip.fast_frames // 4
+    network = build_model(recipe.model.model_copy(update={"width": 8}), recipe.clip).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, shortest, 32, 32)).shape == (1, recipe.model.classes)
 
 
 @pytest.mark.exhaustive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import load_weights, save_weights, start_from, weights_digest
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.model.weights import compare, load_weights, save_weights, start_from, weights_digest
+from slowfast_core.recipe import Clip, Model, NonLocal
 
 CLIP = Clip(T=2, tau=4, alpha=4)
 TINY = Model(depth=18, width=8, beta=0.25, classes=5)
@@ -111,10 +112,90 @@ def test_what_does_not_fit_is_reported_as_new_and_dropped() -> None:
         assert torch.equal(network.state_dict()[name], before[name])
 
 
-def test_weights_of_which_none_fits_are_refused() -> None:
+def trained(model: Model, clip: Clip = CLIP) -> dict[str, Tensor]:
+    """Weights of which none is what a fresh network has, statistics of batch norm included."""
+    generator = torch.Generator().manual_seed(1)
+    state = build_model(model, clip).state_dict()
+    return {
+        name: torch.rand(tensor.shape, generator=generator) + 0.5 if tensor.is_floating_point() else tensor + 9
+        for name, tensor in state.items()
+    }
+
+
+def test_a_longer_clip_takes_all_weights_and_all_statistics() -> None:
+    weights = trained(TINY)
+    network = build_model(TINY, Clip(T=4, tau=4, alpha=4))
+    report = start_from(network, weights, classifier=True)
+    assert report.new == report.dropped == ()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_added_non_local_blocks_leave_the_output_as_it_was() -> None:
+    clip_BCTHW = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
+    plain = build_model(TINY, CLIP)
+    with torch.no_grad():
+        plain.train()(clip_BCTHW)  # statistics that are not those of a fresh network
+    torch.nn.init.normal_(plain.projection.weight)
+    section = NonLocal(res3=(1,), res4=(0, 1))
+    for attention in ("softmax", "dot_product"):
+        longer = TINY.model_copy(update={"non_local": section.model_copy(update={"attention": attention})})
+        network = build_model(longer, CLIP)
+        report = start_from(network, plain.state_dict(), classifier=True)
+        assert report.dropped == ()
+        assert report.new
+        assert all("nonlocal" in name for name in report.new)
+        with torch.no_grad():
+            before, after = plain.eval()(clip_BCTHW), network.eval()(clip_BCTHW)
+        assert before.std() > 0
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(("first", "then"), [(50, 101), (101, 50)])
+def test_another_depth_takes_the_blocks_that_both_have(first: int, then: int) -> None:
+    small = {"width": 8, "classes": 5}
+    weights = trained(Model(depth=first, **small))  # type: ignore[arg-type]
+    network = build_model(Model(depth=then, **small), CLIP)  # type: ignore[arg-type]
+    report = start_from(network, weights)
+    deeper = [name for name in (*report.new, *report.dropped) if not name.startswith("projection.")]
+    assert {name.split(".stages.")[1].split(".")[0] for name in deeper} == {"2"}
+    assert {int(name.split(".stages.2.")[1].split(".")[0]) for name in deeper} == set(range(6, 23))
+    assert len(report.loaded) == 660
+    for name in report.loaded:
+        assert torch.equal(network.state_dict()[name], weights[name])
+
+
+def skeleton(**changed: Any) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_model(Model.model_validate({"width": 8, "classes": 5, **changed}), CLIP)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        (
+            {"depth": 18},
+            {"depth": 50},
+            "204 of their 272 tensors fit, 30 % of their numbers and 19 % of this network's",
+        ),
+        ({"depth": 50}, {"depth": 34}, "of their 662 tensors fit"),
+        ({"width": 16}, {}, "of their 662 tensors fit, 0 % of their numbers"),
+        ({"pathways": "slow"}, {}, "0 of their 320 tensors fit"),
+        ({}, {"pathways": "slow"}, "0 of their 662 tensors fit"),
+    ],
+)
+def test_another_kind_of_network_is_refused(first: dict[str, Any], then: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compare(skeleton(**then), skeleton(**first).state_dict())
+    line = str(caught.value)
+    assert said in line
+    assert "\n" not in line
+
+
+def test_what_are_no_weights_of_a_network_is_refused() -> None:
     network = build_model(TINY, CLIP)
+    before = weights_digest(network.state_dict())
     only_classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("projection.")}
-    wider = build_model(TINY.model_copy(update={"width": 16}), CLIP).state_dict()
-    for weights in ({}, {"stranger": torch.zeros(3)}, only_classifier, wider):
-        with pytest.raises(InputError, match="no tensor of the start weights fits"):
+    for weights in ({}, {"stranger": torch.zeros(3)}, only_classifier):
+        with pytest.raises(InputError, match="another kind of network"):
             start_from(network, weights)
+    assert weights_digest(network.state_dict()) == before

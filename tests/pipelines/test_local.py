@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from videos import moving_frames, write_video
+
+from slowfast_core.data.decoding import probe
 
 TINY = Path(__file__).parent / "tiny.yaml"
 DATA = ("ingest", "validate", "extract")
@@ -87,3 +90,20 @@ def test_a_stage_that_refuses_its_input_ends_the_run_in_one_line(tmp_path: Path)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("slowfast: ")
     assert "/nowhere" in last
+
+
+@pytest.mark.exhaustive
+def test_one_changed_video_runs_only_what_depends_on_it(first: Results, workspace: Path) -> None:
+    """The branch's source becomes a folder, in which one video changes: nothing of the first recipe is done again."""
+    folder = workspace / "sources/tiny-actors"
+    source = [f"finetune.data.source={folder}", "finetune.data.labels=labels.pbtxt"]
+    command = ("run", TINY, "--workspace", workspace, *(part for text in source for part in ("--set", text)))
+    assert slowfast(*command).stderr.count("nothing to do: ") >= len(DATA + REST)
+    videos = sorted(folder.rglob("*.mp4"))
+    info = probe(videos[0])
+    write_video(videos[0], moving_frames(info.frames, info.height, info.width, seed=9), fps=round(info.fps))
+    done = slowfast(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    status = {(name, stage): result["status"] for (name, stage), result in by_stage(done.stdout).items()}
+    assert {status["tiny", stage] for stage in DATA + REST} == {"unchanged"}
+    assert {status["tiny_ava", stage] for stage in DATA + REST} == {"done"}

@@ -96,10 +96,10 @@ class KubernetesApi:
                 return 409, "already exists"
             self.version += 1
             metadata = body["metadata"] | {"uid": str(uuid.uuid4()), "resourceVersion": str(self.version)}
-            self.jobs[name] = body | {"metadata": metadata}
+            self.jobs[name] = made = body | {"metadata": metadata}
             self.changed.notify_all()
         threading.Thread(target=self.on_create, args=(self, name), daemon=True).start()
-        return 201, self.jobs[name]
+        return 201, made  # by now it may have been removed
 
     def delete(self, name: str) -> tuple[int, Any]:
         with self.changed:

@@ -39,6 +39,7 @@ def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_pa
             (store / rows["path"].iloc[row]).unlink()  # it may be a link to the one of another test
             (store / rows["path"].iloc[row]).write_bytes(b"gone")
         job = Job(recipe, "", store, tmp_path / name, None)
+        job.prepare()
         threads = torch.get_num_threads()
         train_worker(job, 0, 1, CPU, lambda epoch: None)
         torch.set_num_threads(threads)
@@ -58,7 +59,7 @@ def test_bad_clips_are_left_out_and_told_once(train: Train) -> None:
     assert notes[0].startswith("2 clips do not decode and are left out: clips/")
     steps = [line for line in log if "loss" in line]
     assert [line["bad_clips"] for line in steps] == [2, 2]
-    assert not job.refusal.exists()
+    job.check()
     again, _ = train("again", [3, 20], "train.max_bad_share=0.1", "train.epochs=2", "compute.loader_workers=1")
     assert digest(again) == digest(job)
 

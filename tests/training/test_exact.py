@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from trainings import Training, lines_of
 
+from slowfast_core.data.object_store import open_store
 from slowfast_core.workspace import Workspace
 
 MakeWorkspace = Callable[[Path], Workspace]
@@ -61,7 +62,9 @@ def points() -> list[tuple[str, float]]:
     return [(how, round(moments.uniform(0.2, EPOCHS - 1), 2)) for _ in range(10) for how in KINDS]
 
 
-@pytest.mark.parametrize(("how", "epoch"), [("worker", 3.7), ("sigterm", 5.2)])
+@pytest.mark.parametrize(
+    ("how", "epoch"), [pytest.param("worker", 3.7, marks=pytest.mark.exhaustive), ("sigterm", 5.2)]
+)
 def test_stopped_once(
     start: Callable[..., Training],
     plain: Training,
@@ -76,6 +79,25 @@ def test_stopped_once(
     assert "resumed from checkpoint" in result["summary"]
     assert result["weights_digest"] == request.getfixturevalue("digest")
     assert any("val_accuracy" in line for line in lines_of(training.folder / "log.jsonl"))
+
+
+@pytest.mark.exhaustive
+def test_the_machine_is_lost(
+    start: Callable[..., Training], digest: str, tmp_path: Path, new_bucket: Callable[[], str], s3: str
+) -> None:
+    """Another one goes on from the checkpoints in the bucket, the newest of which is torn."""
+    root = f"s3://{new_bucket()}/runs"
+    settings = (f"train.checkpoint_store={root}", f"train.checkpoint_endpoint_url={s3}")
+    lost = start(tmp_path / "lost", *settings)
+    lost.kill_in_epoch(5.5)
+    store = open_store(root, s3)
+    newest = max(item.key for item in store.objects() if item.key.endswith("sha256.json"))
+    store.remove(newest)
+    result = start(tmp_path / "found", *settings).finish()
+    assert f"{Path(newest).parent.name} of {root}/{Path(newest).parts[0]} is not whole" in result["summary"]
+    assert "came from s3://" in result["summary"]
+    assert "resumed from checkpoint" in result["summary"]
+    assert result["weights_digest"] == digest
 
 
 @pytest.mark.exhaustive

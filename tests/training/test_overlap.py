@@ -13,6 +13,7 @@ import pytest
 
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Recipe, load_recipe
@@ -120,6 +121,7 @@ def test_the_training_stage_refuses_before_ray_starts(
     def work(partial: Path) -> dict[str, Any]:
         save_weights(partial / "model.safetensors", build_model(tiny.model, tiny.clip).state_dict())
         write_learned_from(partial, seen, None)
+        write_whole(partial / "checkpoint.json", json.dumps({"weights_digest": "of another training"}))
         return {"weights_digest": "of another training"}
 
     run_once("train", start, {}, work)

@@ -1,0 +1,177 @@
+"""Kinetics-400 on paper: what 8, 64 and 128 GPUs need of cores, bytes, storage and money, and what gives way first.
+
+    python benchmarks/scale.py [--gpus 8 64 128] [--gpu-tflops 40] [--recipe kinetics400/slowfast_8x8_r50] ...
+
+Every figure below is an argument; the first table says of each whether it was measured (where) or assumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cache
+
+from slowfast_core.model.cost import Cost, cost_of
+from slowfast_core.recipe import Recipe, load_recipe
+
+FPS = 30.0
+
+
+def figure(default: float, what: str, source: str) -> float:
+    value: float = field(default=default, metadata={"what": what, "source": source})
+    return value
+
+
+@dataclass(frozen=True)
+class Figures:
+    decode_clips: float = figure(39.48, "clips/s that a core loads", "measured on generated clips, Loading")
+    real_clips: float = figure(0.62, "of that for real clips", "measured, Loading: 2.55 of 4.08 times the plain loop")
+    decode_views: float = figure(9.45, "videos/s of 30 views that a core loads", "measured on generated clips, Loading")
+    written_frames: float = figure(320, "frames/s that a core writes to the store", "measured, The clip store: GOP 12")
+    store_growth: float = figure(
+        1.71, "bytes of the store, of the sources'", "measured: 1.63 for GOP 12 and CRF 18, 1.05 for fast_decode"
+    )
+    plane_mb: float = figure(4.2, "MB of a clip on its way to a GPU", "measured, Loading: planes")
+    gpu_tflops: float = figure(
+        40, "TFLOP/s that training sustains on a GPU", "**assumed**: none was measured; 4 % of an H100's bf16 peak"
+    )
+    videos: float = figure(240_000, "training videos", "the paper")
+    held_out: float = figure(20_000, "validation videos", "the paper")
+    seconds: float = figure(10, "seconds of a video", "the paper")
+    source_mb: float = figure(1.8, "MB of a source video", "**assumed**: about 470 GB in all")
+    cores_per_gpu: float = figure(11, "cores that come with a GPU", "`overlays/gpu`: 88 cores with 8 GPUs")
+    node_gbps: float = figure(400, "Gbit/s between nodes of 8 GPUs", "**assumed**: InfiniBand or the like")
+    volume_gb: float = figure(10, "GB/s that the shared volume reads", "**assumed**: a parallel file system")
+    bucket_gb: float = figure(2, "GB/s from the bucket to one region", "**assumed**")
+    gpu_hour: float = figure(2.5, "USD for a GPU and its cores, an hour", "**assumed**: rented by the hour")
+    core_hour: float = figure(0.04, "USD for a core without GPU, an hour", "**assumed**")
+    gb_month: float = figure(0.1, "USD for a GB on the shared volume, a month", "**assumed**")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What training on `gpus` asks for while the GPUs are the limit, and who gives way first."""
+
+    gpus: int
+    clips: float  # a second, all GPUs
+    steps: float
+    cores: float
+    volume_gb: float  # a second
+    gradients_gbps: float  # into and out of a node
+    hours: float
+    usd: float
+    slowed: tuple[str, float]  # by what, and to which share of the speed
+
+
+@cache
+def cost(name: str, size: int) -> Cost:
+    recipe = load_recipe(name)
+    return cost_of(recipe.model, recipe.clip, size)
+
+
+def load_of(recipe: Recipe, figures: Figures, gpus: int) -> Load:
+    view = cost(recipe.name, recipe.train.crop)
+    batch = recipe.train.batch // recipe.compute.workers * gpus
+    clips = gpus * figures.gpu_tflops * 1e3 / (3 * 2 * view.gflops)  # backward costs twice the forward
+    steps = clips / batch
+    cores = clips / (figures.decode_clips * figures.real_clips)
+    frames = recipe.clip.T * recipe.clip.tau + recipe.data.store.gop  # the span, and what lies before it in its GOP
+    volume = clips * store_mb(figures) / 1e3 * min(frames / (FPS * figures.seconds), 1)
+    gradients = 2 * view.parameters * 4 * 8 / 1e9 * steps if gpus > 8 else 0.0  # a ring: twice its bytes a step
+    limits = {
+        "the GPUs": 1.0,
+        "decoding": gpus * figures.cores_per_gpu / cores,
+        "the shared volume": figures.volume_gb / volume,
+        "the network": figures.node_gbps / gradients if gradients else 1.0,
+    }
+    by, share = min(limits.items(), key=lambda limit: min(limit[1], 1.0))
+    hours = recipe.train.epochs * figures.videos / clips / min(share, 1.0) / 3600
+    usd = hours * gpus * figures.gpu_hour
+    return Load(gpus, clips, steps, cores, volume, gradients, hours, usd, (by, min(share, 1.0)))
+
+
+def store_mb(figures: Figures) -> float:
+    return figures.source_mb * figures.store_growth
+
+
+def print_figures(figures: Figures) -> None:
+    print("| figure | value | from |\n| --- | --- | --- |")
+    for each in fields(figures):
+        what = f"{each.metadata['what']} (`--{each.name.replace('_', '-')}`)"
+        print(f"| {what} | {getattr(figures, each.name):g} | {each.metadata['source']} |")
+
+
+def print_training(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
+    loads = [load_of(recipe, figures, each) for each in gpus]
+    rows: dict[str, Callable[[Load], str]] = {
+        "clips/s": lambda load: f"{load.clips:,.0f}",
+        "steps/s": lambda load: f"{load.steps:.1f}",
+        "decode cores": lambda load: f"{load.cores:,.0f}",
+        "of them a GPU": lambda load: f"{load.cores / load.gpus:.1f} of {figures.cores_per_gpu:g}",
+        "GB/s from the shared volume": lambda load: f"{load.volume_gb:.2f}",
+        "GB/s into each GPU": lambda load: f"{load.clips / load.gpus * figures.plane_mb / 1e3:.2f}",
+        "Gbit/s of gradients a node": lambda load: f"{load.gradients_gbps:.0f}",
+        "slowed by": lambda load: f"{load.slowed[0]}, to {load.slowed[1]:.0%}" if load.slowed[1] < 1 else "nothing",
+        f"hours for {recipe.train.epochs} epochs": lambda load: f"{load.hours:.1f}",
+        "USD for the GPUs": lambda load: f"{load.usd:,.0f}",
+    }
+    print(f"\n| {recipe.name} | " + " | ".join(f"{load.gpus} GPUs" for load in loads) + " |")
+    print("| --- |" + " --- |" * len(loads))
+    for name, text in rows.items():
+        print(f"| {name} | " + " | ".join(text(load) for load in loads) + " |")
+
+
+def print_rest(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
+    videos = figures.videos + figures.held_out
+    sources, store = videos * figures.source_mb / 1e3, videos * store_mb(figures) / 1e3
+    hours = videos * figures.seconds * FPS / figures.written_frames / 3600
+    print("\n| the rest | |\n| --- | --- |")
+    print(f"| sources | {sources:,.0f} GB, {sources / figures.bucket_gb / 60:.0f} min from the bucket, once |")
+    print(f"| clip store | {store:,.0f} GB; the DVC remote keeps as much for each data version |")
+    print(f"| a month of sources, store and one version | {(sources + 2 * store) * figures.gb_month:,.0f} USD |")
+    usd, minutes = hours * figures.core_hour, hours / 240 * 60
+    print(f"| extraction | {hours:,.0f} core hours: {usd:.1f} USD, {minutes:.0f} min on 240 cores |")
+    views = recipe.evaluate.clips * recipe.evaluate.crops
+    gflops = cost(recipe.name, recipe.evaluate.size).gflops
+    for each in gpus:
+        by_gpu = figures.held_out * views * 2 * gflops / (each * figures.gpu_tflops * 1e3) / 60
+        loaded = each * figures.cores_per_gpu * figures.decode_views * figures.real_clips
+        by_core = figures.held_out / loaded / 60
+        slower = "the GPUs are the limit" if by_gpu > by_core else "decoding is the limit"
+        print(f"| evaluation on {each} GPUs, {views} views | {max(by_gpu, by_core):.1f} min; {slower} |")
+
+
+def print_breaks(recipe: Recipe, figures: Figures) -> None:
+    """The speed of a GPU, or their number, at which each part gives way."""
+    load = load_of(recipe, figures, 128)
+    decoding = figures.cores_per_gpu / (load.cores / load.gpus) * figures.gpu_tflops
+    clips = figures.volume_gb / load.volume_gb * load.clips
+    network = figures.node_gbps / load.gradients_gbps * figures.gpu_tflops
+    print("\n| what gives way | when |\n| --- | --- |")
+    print(f"| decoding | a GPU sustains more than {decoding:.0f} TFLOP/s, on any number of GPUs |")
+    print(f"| the shared volume | at {clips:,.0f} clips/s, those of {clips / load.clips * load.gpus:.0f} GPUs |")
+    print(
+        f"| the network | a GPU sustains more than {network:.0f} TFLOP/s, "
+        f"or the nodes have less than {load.gradients_gbps:.0f} Gbit/s |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--recipe", default="kinetics400/slowfast_8x8_r50")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 128])
+    for each in fields(Figures):
+        name, what = f"--{each.name.replace('_', '-')}", each.metadata["what"]
+        parser.add_argument(name, type=float, default=each.default, help=what)
+    given = vars(parser.parse_args())
+    recipe, gpus = load_recipe(given.pop("recipe")), given.pop("gpus")
+    figures = Figures(**given)
+    print_figures(figures)
+    print_training(recipe, figures, gpus)
+    print_rest(recipe, figures, gpus)
+    print_breaks(recipe, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The trained model, whether this run trained it or an earlier one: what evaluation and registration go on from.
+
+A task of its own, as Kubeflow can join two branches of a condition in a parameter but not in an artifact.
+"""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def trained(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Model]) -> None:
+    """`weights` is their digest: for the same, Kubeflow's cache hands on the same model."""
+    from components.shell import hand_on
+
+    hand_on("train", recipe, workspace, model, "weights", weights)

@@ -1,0 +1,64 @@
+"""Whether network policies let one pod reach another: of Kubernetes' rules the part that our policies use."""
+
+from dataclasses import dataclass
+
+from manifests import Document
+
+
+@dataclass(frozen=True)
+class End:
+    """A pod, by its labels and those of its namespace; an address outside has neither."""
+
+    labels: dict[str, str] | None
+    namespace: str = "slowfast"
+    address: str = ""
+
+
+def reaches(policies: list[Document], source: End, target: End, port: int) -> bool:
+    """Both sides must let it through; only our own namespace has policies."""
+    return _passes(policies, source, target, port, "Egress") and _passes(policies, target, source, port, "Ingress")
+
+
+def _passes(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
+    labels = own.labels
+    if own.namespace != "slowfast" or labels is None:
+        return True
+    direction, peers = way.lower(), "to" if way == "Egress" else "from"
+    bound = [each["spec"] for each in policies if way in each["spec"]["policyTypes"]]
+    bound = [spec for spec in bound if matches(spec["podSelector"], labels)]
+    return not bound or any(
+        _among(rule.get(peers, []), other) and _has_port(rule, port)
+        for spec in bound
+        for rule in spec.get(direction, [])
+    )
+
+
+def _has_port(rule: Document, port: int) -> bool:
+    return "ports" not in rule or any(each["port"] == port for each in rule["ports"])
+
+
+def _among(peers: list[Document], end: End) -> bool:
+    return not peers or any(_is(peer, end) for peer in peers)
+
+
+def _is(peer: Document, end: End) -> bool:
+    if "ipBlock" in peer:  # 0.0.0.0/0 but for the link-local range, in all of ours
+        return end.labels is None and not end.address.startswith("169.254.")
+    if end.labels is None:
+        return False
+    if "namespaceSelector" not in peer:
+        return end.namespace == "slowfast" and matches(peer["podSelector"], end.labels)
+    home = {"kubernetes.io/metadata.name": end.namespace}
+    return matches(peer["namespaceSelector"], home) and matches(peer.get("podSelector", {}), end.labels)
+
+
+def matches(selector: Document, labels: dict[str, str]) -> bool:
+    """A label selector; of its operators those that stand in our policies."""
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for rule in selector.get("matchExpressions", []):
+        values = rule.get("values", labels.values())  # none: that the key exists is enough
+        if (labels.get(rule["key"]) in values) != {"In": True, "Exists": True, "NotIn": False}[rule["operator"]]:
+            return False
+    return True

@@ -1,0 +1,78 @@
+"""What is in the images, who they run as, and what a change of the code makes anew."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from images import ROOT, docker, pins
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
+CODE = ("README.md", "components", "infra/images/*.lock", "pipelines", "pyproject.toml", "recipes", "slowfast_core")
+SOURCE = "/opt/slowfast/src"
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "--", *CODE], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+@pytest.fixture(scope="module", params=["slowfast-python:dev", "slowfast-python-gpu:dev"])
+def image(request: pytest.FixtureRequest, cpu_image: str) -> str:
+    if not docker("images", "--quiet", request.param):
+        pytest.skip(f"{request.param} has not been built (`make image-gpu`)")
+    return str(request.param)
+
+
+def test_the_doctor_runs_as_a_user_on_a_read_only_system(image: str) -> None:
+    contained = ("run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--network=none", image)
+    found = json.loads(docker(*contained, "slowfast", "doctor", "--json"))
+    assert "missing" not in {found[name] for name in ("slowfast", "torch", "ray", "kfp", "mlflow", "dvc", "decord")}
+    assert ("+cpu" in found["torch"]) != ("gpu" in image)
+    assert docker(*contained, "id", "-u").strip() == "10001"
+
+
+def test_labels_and_health(image: str) -> None:
+    (about,) = json.loads(docker("image", "inspect", image))
+    labels = about["Config"]["Labels"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    if "gpu" not in image:  # made a moment ago
+        assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == head.stdout.strip()
+    assert {f"org.opencontainers.image.{name}" for name in ("title", "version", "revision", "created")} <= set(labels)
+    assert about["Config"]["Healthcheck"]["Test"] == ["CMD", "slowfast", "doctor"]
+    assert about["Config"]["User"] == "10001:10001"
+
+
+def test_the_bill_of_materials_names_what_is_installed(image: str) -> None:
+    bill = json.loads(docker("run", "--rm", image, "cat", "/opt/slowfast/sbom.json"))
+    listed = {part["name"].lower().replace("_", "-"): part["version"] for part in bill["components"]}
+    pinned = pins("gpu" if "gpu" in image else "cpu")
+    assert {name: listed.get(name, listed.get(name.replace("-", "."))) for name in pinned} == pinned
+    assert "torch" in listed
+
+
+def test_a_change_of_the_code_leaves_the_packages_and_lets_no_secret_in(cpu_image: str, tmp_path: Path) -> None:
+    for name in tracked():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copyfile(ROOT / ".dockerignore", tmp_path / ".dockerignore")
+    shutil.copyfile(ROOT / "infra/images/Dockerfile.cpu", tmp_path / "Dockerfile")
+    with (tmp_path / "slowfast_core/errors.py").open("a") as file:
+        file.write("# changed\n")
+    for secret in (".env", ".aws/credentials", "slowfast_core/.env", "key.pem", "workspace/mlflow.db"):
+        (tmp_path / secret).parent.mkdir(exist_ok=True)
+        (tmp_path / secret).write_text("secret")
+    given = {"BASE_IMAGE": os.environ["SLOWFAST_BASE_IMAGE"], "TORCH_INDEX": os.environ.get("SLOWFAST_TORCH_INDEX")}
+    arguments = [f"--build-arg={name}={value}" for name, value in given.items() if value]
+    changed = docker("build", "--quiet", *arguments, tmp_path).strip()
+    try:
+        before, after = (json.loads(docker("image", "inspect", name))[0] for name in (cpu_image, changed))
+        new = set(after["RootFS"]["Layers"]) - set(before["RootFS"]["Layers"])
+        assert len(new) == 2  # the code, and its installation
+        find = f"find {SOURCE} -type f -not -path '*/__pycache__/*' -printf '%P\\n'"
+        there = docker("run", "--rm", changed, "sh", "-c", find).splitlines()
+        assert sorted(there) == sorted(tracked())
+    finally:
+        docker("rmi", changed)

@@ -1,0 +1,189 @@
+"""What a cluster runs around the stages: the first task, the condition of training, the exit handler."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.changes.reason import changed
+from components.close.ending import cause_of, end
+from components.prepare.operator import prepared
+from slowfast_core.errors import InputError
+from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
+from slowfast_core.stages import trained_already
+from slowfast_core.tracking.runs import connect, open_run
+from slowfast_core.workspace import Workspace
+
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+def prepare(at: Path, *overrides: str, workers: int = 0, epochs: int = 0, granted: tuple[int, int] = (1, 0)) -> tuple:
+    recipe = load_recipe(str(TINY), overrides)
+    return prepared(recipe.to_json(), str(at), workers, epochs, "http://mlflow:5000", granted, True)
+
+
+def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Path) -> None:
+    first, _, branch, _ = prepare(tmp_path, workers=2, epochs=7, granted=(2, 0))
+    main = parse_recipe(first)
+    assert (main.compute.workers, main.train.epochs, main.tracking.uri) == (2, 7, "http://mlflow:5000")
+    assert main.finetune is None
+    tuned = parse_recipe(branch)
+    assert (tuned.name, tuned.compute.workers, tuned.train.epochs) == ("tiny_ava", 1, 1)
+    with pytest.raises(InputError, match=r"does not divide by compute\.workers 3"):
+        prepare(tmp_path, workers=3, granted=(9, 0))
+
+
+def test_prepare_refuses_workers_that_the_pod_has_no_room_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="training wants 2 CPUs, its pod has 1"):
+        prepare(tmp_path, workers=2)
+    with pytest.raises(InputError, match="training wants 4 GPUs, its pod has 2"):
+        prepare(tmp_path, "compute.gpus_per_worker=2", workers=2, granted=(2, 2))
+    prepare(tmp_path, "compute.gpus_per_worker=2", workers=2, granted=(0, 0))  # a Ray cluster has them
+
+
+def test_prepare_refuses_a_recipe_of_another_dag(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="another DAG"):
+        prepared("kinetics400/slow_8x8_r50", str(tmp_path), 0, 0, "", (0, 0), True)
+
+
+def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_its_data(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("train.csv", "val.csv", "labels.pbtxt", "a.mp4"):
+        (source / name).write_text(name)
+    folders = [tmp_path / "data" / data / stage for data in ("tiny-motion", "tiny-actors") for stage in STAGES]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "stage.json").write_text("{}")
+
+    def versions() -> tuple[str, str]:
+        _, first, _, branch = prepare(tmp_path, f"finetune.data.source={source}")
+        return first, branch
+
+    before = versions()
+    assert versions() == before
+    (source / "a.mp4").write_text("another one")
+    assert versions()[0] == before[0]
+    assert versions()[1] != before[1]
+    (folders[0] / "stage.json").unlink()
+    assert versions()[0] != versions()[0]  # the cache may not answer
+
+
+STAGES = ("ingest", "validate", "extract")
+
+
+@pytest.fixture
+def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
+    """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
+    recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
+    from slowfast_core.stage import run_once
+    from slowfast_core.training.launch import _inputs
+
+    def extract(version: str) -> None:
+        run_once("extract", at.data("tiny-motion", "extract"), {"v": version}, lambda _: {"data_version": version})
+
+    def train(folder: Path) -> dict[str, str]:
+        (folder / "checkpoint.json").write_text(json.dumps({"data_version": "one.dir"}))
+        return {"weights_digest": "w1", "digest": "w1"}
+
+    extract("one.dir")
+    run_once("train", at.run("tiny", "train"), _inputs(recipe, at.data("tiny-motion", "extract"), None), train)
+    return recipe, at, extract
+
+
+def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
+    recipe, at, extract = trained_workspace
+    again = changed(recipe.to_json(), str(at.root), "one.dir", "")
+    assert (again.train, again.data_version) == ("no", "one.dir")
+    assert "data version one.dir and recipe are as before: weights w1 stay" in again.reason
+    assert trained_already(recipe, at)
+    extract("two.dir")
+    moved = changed(recipe.to_json(), str(at.root), "", "")
+    assert (moved.train, moved.reason) == ("yes", "the data version was one.dir, is two.dir")
+    assert trained_already(recipe, at) is None
+
+
+def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:
+    recipe, at, _ = trained_workspace
+    longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3})})
+    assert changed(longer.to_json(), str(at.root), "", "")[:2] == (
+        "yes",
+        "the recipe or the weights it starts from changed",
+    )
+    new = recipe.model_copy(update={"name": "new"})
+    assert "no finished training" in changed(new.to_json(), str(at.root), "", "").reason
+
+
+def test_a_data_version_other_than_the_one_asked_for_stops_the_run(trained_workspace: tuple) -> None:
+    recipe, at, _ = trained_workspace
+    with pytest.raises(InputError, match=r"the data version is one\.dir, asked for zero\.dir"):
+        changed(recipe.to_json(), str(at.root), "zero.dir", "")
+
+
+def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names_the_cause(tmp_path: Path) -> None:
+    """A real process that is terminated in its stage, and one that is killed outright."""
+    at = Workspace(tmp_path)
+    for name, stop in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
+        environment = {**os.environ, "SLOWFAST_PIPELINE_RUN": f"run-{name}", "HOSTNAME": "train-pod"}
+        child = subprocess.Popen(
+            [sys.executable, "-c", STAGE, str(tmp_path), name], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in the stage\n"
+        child.send_signal(stop)
+        assert child.wait(60) != 0
+        child.stdout.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLOWFAST_PIPELINE_RUN", "run-killed")
+        report = end(str(tmp_path), "", "slowfast", "FAILED", "Task exit-handler-1 failed.")
+    assert "# FAILED" in report
+    assert "Cause: tiny train: its pod was killed" in report
+    assert "MLflow run killed was still open and is closed." in report
+    client = connect(at.tracking_uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'slowfast'")
+    ended = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {name: run.info.status for name, run in ended.items()} == {"stopped": "KILLED", "killed": "FAILED"}
+    assert "its pod was killed" in ended["killed"].data.tags["slowfast.cause"]
+
+
+STAGE = """
+import sys, time
+from components.shell import watched
+from slowfast_core.sections import Tracking
+from slowfast_core.tracking.runs import open_run
+from slowfast_core.workspace import Workspace
+with watched("train", sys.argv[1], "tiny"), open_run(Tracking(), Workspace.at(sys.argv[1]), sys.argv[2], sys.argv[2]):
+    print("in the stage", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_of_another_pipeline_stays_open(tmp_path: Path) -> None:
+    at, recipe = Workspace(tmp_path), load_recipe(str(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLOWFAST_PIPELINE_RUN", "another")
+        run = open_run(recipe.tracking, at, "theirs", "key")
+        patch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
+        assert "theirs" not in end(str(tmp_path), "", "slowfast", "SUCCEEDED", "")
+    assert connect(at.tracking_uri).get_run(run.id).info.status == "RUNNING"
+
+
+def test_the_cause_is_what_a_stage_said_last(tmp_path: Path) -> None:
+    def write(pod: str, *events: tuple[str, str]) -> None:
+        lines = [json.dumps({"event": kind, "recipe": "r", "stage": stage, "message": "m"}) for kind, stage in events]
+        (tmp_path / f"{pod}.jsonl").write_text("\n".join(lines) + '\n{"stage": "tr')
+
+    write("a", ("start", "ingest"), ("failed", "ingest"))
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    assert cause_of(tmp_path) == "r ingest: m"
+    write("b", ("start", "ingest"), ("end", "ingest"))  # the retry did it
+    assert cause_of(tmp_path) == ""
+    write("c", ("start", "train"), ("refused", "train"))
+    assert cause_of(tmp_path) == "r train: m"

@@ -1,0 +1,29 @@
+"""A training that starts from a registered model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slowfast_core.errors import InputError
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stages import run_train
+from slowfast_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tests.tracking.conftest import Flow
+
+
+def test_a_training_takes_the_weights_of_a_version(
+    make_flow: type[Flow], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    """Those of the stand-in are one tensor, so that what it says of them is all that can be seen."""
+    flow = make_flow(tmp_path, tiny_workspace(tmp_path / "workspace"))
+    flow.register(flow.train("first"), flow.evaluate("first", 0.5))
+    for model in ("models:/slowfast-tiny@champion", "models:/slowfast-tiny/1"):
+        recipe = load_recipe(str(tiny_recipe), [f"train.init_from={model}"])
+        with pytest.raises(InputError, match="another kind of network: 0 of their 1 tensors fit"):
+            run_train(recipe, flow.at)

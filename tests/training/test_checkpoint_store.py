@@ -1,0 +1,207 @@
+"""Checkpoints in an object store: the last k and the best, from where a training goes on that lost its machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from slowfast_core.data.folder import Folder
+from slowfast_core.data.stored_object import StoredObject
+from slowfast_core.errors import InputError
+from slowfast_core.model.weights import load_weights, weights_digest
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stage import BEGUN
+from slowfast_core.training.checkpoint import Saver, is_whole, load_checkpoint, newest_checkpoint, save_checkpoint
+from slowfast_core.training.checkpoint_store import CheckpointStore, Uploader, fetch_newest
+from slowfast_core.training.job import Job
+from slowfast_core.training.loop import train_worker
+from slowfast_core.workspace import Workspace
+
+Best = tuple[int, float] | None
+
+
+def state_of(step: int, best: Best = None) -> dict[str, object]:
+    return {"step": step, "best": best, "model": {"w": torch.full((100,), float(step))}}
+
+
+def save(folder: Path, step: int, best: Best = None) -> Path:
+    return save_checkpoint(folder, state_of(step, best), 100)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+    if request.param == "folder":
+        return CheckpointStore(str(tmp_path / "store"))
+    return CheckpointStore(f"s3://{request.getfixturevalue('new_bucket')()}/runs", request.getfixturevalue("s3"))
+
+
+def steps_in(store: CheckpointStore) -> list[int]:
+    names = [item.key.split("/") for item in store.objects.objects(missing_ok=True)]
+    assert all(sorted(file for name, file in names if name == one) == ["sha256.json", "state.pt"] for one, _ in names)
+    return sorted({int(name.removeprefix("step-")) for name, _ in names})
+
+
+def test_the_last_k_and_the_best_are_kept(store: CheckpointStore, tmp_path: Path) -> None:
+    for step in (3, 9, 10, 100, 1000):
+        save(tmp_path, step)
+        store.put(tmp_path, step, 9 if step >= 9 else None, keep=2)
+    assert steps_in(store) == [9, 100, 1000]
+    store.put(tmp_path, 1000, 1000, keep=1)
+    assert steps_in(store) == [1000]
+    store.put(tmp_path, 1000, 10, keep=1)  # the best was left out when it was the newest
+    assert steps_in(store) == [10, 1000]
+
+
+def test_the_newest_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    assert store.fetch_newest(here, with_best=False) == []
+    for step in (4, 8):
+        save(there, step)
+        store.put(there, step, None, keep=3)
+    (note,) = store.fetch_newest(here, with_best=False)
+    assert "step-000000008 came from" in note
+    path, torn = newest_checkpoint(here)
+    assert path is not None
+    assert ([path.name], torn) == ([one.name for one in here.iterdir()], [])
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.full((100,), 8.0))
+    assert store.fetch_newest(here, with_best=False) == []
+    save(here, 9)
+    (path / "state.pt").write_bytes(b"torn")
+    assert store.fetch_newest(here, with_best=False) == []  # its own is newer
+    assert not is_whole(path)
+
+
+def lose_the_sums(folder: Path) -> None:
+    (folder / "sha256.json").unlink()
+
+
+def change_the_state(folder: Path) -> None:
+    (folder / "state.pt").write_bytes(b"something else")
+
+
+@pytest.mark.parametrize("damage", [lose_the_sums, change_the_state])
+def test_a_torn_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    for step in (4, 8):
+        save(there, step)
+    damage(there / "step-000000008")
+    notes = CheckpointStore(str(there)).fetch_newest(here, with_best=False)
+    assert "step-000000008" in notes[0]
+    assert "not whole and was passed over" in notes[0]
+    assert [path.name for path in here.iterdir()] == ["step-000000004"]
+    damage(there / "step-000000004")
+    assert len(CheckpointStore(str(there)).fetch_newest(tmp_path / "empty", with_best=False)) == 2
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_with_the_best_or_not_at_all(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    for step, best in ((2, None), (4, (4, 0.5)), (6, (4, 0.5)), (8, (7, 0.6))):
+        save(there, step, best)
+    notes = CheckpointStore(str(there)).fetch_newest(tmp_path / "here", with_best=True)
+    assert ["step-000000008" in notes[0], "step-000000006 came" in notes[1]] == [True, True]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["step-000000004", "step-000000006"]
+
+
+class Slow(Folder):
+    """A store that takes nothing before it is let."""
+
+    def put(self, source: Path, key: str) -> StoredObject:
+        PUTTING.set()
+        assert LET.wait(30)
+        return super().put(source, key)
+
+
+PUTTING, LET = threading.Event(), threading.Event()
+
+
+def test_a_slow_store_holds_up_nothing_and_gets_the_newest(tmp_path: Path) -> None:
+    there, here, told = CheckpointStore(str(tmp_path / "there")), tmp_path / "here", list[str]()
+    there.objects = Slow(str(tmp_path / "there"))
+    saver = Saver(here, 1, Uploader(there, here, 1, told.append))
+    saver.save(state_of(1))
+    assert PUTTING.wait(30)
+    for step in range(2, 6):
+        saver.save(state_of(step))
+        saver.wait()
+    # What is being sent stays, and what was the next when the last one was saved.
+    assert [int(path.name[-9:]) for path in sorted(here.iterdir())] == [1, 4, 5]
+    LET.set()
+    saver.finish()
+    assert (steps_in(there), told) == ([5], [])
+
+
+def test_a_failing_store_is_told_of_once_and_tried_again(tmp_path: Path) -> None:
+    here, told = tmp_path / "here", list[str]()
+    (tmp_path / "there").write_text("in the way")
+    saver = Saver(here, 3, Uploader(CheckpointStore(str(tmp_path / "there")), here, 3, told.append))
+    for step in (1, 2, 3):
+        saver.save(state_of(step))
+        saver.finish()
+    assert len(told) == 1
+    assert told[0].startswith("checkpoint step-000000001 is only here: ")
+    (tmp_path / "there").unlink()
+    saver.save(state_of(4))
+    saver.finish()
+    assert told[1:] == ["checkpoint step-000000004 is in the store again"]
+    assert steps_in(CheckpointStore(str(tmp_path / "there"))) == [4]
+
+
+@pytest.fixture
+def job_in(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Callable[..., Job]:
+    """A training of one worker, without Ray, in a folder of its own; all are of the same inputs."""
+    store = tiny_workspace(tmp_path / "data").data("motion", "extract") / "store"
+
+    def make(name: str, *overrides: str) -> Job:
+        recipe = load_recipe(str(tiny_recipe), ["train.epochs=4", "compute.workers=1", *overrides])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / BEGUN).write_text("0123456789abcdef" * 4)
+        return Job(recipe, "", store, tmp_path / name, None)
+
+    return make
+
+
+class LostError(Exception):
+    """The machine is gone."""
+
+
+def trained(job: Job, until: int = 100) -> str | None:
+    """The digest of the weights; None where the machine was lost at the end of epoch `until`."""
+
+    def epoch_done(epoch: int) -> None:
+        if epoch == until:
+            raise LostError
+
+    threads = torch.get_num_threads()
+    try:
+        train_worker(job, 0, 1, torch.device("cpu"), epoch_done)
+    except LostError:
+        return None
+    finally:
+        torch.set_num_threads(threads)
+    return weights_digest(load_weights(job.folder / "model.safetensors"))
+
+
+def test_another_machine_ends_in_the_same_weights(
+    job_in: Callable[..., Job], new_bucket: Callable[[], str], s3: str
+) -> None:
+    settings = (f"train.checkpoint_store=s3://{new_bucket()}/runs", f"train.checkpoint_endpoint_url={s3}")
+    lost, found = job_in("lost", *settings), job_in("found", *settings)
+    assert fetch_newest(lost) == []
+    assert trained(lost, until=2) is None
+    notes = fetch_newest(found)  # the newest may still be on its way, and is then told as torn
+    assert any(note.endswith("/runs/0123456789abcdef") for note in notes)
+    digest = trained(found)
+    assert "resumed from checkpoint" in found.log.read_text()
+    assert digest == trained(job_in("plain"))
+
+
+def test_a_store_that_cannot_be_read_starts_no_training(job_in: Callable[..., Job], s3: str) -> None:
+    job = job_in("none", "train.checkpoint_store=s3://no-such-bucket/runs", f"train.checkpoint_endpoint_url={s3}")
+    with pytest.raises(InputError, match=r"no such bucket.*train\.checkpoint_store") as caught:
+        fetch_newest(job)
+    assert "data.source" not in str(caught.value)

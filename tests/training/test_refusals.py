@@ -1,0 +1,194 @@
+"""What `slowfast train` refuses: one line that says what is wrong and how to mend it, exit 2, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import Training
+
+from pipelines.cli import main
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import save_weights, weights_digest
+from slowfast_core.recipe import load_recipe
+from slowfast_core.stage import read_result
+from slowfast_core.stages import run_extract
+from slowfast_core.training.checkpoint import newest_checkpoint
+from slowfast_core.workspace import Workspace
+
+Refused = Callable[..., str]
+DISK_MB = 12  # for the workspace, and for 2 or 3 checkpoints of 3 MB
+
+
+@pytest.fixture(scope="module")
+def at(tiny_workspace: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return tiny_workspace(tmp_path_factory.mktemp("refusals") / "w")
+
+
+@pytest.fixture
+def refused(
+    at: Workspace, tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Refused:
+    """What the command says, in this process: Ray must not start for any of it."""
+
+    def run(*overrides: str, options: tuple[str, ...] = ()) -> str:
+        command = ["slowfast", "train", str(tiny_recipe), "--workspace", str(at.root), *options]
+        for override in overrides:
+            command += ["--set", override]
+        monkeypatch.setattr(sys, "argv", command)
+        trainings = list(at.run("tiny", ".train.partial").glob("ray/*"))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        errors = capsys.readouterr().err
+        assert ended.value.code == 2, errors
+        assert errors.count("\n") == 1
+        assert not at.run("tiny", "train").exists()
+        assert list(at.run("tiny", ".train.partial").glob("ray/*")) == trainings
+        return errors
+
+    return run
+
+
+def checkpoint(folder: Path, recipe: Path, *overrides: str) -> Path:
+    """The folder of fresh weights, as a training or a conversion leaves it."""
+    resolved = load_recipe(str(recipe), overrides)
+    weights = build_model(resolved.model, resolved.clip).state_dict()
+    folder.mkdir()
+    save_weights(folder / "model.safetensors", weights)
+    record = {**json.loads(resolved.to_json()), "weights_digest": weights_digest(weights)}
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("train.batch=9",), "train.batch 9 does not divide by compute.workers 2"),
+        (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
+        (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
+        (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); take 'groups' on CPUs"),
+        (("compute.gpus_per_worker=64",), "128 GPUs are asked for (2 x 64), this machine has"),
+        (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
+        (("train.init_from=models:/nothing@champion",), "no model registry"),
+        (("train.init_from=models:/nothing",), "is no model version"),
+    ],
+)
+def test_what_does_not_go_together(refused: Refused, overrides: tuple[str, ...], said: str) -> None:
+    assert said in refused(*overrides)
+
+
+def test_start_weights_of_another_kind_of_network(refused: Refused, tiny_recipe: Path, tmp_path: Path) -> None:
+    deeper = checkpoint(tmp_path / "r50", tiny_recipe, "model.depth=50")
+    said = refused(options=("--init-from", str(deeper)))
+    assert "the start weights are of another kind of network: 204 of their 662 tensors fit, " in said
+    weights = deeper / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "cannot read weights" in refused(f"train.init_from={deeper}", "model.depth=50")
+    (deeper / "checkpoint.json").write_text("{}")
+    assert "does not tell the digest of its weights" in refused(f"train.init_from={deeper}", "model.depth=50")
+
+
+@pytest.fixture
+def start(tiny_recipe: Path) -> Iterator[Callable[..., Training]]:
+    started: list[Training] = []
+
+    def begin(at: Workspace, *overrides: str) -> Training:
+        started.append(Training(tiny_recipe, at, overrides))
+        return started[-1]
+
+    yield begin
+    for training in started:
+        training.kill()
+
+
+def test_a_training_that_diverges_and_others_in_its_place(
+    start: Callable[..., Training], refused: Refused, at: Workspace, tiny_recipe: Path
+) -> None:
+    """It keeps its batch and its checkpoints; one of other inputs does not go on from them."""
+    wild = ("train.learning_rate=1e9", "train.warmup_epochs=0", "train.checkpoint_steps=1")
+    training = start(at, *wild)
+    said = training.refusal()
+    kept = training.partial / "diverged"
+    assert "the loss is " in said
+    assert "lower train.learning_rate" in said
+    assert str(kept) in said
+    batch = json.loads(next(kept.glob("batch-*.json")).read_text())
+    frames = torch.load(next(kept.glob("frames-*.pt")), weights_only=True)
+    assert len(batch["samples"]) == len(frames) == 4  # of the worker
+    newest, torn = newest_checkpoint(training.partial / "checkpoints")
+    assert newest
+    assert not torn
+
+    said = refused(*wild[1:], "train.learning_rate=0.02")
+    assert "an unfinished train of other inputs is there: train.learning_rate 1000000000.0, now 0.02" in said
+    version = read_result(at.data("motion", "extract")).data_version
+    run_extract(load_recipe(str(tiny_recipe), ["data.store.crf=30"]), at)
+    changed = read_result(at.data("motion", "extract")).data_version
+    assert changed != version
+    assert f"data_version {version}, now {changed}" in refused(*wild)
+    assert newest_checkpoint(training.partial / "checkpoints") == (newest, [])
+
+
+FILL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from slowfast_core.errors import InputError
+from slowfast_core.training.checkpoint import Saver
+
+saver = Saver(Path(sys.argv[1]), keep=3)
+saver.save({"step": 1, "model": {"w": torch.zeros(300_000)}})
+saver.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+saver.save({"step": 2, "model": {"w": torch.zeros(300_000)}})
+try:
+    saver.wait()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    mend = "make room and run again; it goes on from the last one"
+    assert ended.stdout == f"cannot save a checkpoint: File too large ({tmp_path}); {mend}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", [])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.exhaustive
+def test_a_full_disk_in_a_training(
+    start: Callable[..., Training],
+    tiny_workspace: Callable[[Path], Workspace],
+    small_disk: Path,
+) -> None:
+    at = tiny_workspace(small_disk / "w")
+    training = start(at, "train.checkpoint_steps=1", "compute.workers=1")
+    said = training.refusal()
+    assert "No space left on device" in said
+    assert "make room and run again" in said
+    newest, torn = newest_checkpoint(training.partial / "checkpoints")
+    assert newest
+    assert not torn
