@@ -27,7 +27,7 @@ def _fraction(value: object) -> object:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)  # a default 0 of a float is 0.0, as in JSON
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)  # 0 becomes 0.0
 
 
 class Synthetic(Section):

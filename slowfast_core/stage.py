@@ -55,7 +55,7 @@ def run_once(
     key = _key(inputs)
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with alone(output):
         if result := finished(output, inputs):
             return result
         if _key_of(partial) != key:
@@ -86,7 +86,7 @@ def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None
     """Publish a finished stage's folder again: `record` is its stage.json, and `fill(partial)` brings the files."""
     partial = output.with_name(f".{output.name}.restored")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with alone(output):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
@@ -171,7 +171,7 @@ def _publish(partial: Path, output: Path) -> None:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def alone(output: Path) -> Iterator[None]:
     """Hold the stage's lock; the system lets it go when the process dies."""
     with output.with_name(f".{output.name}.lock").open("w") as lock:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import time
@@ -11,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from slowfast_core.cluster.connection import ray_with_settings, reach
 from slowfast_core.cluster.stage_job import StageJob
-from slowfast_core.data.cluster import reach
 from slowfast_core.errors import InputError
 
 POLL_SECONDS = 0.5
@@ -39,8 +38,7 @@ def run_by_jobs_api(job: StageJob, address: str) -> str:
 
 
 def connect(address: str) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray_with_settings()
     from ray.job_submission import JobSubmissionClient
 
     try:

@@ -95,7 +95,8 @@ class RayJobs:
             self._delete(name)
             self._wait_until_gone(name)
         begin()
-        self._asked(lambda: self._api.create_namespaced_custom_object(body=resource, **self._place))
+        if self._asked(lambda: self._api.create_namespaced_custom_object(body=resource, **self._place)):
+            return
         if not (found := self._get(name)):
             raise InputError("Kubernetes knows no RayJobs", self._where, "install the KubeRay operator")
         if not _same_owner(found, resource):

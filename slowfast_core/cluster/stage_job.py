@@ -23,7 +23,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, read_result
+from slowfast_core.stage import StageResult, alone, read_result
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
@@ -108,7 +108,7 @@ class StageJob:
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
     job = StageJob.write(stage, recipe, at)
-    with job.followed(), _raising_on_sigterm(job.folder):
+    with alone(job.folder / "job"), job.followed(), _raising_on_sigterm(job.folder):
         if recipe.compute.run_on == "rayjob":
             from slowfast_core.cluster.rayjob import run_rayjob
 

@@ -9,10 +9,11 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.cluster.connection import connected
 from slowfast_core.files import copy_whole, write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
@@ -104,12 +105,13 @@ def _fit(
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
         copy_whole(init_from / "model.safetensors", folder / START)
     fetched = fetch_newest(job)
-    run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
-    with run, followed(job.log, steps, run.log_metrics) as notes:
-        _run_workers(job)
-        job.check()
-        if job.stop.exists():
-            raise Stopped(folder)
+    with _cluster(job):
+        run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
+        with run, followed(job.log, steps, run.log_metrics) as notes:
+            _run_workers(job)
+            job.check()
+            if job.stop.exists():
+                raise Stopped(folder)
     for left in (RAY, "hosts"):
         shutil.rmtree(folder / left, ignore_errors=True)
     for spent in (folder / START, job.refusal):
@@ -149,46 +151,42 @@ def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run
     return run
 
 
+def _cluster(job: Job) -> AbstractContextManager[Any]:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    compute = job.recipe.compute
+    local = {"num_cpus": compute.workers * compute.cpus_per_worker, "include_dashboard": False}
+    variables = KEEP_MEMORY | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if compute.deterministic else {})
+    return connected(compute.address, local, runtime_env={"env_vars": variables})
+
+
 def _run_workers(job: Job) -> None:
     """Run the loop on every worker; a worker that dies is replaced and all go on from the last checkpoint."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     compute = job.recipe.compute
-    total = compute.workers * compute.cpus_per_worker
-    local = {"num_cpus": total, "include_dashboard": False} if compute.address is None else {}
-    address = compute.address or "local"  # None would take any cluster that it finds on this machine
-    environment = {"env_vars": KEEP_MEMORY | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if compute.deterministic else {})}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment, **local)
     resources: dict[str, float] = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
     least = compute.min_workers or compute.workers
     count = compute.workers if least == compute.workers else (least, compute.workers)
-    try:
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config=_as_config(job),
-            scaling_config=ScalingConfig(
-                num_workers=count, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config=_as_config(job),
+        scaling_config=ScalingConfig(
+            num_workers=count, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
+            storage_path=str(job.folder / RAY),
+            failure_config=FailureConfig(
+                max_failures=job.recipe.train.max_restarts,
+                controller_failure_limit=compute.wait_minutes,  # it waits a minute at a time for its workers
             ),
-            run_config=RunConfig(
-                name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
-                storage_path=str(job.folder / RAY),
-                failure_config=FailureConfig(
-                    max_failures=job.recipe.train.max_restarts,
-                    controller_failure_limit=compute.wait_minutes,  # it waits a minute at a time for its workers
-                ),
-            ),
-        )
-        with _stopping_on_sigterm(job):
-            trainer.fit()
-    finally:
-        ray.shutdown()
+        ),
+    )
+    with _stopping_on_sigterm(job):
+        trainer.fit()
 
 
 @contextmanager
