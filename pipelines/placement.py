@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 from pipelines.settings import Cluster, Need, StageName
+from slowfast_core.cluster.rayjob_settings import VARIABLE as RAYJOB
+from slowfast_core.cluster.rayjob_settings import RayJobSettings, Secret
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 
@@ -14,6 +17,7 @@ USES = {
     "mlflow": ("train", "evaluate", "register", "close"),
     "ray": ("extract", "train"),
 }
+AS_JOBS = USES["ray"]  # where compute.run_on says so
 ON_GPU = ("train", "evaluate")
 LOOKS = ("prepare", "changes", "keep", "close")  # never cached: they look at the source, the workspace or MLflow
 WORKER_GB = 4  # a training process besides its frame cache
@@ -33,7 +37,7 @@ class Placement:
     def training_pod(self) -> tuple[int, int]:
         """CPUs and GPUs of the workers in the training pod; (0, 0) where a Ray cluster has them."""
         compute = self.recipe.compute
-        if compute.address:
+        if compute.address or compute.run_on != "here":
             return 0, 0
         return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus_per_worker
 
@@ -48,11 +52,15 @@ class Placement:
         task.set_env_variable("SLOWFAST_IMAGE", image)
         for name, value in sorted(self.cluster.environment.items()):
             task.set_env_variable(name, value)
+        if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
+            task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
         task.set_caching_options(self.cluster.cacheable and stage not in LOOKS)
         return task
 
     def _need(self, stage: StageName) -> Need:
         need = self.cluster.need(stage)
+        if stage in AS_JOBS and self.recipe.compute.run_on != "here":
+            return Need(hours=need.hours, retries=need.retries)  # it only waits for its job
         cpus, _ = self.training_pod
         if stage != "train" or not cpus:
             return need
@@ -88,16 +96,32 @@ class Placement:
         kubernetes.mount_pvc(task, cluster.data.claim, cluster.data.path, cluster.data.sub_path)
         if stage in ON_GPU:  # workers hand batches over in shared memory, of which a pod has 64 MB
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=f"{cluster.shm_gb}G")
-        for kind, stages in USES.items():
-            if (secret := getattr(cluster.secrets, kind)) and stage in stages:
-                keys = {key: variable for variable, key in sorted(secret.env.items())}
-                kubernetes.use_secret_as_env(task, secret.name, keys)
+        for secret in self._secrets(stage).values():
+            keys = {key: variable for variable, key in sorted(secret.env.items())}
+            kubernetes.use_secret_as_env(task, secret.name, keys)
         kubernetes.use_field_path_as_env(task, PIPELINE_VARIABLE, "metadata.labels['pipeline/runid']")
         kubernetes.set_security_context(
             task, run_as_user=cluster.user, run_as_group=cluster.group, run_as_non_root=True
         )
         if cluster.pull_secrets:
             kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
+
+    def _secrets(self, stage: str) -> dict[str, Secret]:
+        """By what they are for."""
+        named = {kind: getattr(self.cluster.secrets, kind) for kind, stages in USES.items() if stage in stages}
+        return {kind: secret for kind, secret in named.items() if secret}
+
+    def _rayjob(self, stage: str, need: Need) -> RayJobSettings:
+        """The pods of its RayJob get what its own pod would."""
+        cluster, secrets = self.cluster, self._secrets(stage)
+        if not (token := secrets.pop("ray", None)):
+            mend = "name the Secret with its token (pipelines/cluster.example.yaml shows how)"
+            raise InputError("a RayJob needs secrets.ray", "cluster settings", mend)
+        alike = {"namespace", "image", "gpu_image", "environment", "pull_secrets", "shm_gb", "user", "group"}
+        given = cluster.model_dump(include=alike) | cluster.rayjob.model_dump() | cluster.data.model_dump()
+        gpu = cluster.gpu.model_dump(include={"node_selector", "tolerations"}) | {"gpu_type": cluster.gpu.type}
+        told = {"token_secret": token.name, "secrets": tuple(secrets.values()), "hours": need.hours}
+        return RayJobSettings(**given, **gpu, **told)
 
     def _on_gpus(self, task: Any, count: int) -> None:
         from kfp import kubernetes

@@ -5,31 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from slowfast_core.cluster.rayjob_settings import Name, RayJobPods, Secret, Toleration
 from slowfast_core.errors import InputError
 from slowfast_core.sections import Count, Positive, Section
 
 DEFAULT = Path("cluster.yaml")
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 StageName = Literal["prepare", "ingest", "validate", "extract", "changes", "train", "evaluate", "register", "close"]
-
-
-class Secret(Section):
-    """A Kubernetes Secret by name, and which of its keys becomes which environment variable."""
-
-    name: Name
-    env: dict[str, str]  # variable: key
-
-    @field_validator("env")
-    @classmethod
-    def _variables(cls, env: dict[str, str]) -> dict[str, str]:
-        if wrong := [name for name in env if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)]:
-            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
-        return env
 
 
 class Secrets(Section):
@@ -38,13 +24,6 @@ class Secrets(Section):
     s3: Secret | None = None
     mlflow: Secret | None = None
     ray: Secret | None = None
-
-
-class Toleration(Section):
-    key: str
-    operator: Literal["Equal", "Exists"] = "Exists"
-    value: str | None = None
-    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] | None = "NoSchedule"
 
 
 class Gpu(Section):
@@ -103,6 +82,7 @@ class Cluster(Section):
     group: Positive = 1000
     environment: dict[str, str] = Field(default_factory=dict)  # of every stage; never a secret
     secrets: Secrets = Secrets()
+    rayjob: RayJobPods = RayJobPods()  # for stages with compute.run_on `rayjob`
     stages: dict[StageName, Need] = Field(default_factory=dict)
     backoff_seconds: Positive = 60
     backoff_factor: float = Field(2, ge=1)

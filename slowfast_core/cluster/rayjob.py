@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from slowfast_core.cluster.jobs_api import connect, streamed_logs
-from slowfast_core.cluster.rayjob_resource import RayJobSettings, rayjob_of
+from slowfast_core.cluster.rayjob_resource import rayjob_of
+from slowfast_core.cluster.rayjob_settings import RayJobSettings
 from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe

@@ -31,6 +31,9 @@ def validate(document: Document) -> None:
     """Raises jsonschema.ValidationError; unknown fields are errors."""
     if document["apiVersion"].startswith("ray.io/"):
         jsonschema.Draft202012Validator(_strict_schema(document["kind"])).validate(document)
+        if document["kind"] == "RayJob":  # its schema leaves to this one
+            cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
+            jsonschema.Draft202012Validator(_strict_schema("RayCluster")).validate(cluster)
         for template in ray_templates(document).values():
             pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
             kubernetes_validate.validate(pod, KUBERNETES, strict=True)
@@ -59,9 +62,15 @@ def _strict(node: Any) -> Any:
     return strict
 
 
-def ray_templates(cluster: Document) -> dict[str, Document]:
-    groups = {group["groupName"]: group["template"] for group in cluster["spec"].get("workerGroupSpecs", [])}
-    return {"head": cluster["spec"]["headGroupSpec"]["template"], **groups}
+def ray_templates(document: Document) -> dict[str, Document]:
+    """The templates of the pods of a RayCluster or RayJob."""
+    spec = document["spec"]
+    if document["kind"] == "RayJob":
+        return {"submitter": spec["submitterPodTemplate"]} | ray_templates(
+            {"kind": "RayCluster", "spec": spec["rayClusterSpec"]}
+        )
+    groups = {group["groupName"]: group["template"] for group in spec.get("workerGroupSpecs", [])}
+    return {"head": spec["headGroupSpec"]["template"], **groups}
 
 
 def pods(documents: list[Document]) -> Iterator[Pod]:
@@ -71,9 +80,10 @@ def pods(documents: list[Document]) -> Iterator[Pod]:
             yield _pod(where, spec["template"], document["kind"] != "Job")
         elif document["kind"] == "CronJob":
             yield _pod(where, spec["jobTemplate"]["spec"]["template"], False)
-        elif document["kind"] == "RayCluster":
+        elif document["kind"] in ("RayCluster", "RayJob"):
+            stays = document["kind"] == "RayCluster"
             for group, template in ray_templates(document).items():
-                yield _pod(f"{where}/{group}", template, True, _by_kuberay(document["metadata"]["name"], group))
+                yield _pod(f"{where}/{group}", template, stays, _by_kuberay(document["metadata"]["name"], group))
 
 
 def _pod(where: str, template: Document, stays: bool, added: dict[str, str] | None = None) -> Pod:

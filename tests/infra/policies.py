@@ -75,11 +75,12 @@ def _of_document(document: Document) -> Iterator[str]:
         for key, value in document.get("data", {}).items():
             if SECRET.search(key) or INLINE.search(value):
                 yield f"{where}: {key} is written out"
-    if document["kind"] == "RayCluster":
-        if document["spec"].get("authOptions", {}).get("mode") != "token":
+    if document["kind"] in ("RayCluster", "RayJob"):
+        cluster = document["spec"].get("rayClusterSpec", document["spec"])
+        if cluster.get("authOptions", {}).get("mode") != "token":
             yield f"{where}: open to whoever reaches it"
-        if document["spec"].get("enableInTreeAutoscaling"):
-            options = document["spec"].get("autoscalerOptions", {})
+        if cluster.get("enableInTreeAutoscaling"):
+            options = cluster.get("autoscalerOptions", {})
             rights = options.get("securityContext", {}) | {"readOnlyRootFilesystem": True}  # writes Ray's logs
             yield from _rights(f"{where}/autoscaler", rights)
             yield from _resources(f"{where}/autoscaler", options)

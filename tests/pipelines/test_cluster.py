@@ -14,9 +14,15 @@ import yaml
 from google.protobuf import json_format
 from kfp import kubernetes
 from kfp.pipeline_spec import pipeline_spec_pb2
+from manifests import validate
+from policies import complaints
 
 from pipelines.cluster import compile_pipeline
 from pipelines.settings import load_cluster
+from slowfast_core.cluster.rayjob_resource import rayjob_of
+from slowfast_core.cluster.rayjob_settings import VARIABLE, RayJobSettings
+from slowfast_core.cluster.stage_job import StageJob
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe
 
 HERE = Path(__file__).parent
@@ -144,10 +150,51 @@ def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: 
 
 
 def test_a_ray_cluster_has_the_gpus_not_the_pod_that_drives_it() -> None:
-    spec, _ = compiled("finetune=null", *ON_GPUS, "compute.address=ray://slowfast:10001")
+    spec, _ = compiled("finetune=null", *ON_GPUS, "compute.address=slowfast-head-svc:6379")
     train = containers(spec)["train"]["resources"]
     assert "accelerator" not in train
     assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("2", "8G")
+
+
+@pytest.mark.parametrize("where", [["rayjob"], ["jobs", "compute.jobs_address=http://slowfast-head-svc:8265"]])
+def test_the_pod_of_a_job_only_waits_for_it(where: list[str]) -> None:
+    spec, kubernetes_of = compiled("finetune=null", *ON_GPUS, f"compute.run_on={where[0]}", *where[1:])
+    for stage in ("extract", "train"):
+        asked = containers(spec)[stage]["resources"]
+        assert "accelerator" not in asked
+        assert (asked["resourceCpuLimit"], asked["resourceMemoryLimit"]) == ("1", "2G")
+        assert "ray" in [secret.secret_name for secret in kubernetes_of[f"exec-{stage}"].secret_as_env]
+    assert kubernetes_of["exec-train"].active_deadline_seconds == 240 * 3600
+    told = {name for name, item in containers(spec).items() if VARIABLE in {each["name"] for each in item["env"]}}
+    assert told == ({"extract", "train"} if where == ["rayjob"] else set())
+
+
+def test_the_rayjob_of_a_compiled_stage_is_what_kuberay_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    overrides = ("finetune=null", *ON_GPUS, "compute.run_on=rayjob")
+    spec, _ = compiled(*overrides)
+    recipe = load_recipe(str(HERE / "tiny.yaml"), overrides)
+    for stage, secret in (("extract", "store"), ("train", "mlflow")):
+        (value,) = (each["value"] for each in containers(spec)[stage]["env"] if each["name"] == VARIABLE)
+        monkeypatch.setenv(VARIABLE, value)
+        settings = RayJobSettings.from_environment()
+        resource = rayjob_of(StageJob(f"slowfast-{stage}-1", stage, tmp_path), recipe, settings)
+        validate(resource)
+        assert complaints([resource]) == []
+        assert [each.name for each in settings.secrets] == [secret]
+        assert resource["metadata"]["namespace"] == "videos"
+        assert resource["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "ray"}
+    (group,) = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    assert pod["containers"][0]["image"] == GPU
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert pod["nodeSelector"] == {"accelerator": "h100"}
+
+
+def test_a_rayjob_needs_a_token() -> None:
+    secrets = CLUSTER.secrets.model_copy(update={"ray": None})
+    recipe = load_recipe(str(HERE / "tiny.yaml"), ["compute.run_on=rayjob"])
+    with pytest.raises(InputError, match=r"secrets\.ray"):
+        compile_pipeline(recipe, CLUSTER.model_copy(update={"secrets": secrets}))
 
 
 def test_settings_override_what_a_stage_asks_for(one: tuple[Any, dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ It refuses what the custom resource's schema refuses, and checks the bearer toke
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 import uuid
@@ -18,32 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 import yaml
+from manifests import validate
 
 TOKEN = "the-token-of-a-service-account"
 ROOT = "/apis/ray.io/v1/namespaces/slowfast/rayjobs"
-FREE = ("metadata", "labels", "annotations", "nodeSelector")  # objects whose keys are not for the schema to say
-
-
-@functools.cache
-def strict_schema() -> dict[str, Any]:
-    """The schema of a RayJob in which a key that it does not know is an error."""
-    schema = yaml.safe_load(Path(__file__).with_name("rayjob_crd.yaml").read_text(encoding="utf-8"))
-    return _closed(schema)
-
-
-def _closed(node: Any, name: str = "") -> Any:
-    if isinstance(node, list):
-        return [_closed(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    closed = {key: _closed(value, key) for key, value in node.items()}
-    if closed.pop("x-kubernetes-int-or-string", False):
-        closed.pop("type", None)
-        closed.pop("anyOf", None)
-        return closed | {"type": ["integer", "string"]}
-    if isinstance(node.get("properties"), dict) and name not in FREE:
-        closed.setdefault("additionalProperties", False)
-    return closed
 
 
 @dataclass
@@ -88,7 +65,7 @@ class KubernetesApi:
     def create(self, body: dict[str, Any]) -> tuple[int, Any]:
         name = body["metadata"]["name"]
         try:
-            jsonschema.validate(body, strict_schema())
+            validate(body)
         except jsonschema.ValidationError as error:
             return 422, error.message
         with self.changed:

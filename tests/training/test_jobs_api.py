@@ -17,7 +17,7 @@ from kubernetes_api import KubernetesApi
 from nodes import Node, free_port
 from trainings import Training, command_of, descendants
 
-from slowfast_core.cluster.rayjob_resource import VARIABLE
+from slowfast_core.cluster.rayjob_settings import VARIABLE
 from slowfast_core.workspace import Workspace
 
 TOKEN = "0123456789abcdef" * 2

@@ -14,10 +14,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from kubernetes_api import KubernetesApi, strict_schema
+import yaml
+from kubernetes_api import KubernetesApi
+from manifests import validate
+from policies import complaints
 
 from slowfast_core.cluster.rayjob import run_rayjob
-from slowfast_core.cluster.rayjob_resource import VARIABLE, RayJobSettings, rayjob_of
+from slowfast_core.cluster.rayjob_resource import rayjob_of
+from slowfast_core.cluster.rayjob_settings import VARIABLE, RayJobSettings
 from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
@@ -27,9 +31,13 @@ SETTINGS = {
     "image": "registry.example/slowfast-cpu@sha256:" + "1" * 64,
     "gpu_image": "registry.example/slowfast-gpu@sha256:" + "2" * 64,
     "node_selector": {"nvidia.com/gpu.present": "true"},
+    "secrets": [{"name": "store", "env": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}}],
+    "environment": {"AWS_REGION": "eu-central-1"},
+    "pull_secrets": ["registry"],
+    "sub_path": "videos",
 }
 POD = {"KFP_POD_NAME": "slowfast-train-1", "KFP_POD_UID": "8d6b5b1e-0000-4000-8000-000000000001"}
-ALLOWED = {"create", "get", "list", "watch", "delete"}  # what the service account of a pipeline may do with RayJobs
+ACCESS = Path(__file__).resolve().parents[2] / "infra" / "kubernetes" / "base" / "access.yaml"
 
 
 @pytest.fixture
@@ -71,9 +79,11 @@ def _workers(resource: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("stage", ["train", "extract"])
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_resource_is_valid(job: StageJob, stage: str, gpus: int) -> None:
+def test_the_resource_is_valid_and_within_the_policies(job: StageJob, stage: str, gpus: int) -> None:
     job = StageJob(job.name, stage, job.folder)
-    jsonschema.validate(_resource(job, f"compute.gpus_per_worker={gpus}"), strict_schema())
+    resource = _resource(job, f"compute.gpus_per_worker={gpus}")
+    validate(resource)
+    assert complaints([resource]) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +105,7 @@ def test_a_typo_is_none_of_the_schema(job: StageJob, path: str) -> None:
         node = node[int(part)] if part.isdigit() else node[part]
     node[last + "s"] = node.pop(last)
     with pytest.raises(jsonschema.ValidationError, match=last):
-        jsonschema.validate(resource, strict_schema())
+        validate(resource)
 
 
 def test_training_is_sized_by_the_recipe(job: StageJob) -> None:
@@ -116,23 +126,22 @@ def test_training_is_sized_by_the_recipe(job: StageJob) -> None:
     assert (pods, container["image"]) == (3, SETTINGS["image"])
 
 
-def test_nothing_stays_and_nothing_runs_as_root(job: StageJob) -> None:
+def test_nothing_stays(job: StageJob) -> None:
     resource = _resource(job)
-    spec = resource["spec"]
-    assert resource["metadata"]["ownerReferences"][0]["kind"] == "Pod"
-    assert spec["shutdownAfterJobFinishes"]
-    assert spec["backoffLimit"] == 0
-    assert spec["activeDeadlineSeconds"] > 0
-    cluster = spec["rayClusterSpec"]
-    templates = [spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"]]
-    for template in [*templates, cluster["workerGroupSpecs"][0]["template"]]:
-        pod = template["spec"]
-        assert pod["securityContext"]["runAsNonRoot"]
-        assert not pod["automountServiceAccountToken"]
-        for container in pod["containers"]:
-            assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
-            assert "latest" not in container["image"]
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (owner,) = resource["metadata"]["ownerReferences"]
+    assert owner["kind"] == "Pod"
+    assert resource["spec"]["shutdownAfterJobFinishes"]
+    assert resource["spec"]["backoffLimit"] == 0
+    assert resource["spec"]["activeDeadlineSeconds"] == 240 * 3600
+
+
+def test_its_pods_get_secrets_by_name_and_the_volume(job: StageJob) -> None:
+    _, container = _workers(_resource(job))
+    plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    assert plain == {"HOME": "/tmp", "AWS_REGION": "eu-central-1"}
+    named = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each}
+    assert named["AWS_ACCESS_KEY_ID"] == {"name": "store", "key": "id"}
+    assert {"name": "data", "mountPath": "/data", "subPath": "videos"} in container["volumeMounts"]
 
 
 def _ends(status: str, message: str = "") -> Callable[[KubernetesApi, str], None]:
@@ -153,7 +162,10 @@ def test_create_watch_delete(in_pod: KubernetesApi, job: StageJob, breaks: bool)
     assert run_rayjob(job, _recipe()) == ""
     assert in_pod.jobs == {}
     assert [call for call in in_pod.calls if call.startswith(("create", "delete"))] == ["create", f"delete {job.name}"]
-    assert {call.split()[0] for call in in_pod.calls} <= ALLOWED
+    documents = yaml.safe_load_all(ACCESS.read_text(encoding="utf-8"))
+    (rule,) = next(each for each in documents if each["kind"] == "Role")["rules"]
+    assert (rule["apiGroups"], rule["resources"]) == (["ray.io"], ["rayjobs"])
+    assert {call.split()[0] for call in in_pod.calls} <= set(rule["verbs"])
 
 
 def test_a_failed_job_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) -> None:
