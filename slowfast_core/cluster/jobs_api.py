@@ -16,7 +16,7 @@ from slowfast_core.errors import InputError
 
 POLL_SECONDS = 0.5
 LOST_SECONDS = 300.0  # for which a cluster may not answer
-STOP_SECONDS = 6  # that a job has to end by itself before Ray kills it
+STOP_SECONDS = 5  # that a job has to end by itself before Ray kills it
 Answer = TypeVar("Answer")
 
 

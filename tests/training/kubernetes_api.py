@@ -5,8 +5,10 @@ It refuses what the custom resource's schema refuses, and checks the bearer toke
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -143,16 +145,18 @@ def _handler(api: KubernetesApi) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, found) if found else self._answer(404, "not found")
                 return
             assert query["watch"] == "True"
-            self._watch(query["fieldSelector"].removeprefix("metadata.name="))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the watcher has seen enough
+                self._watch(query["fieldSelector"].removeprefix("metadata.name="), float(query["timeoutSeconds"]))
 
-        def _watch(self, name: str) -> None:
+        def _watch(self, name: str, seconds: float) -> None:
+            until = time.monotonic() + seconds
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             seen = None
             with api.changed:
-                while True:
+                while time.monotonic() < until:
                     job = api.jobs.get(name)
                     if job is None or job["metadata"]["resourceVersion"] != seen:
                         kind = "DELETED" if job is None else "MODIFIED" if seen else "ADDED"

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,20 @@ class Node:
             except ProcessLookupError:
                 continue
         self.process.wait()
+
+
+@contextmanager
+def cluster_of(count: int, *of_head: str) -> Iterator[tuple[str, list[Node]]]:
+    """The address and the nodes of a cluster, the head first. `of_head` are more options of the head."""
+    port, nodes = free_port(), []
+    address = f"127.0.0.1:{port}"
+    try:
+        for options in (("--head", f"--port={port}", *of_head), *[(f"--address={address}",)] * (count - 1)):
+            nodes.append(Node.start(*options, f"--dashboard-agent-listen-port={free_port()}"))
+        yield address, nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 def free_port() -> int:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from kubernetes_api import KubernetesApi
-from nodes import Node, free_port
+from nodes import Node, cluster_of, free_port
 from trainings import Training, command_of, descendants
 
 from slowfast_core.cluster.rayjob_settings import VARIABLE
@@ -26,21 +26,10 @@ STOPPED_WITHIN = 10.0  # seconds
 
 @dataclass
 class Standing:
-    """A cluster with a dashboard, and so with a Jobs API."""
+    """A cluster with a dashboard, and so with a Jobs API at `address`."""
 
-    nodes: list[Node] = field(default_factory=list)
-    address: str = ""
-
-    def start(self, count: int) -> None:
-        port, jobs = free_port(), free_port()
-        self.address = f"http://127.0.0.1:{jobs}"
-        head = ("--head", f"--port={port}", "--include-dashboard=true", f"--dashboard-port={jobs}")
-        for options in (head, *[(f"--address=127.0.0.1:{port}",)] * (count - 1)):
-            self.nodes.append(Node.start(*options, f"--dashboard-agent-listen-port={free_port()}"))
-        limit = time.monotonic() + 120
-        while not _answers(jobs):  # the dashboard may come after its node
-            assert time.monotonic() < limit
-            time.sleep(0.2)
+    address: str
+    nodes: list[Node]
 
     def processes(self, *kinds: bytes) -> list[int]:
         below = [pid for node in self.nodes for pid in descendants(node.process.pid)]
@@ -64,13 +53,13 @@ def _environment() -> Iterator[None]:
 
 
 def _started(count: int) -> Iterator[Standing]:
-    cluster = Standing()
-    try:
-        cluster.start(count)
-        yield cluster
-    finally:
-        for node in cluster.nodes:
-            node.kill()
+    port = free_port()
+    with cluster_of(count, "--include-dashboard=true", f"--dashboard-port={port}") as (_, nodes):
+        limit = time.monotonic() + 120
+        while not _answers(port):  # the dashboard may come after its node
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        yield Standing(f"http://127.0.0.1:{port}", nodes)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +122,7 @@ def test_nothing_answers(tiny_recipe: Path, at: Workspace) -> None:
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.exhaustive
 def test_a_stage_as_a_rayjob(
     one_node: Standing, tiny_recipe: Path, at: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Node, free_port
+from nodes import Node, cluster_of
 from trainings import Training
 
 from slowfast_core.data.manifest import read_manifest
@@ -24,12 +24,8 @@ SETTINGS = ("train.log_samples=true", "train.checkpoint_steps=2", "train.max_res
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
     """Its address and its nodes: the head, which trains nothing while the others can, and two more."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    address = f"127.0.0.1:{free_port()}"
-    nodes = [Node.start("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")]
-    nodes += [Node.start(f"--address={address}") for _ in range(2)]
-    yield address, nodes
-    for node in nodes:
-        node.kill()
+    with cluster_of(3, "--include-dashboard=false") as cluster:
+        yield cluster
 
 
 def trained_ids(folder: Path, steps: int, workers: int) -> list[list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nodes import free_port
 from trainings import Training
 
 from pipelines.cli import main
@@ -63,6 +64,13 @@ def checkpoint(folder: Path, recipe: Path, *overrides: str) -> Path:
     record = {**json.loads(resolved.to_json()), "weights_digest": weights_digest(weights)}
     (folder / "checkpoint.json").write_text(json.dumps(record))
     return folder
+
+
+def test_no_cluster_answers(refused: Refused) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    errors = refused(f"compute.address={address}")
+    assert errors.startswith("slowfast: no Ray cluster: ")
+    assert address in errors
 
 
 @pytest.mark.parametrize(
