@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-containers lint params images image-cpu image-gpu lock
+.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock
 
 # PyTorchVideo, with which tests compare, comes without what only its data sets need.
 setup: .venv/installed
@@ -41,6 +41,10 @@ image-cpu image-gpu: image-%:
 lock: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
 	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock
+
+# Where there is a GPU that torch can use.
+test-gpu: setup
+	$(BIN)/pytest -q -m gpu
 
 test-containers: setup image-cpu
 	$(BIN)/pytest -q -m containers

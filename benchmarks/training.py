@@ -1,6 +1,6 @@
 """What does the training loop cost, from decoding to the step? The real loop of one worker beside the bare step.
 
-    python benchmarks/training.py [--recipe kinetics400/slowfast_4x16_r50] [--batch 4] [--side 112] [--steps 4]
+    python benchmarks/training.py [--recipe kinetics400/slowfast_4x16_r50] [--batch 4] [--side 112] [--steps 8]
         [--precision bf16] [--peer] [--set SECTION.KEY=VALUE ...]
 
 Prints a Markdown table of medians of interleaved rounds of `--steps` steps in one process, all on the same network:
@@ -262,8 +262,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16" if cuda else "fp32")
     parser.add_argument("--batch", type=int, default=8 if cuda else 4)
     parser.add_argument("--side", type=int, default=224 if cuda else 112)
-    parser.add_argument("--steps", type=int, default=50 if cuda else 4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=50 if cuda else 8)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loader-workers", type=int, default=8 if cuda else 1)
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=cuda)

@@ -37,9 +37,11 @@ class Divergence:
                 return True
         return False
 
-    def error(self) -> InputError:
-        mend = "look at the batch that is kept there; lower train.learning_rate, or warm up longer"
-        return InputError(self.told or "the loss of another worker is no number", self.folder, mend)
+    def check(self) -> None:
+        """Raises InputError where the loss was this worker's; the others end without a word."""
+        if self.told:
+            mend = "look at the batch that is kept there; lower train.learning_rate, or warm up longer"
+            raise InputError(self.told, self.folder, mend)
 
     def _keep(self, step: int, loss: float, samples: list[Sample]) -> None:
         self.folder.mkdir(exist_ok=True)

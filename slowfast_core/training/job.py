@@ -52,7 +52,7 @@ class Job:
 
     def refuse(self, error: InputError) -> None:
         with self.refusal.open("r+b") as file:
-            file.write(str(error).encode()[:LINE])
+            file.write(str(error).encode()[:LINE].ljust(LINE))  # another worker may have written a longer one
 
     def check(self) -> None:
         """Raises what a worker told by `refuse`."""

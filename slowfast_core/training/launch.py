@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,11 @@ RAY = "ray"  # Ray's own records of the run, below the stage's folder
 START = "start.safetensors"  # the weights to start from, there too
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
+GAUGES = {
+    "clips_per_second": "Clips trained on a second, by all workers of a training",
+    "data_wait": "Share of the time that the workers of a training wait for data",
+    "loss": "Mean loss over the last steps of a training",
+}
 # Settings of `train` that shape no weight: changing one starts no training again.
 NOT_IN_THE_WEIGHTS = {
     "init_from",
@@ -219,10 +224,25 @@ def _ray_worker(config: dict[str, Any]) -> None:
     recipe, store, folder = parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"])
     job = Job(recipe, config["data_version"], store, folder, init, config["classifier"])
     context = ray.train.get_context()
+    rank = context.get_world_rank()
     train_worker(
         job,
-        context.get_world_rank(),
+        rank,
         context.get_world_size(),
         ray.train.torch.get_device(),
         lambda epoch: ray.train.report({"epoch": epoch}),
+        _gauges() if rank == 0 else lambda _: None,
     )
+
+
+def _gauges() -> Callable[[Mapping[str, float]], None]:
+    """Shows what is measured among the metrics that Ray's nodes give to Prometheus."""
+    from ray.util.metrics import Gauge
+
+    gauges = {name: Gauge(f"slowfast_{name}", description=said) for name, said in GAUGES.items()}
+
+    def show(measured: Mapping[str, float]) -> None:
+        for name, gauge in gauges.items():
+            gauge.set(measured[name])
+
+    return show

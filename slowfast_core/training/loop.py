@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
 from slowfast_core.training.job import Job
 from slowfast_core.training.meter import Meter
-from slowfast_core.training.norms import average_running_statistics, begin_step
+from slowfast_core.training.norms import average_running_statistics, begin_step, training_mode
 from slowfast_core.training.plan import Plan
 from slowfast_core.training.precise_bn import take_statistics
 from slowfast_core.training.schedule import scaling_line
@@ -35,10 +35,16 @@ LOG_STEPS = 10  # steps that a line of the log tells of; the last of an epoch of
 PRECISE_EPOCH = 1_000_000  # precise batch norm takes its batches in the order of an epoch that is not trained
 
 
-def train_worker(job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None]) -> None:
+Measured = Callable[[Mapping[str, float]], None]  # takes what a line of the log tells
+
+
+def train_worker(
+    job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None], measured: Measured
+) -> None:
     """Returns when the training is done, is told to stop, or cannot go on; `job.refusal` then says why."""
     try:
-        Worker(job, Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds), device).run(epoch_done)
+        together = Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds)
+        Worker(job, together, device, measured).run(epoch_done)
     except InputError as error:
         job.refuse(error)
     except OSError as error:
@@ -61,13 +67,13 @@ class JsonLines:
 
 
 class Worker:
-    def __init__(self, job: Job, together: Together, device: torch.device) -> None:
+    def __init__(self, job: Job, together: Together, device: torch.device, measured: Measured = lambda _: None) -> None:
         recipe, rank, workers = job.recipe, together.rank, together.workers
         _settle(recipe.compute.cpus_per_worker, recipe.compute.deterministic)
-        self.job, self.together, self.device = job, together, device
+        self.job, self.together, self.device, self.measured = job, together, device, measured
         self.train, self.model, self.seed = recipe.train, recipe.model, recipe.seed
         self.log = JsonLines(job.log, rank == 0)
-        self.samples_log = JsonLines(job.folder / f"samples-{rank}.jsonl", recipe.train.log_samples)
+        self.samples_log = JsonLines(job.folder / f"samples-{rank}.jsonl", enabled=recipe.train.log_samples)
         manifest = read_manifest(job.store / "manifest.parquet")
         splits, cuda = [manifest.split(name) for name in ("train", "val")], device.type == "cuda"
         clips, held_out = (TrainingClips.of(recipe, job.store, split, planes=cuda) for split in splits)
@@ -95,7 +101,7 @@ class Worker:
         while self.state.step < self.plan.steps:
             epoch, done = self.plan.position(self.state.step)
             self.plan.start(epoch, done)
-            if self._epoch(epoch) is Wish.STOP:
+            if self._epoch(epoch) is not Wish.GO_ON:
                 return
             epoch_done(epoch)
         self.saver.finish()
@@ -116,10 +122,13 @@ class Worker:
             held_out = self._end_epoch(epoch) if last_of_epoch else {}
             if last_of_epoch or self.state.step % LOG_STEPS == 0:
                 fields = {"epoch": self.plan.epochs_done(self.state.step), "learning_rate": rate}
-                self.log(step=self.state.step, **fields, **self.meter.read(), **held_out, **self._count_bad())
+                measured = self.meter.read()
+                self.measured(measured)
+                self.log(step=self.state.step, **fields, **measured, **held_out, **self._count_bad())
             wish = self.together.decide(self._wish(last_of_epoch))
             if wish is Wish.FAIL:
-                raise self.divergence.error()
+                self.divergence.check()
+                return wish
             if wish is not Wish.GO_ON:
                 self._save()
             if wish is Wish.STOP:
@@ -163,7 +172,7 @@ class Worker:
             return self.forward(self.parallel, part.samples)
         self.state.network.eval()
         outcome = self.forward(self.parallel, [self.blank])
-        self.state.network.train()
+        training_mode(self.state.network, self.train)
         return Outcome(outcome.loss * 0, outcome.right * 0, 0)
 
     def _count_bad(self) -> dict[str, int]:
@@ -228,6 +237,8 @@ class Worker:
         return self.train.batch // (self.together.workers * self.train.accumulate)
 
     def _note_samples(self, step: int, parts: Sequence[Batch]) -> None:
+        if not self.samples_log.enabled:
+            return
         ids = [self.clips[sample.index]["id"] for part in parts for sample in part.samples]
         self.samples_log(step=step, workers=self.together.workers, ids=ids)
 

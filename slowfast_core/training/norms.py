@@ -67,16 +67,23 @@ def _group(module: nn.Module, clips: int) -> None:
             _group(child, clips)
 
 
+def training_mode(network: nn.Module, train: Train) -> None:
+    """But for batch norms that the recipe freezes."""
+    network.train()
+    if train.batch_norm == "frozen":
+        for norm in _norms(network):
+            norm.eval()
+
+
 def begin_step(network: nn.Module, train: Train, parts: Sequence[int]) -> None:
     """Training mode; `parts` are the clips of this worker's parts of the step."""
-    network.train()
-    for norm in _norms(network):
-        if train.batch_norm == "frozen":
-            norm.eval()
-        elif isinstance(norm, GroupedBatchNorm):
-            norm.groups_of_step = max(sum(-(-clips // (norm.clips or clips)) for clips in parts if clips), 1)
-            norm.seen = 0
-            norm.num_batches_tracked += 1  # type: ignore[operator, assignment]
+    training_mode(network, train)
+    grouped = [norm for norm in _norms(network) if isinstance(norm, GroupedBatchNorm) and norm.training]
+    for norm in grouped:
+        norm.groups_of_step = max(sum(-(-clips // (norm.clips or clips)) for clips in parts if clips), 1)
+        norm.seen = 0
+    if counts := [norm.num_batches_tracked for norm in grouped if norm.num_batches_tracked is not None]:
+        torch._foreach_add_(counts, 1)  # at once: one by one, a GPU would be asked a hundred times
 
 
 def average_running_statistics(network: nn.Module) -> None:

@@ -41,7 +41,7 @@ def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_pa
         job = Job(recipe, "", store, tmp_path / name, None)
         job.prepare()
         threads = torch.get_num_threads()
-        train_worker(job, 0, 1, CPU, lambda epoch: None)
+        train_worker(job, 0, 1, CPU, lambda epoch: None, lambda measured: None)
         torch.set_num_threads(threads)
         return job, [json.loads(line) for line in job.log.read_text().splitlines()]
 
@@ -50,6 +50,25 @@ def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_pa
 
 def digest(job: Job) -> str:
     return weights_digest(load_weights(job.folder / "model.safetensors"))
+
+
+def test_a_part_without_clips_leaves_frozen_statistics_alone(train: Train) -> None:
+    settings = ("train.batch=2", "train.accumulate=2", "train.batch_norm=frozen", "train.max_bad_share=1")
+    job, log = train("frozen", list(range(0, 24, 2)), *settings)
+    assert any("loss" in line for line in log)
+    state = load_weights(job.folder / "model.safetensors")
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert not any(mean.any() for mean in means)
+
+
+def test_the_last_refusal_is_told_alone(train: Train) -> None:
+    job, _ = train("refused", [])
+    job.prepare()
+    job.refuse(InputError("a long reason that many words are needed for", "somewhere", "mend it"))
+    job.refuse(InputError("short", "there", "mend it"))
+    with pytest.raises(InputError, match=r"^short \(there\); mend it$"):
+        job.check()
 
 
 def test_bad_clips_are_left_out_and_told_once(train: Train) -> None:
