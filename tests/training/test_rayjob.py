@@ -221,9 +221,10 @@ def _start(recipe: Path, at: Workspace) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *options], stderr=subprocess.PIPE, text=True)
 
 
-def _wait_until(true: Callable[[], bool]) -> None:
+def _wait_for_job(api: KubernetesApi, process: subprocess.Popen[str]) -> None:
     limit = time.monotonic() + 120
-    while not true():
+    while not api.jobs:
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < limit
         time.sleep(0.05)
 
@@ -234,14 +235,14 @@ def test_a_stage_that_is_cancelled_or_crashes_leaves_nothing(
     at = tiny_workspace(tmp_path / "at")
     in_pod.on_create = lambda api, name: api.set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING")
     process = _start(tiny_recipe, at)
-    _wait_until(lambda: bool(in_pod.jobs))
+    _wait_for_job(in_pod, process)
     process.terminate()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
     assert in_pod.jobs == {}
 
     crashed = _start(tiny_recipe, at)
-    _wait_until(lambda: bool(in_pod.jobs))
+    _wait_for_job(in_pod, crashed)
     crashed.kill()
     crashed.communicate()
     assert in_pod.jobs
