@@ -17,7 +17,11 @@ from kubernetes_api import KubernetesApi
 from nodes import Node, cluster_of, free_port
 from trainings import Training, command_of, descendants
 
+from slowfast_core.cluster.jobs_api import connect
 from slowfast_core.cluster.rayjob_settings import VARIABLE
+from slowfast_core.cluster.stage_job import StageJob
+from slowfast_core.errors import InputError
+from slowfast_core.recipe import load_recipe
 from slowfast_core.workspace import Workspace
 
 TOKEN = "0123456789abcdef" * 2
@@ -99,10 +103,13 @@ def test_a_stage_as_a_job(one_node: Standing, tiny_recipe: Path, at: Workspace) 
     assert list((at.root / "jobs").iterdir()) == []
 
 
-def test_a_refusal_comes_back(one_node: Standing, tiny_recipe: Path, at: Workspace) -> None:
-    refused = _run("train", tiny_recipe, at, *_on(one_node), "train.batch=800")
-    assert refused.returncode == 2, refused.stderr
-    assert refused.stderr.splitlines()[-1].startswith("slowfast: 32 training samples")
+def test_a_refusal_comes_back(tiny_recipe: Path, at: Workspace) -> None:
+    """From what a cluster runs."""
+    job = StageJob.write("train", load_recipe(str(tiny_recipe), ["train.batch=800"]), at)
+    ran = subprocess.run([sys.executable, *job.entrypoint.split()[1:]], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 2, ran.stderr
+    with pytest.raises(InputError, match=r"^32 training samples"):
+        job.result("failed: exit code 2")
 
 
 def test_another_token_is_refused(
@@ -115,11 +122,11 @@ def test_another_token_is_refused(
     assert refused.stderr.count("\n") == 1
 
 
-def test_nothing_answers(tiny_recipe: Path, at: Workspace) -> None:
-    where = f"compute.jobs_address=http://127.0.0.1:{free_port()}"
-    refused = _run("train", tiny_recipe, at, "compute.run_on=jobs", where)
-    assert refused.returncode == 2, refused.stderr
-    assert refused.stderr.count("\n") == 1
+def test_nothing_answers() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(InputError, match=rf"no Ray Jobs API: .* \({address}\)") as caught:
+        connect(address)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.exhaustive
