@@ -51,7 +51,7 @@ from slowfast_core.data.augment import render
 from slowfast_core.data.decoding import probe
 from slowfast_core.data.loading import TrainingClips
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.sampling import clip_indices, random_start, random_view, spatial_views, uniform_starts
+from slowfast_core.data.sampling import Pick, clip_indices, random_start, random_view, spatial_views, uniform_starts
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
@@ -145,7 +145,7 @@ def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterat
         row = number % len(manifest.rows)
         for planes in (False, True):
             clips = TrainingClips(store, manifest, CLIP.every(recipe.data.store.every), TRAIN, 400, 0, 0, planes=planes)
-            taken, _ = clips._draw(clips.rows[row], number, row)
+            taken, _ = clips._draw(Pick(number, row))
             yield (
                 f"clip store, {name}, {'planes' if planes else 'RGB'}",
                 (
