@@ -61,10 +61,10 @@ from slowfast_core.workspace import Workspace
 
 TRAIN, CLIPS = Train(), 10
 STORES = {
-    "no fast_decode": {"fast_decode": False},
-    "no fast_decode, every 2": {"fast_decode": False, "every": 2},
-    "the default": {},
-    "every 2": {"every": 2},
+    "no fast_decode": Store(fast_decode=False),
+    "no fast_decode, every 2": Store(fast_decode=False, every=2),
+    "the default": Store(),
+    "every 2": Store(every=2),
 }
 PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
 TORCHVIDEO = "PyTorchVideo (PyAV), originals"
@@ -91,7 +91,7 @@ def main() -> None:
             if not path.exists():
                 write_original(path, number)
         originals = sorted(path for path in options.videos.iterdir() if usable(path)) if options.videos else generated
-        stores = {name: extracted(originals, Store(**fields), at, n) for n, (name, fields) in enumerate(STORES.items())}
+        stores = {name: extracted(originals, store, at, n) for n, (name, store) in enumerate(STORES.items())}
         if options.only != "views":
             times = measure(partial(training_cases, originals, stores), options.repeats * len(originals))
             table("Training clips", "clips", times, [PLAIN])
@@ -209,6 +209,8 @@ def decode(path: Path, indices: Sequence[int]) -> None:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         rate = stream.average_rate
+        assert rate
+        assert stream.time_base
         first, last = min(indices) / rate, max(indices) / rate
         if first:
             container.seek(int(first / stream.time_base), stream=stream)
