@@ -24,9 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import av
@@ -34,35 +32,42 @@ import cv2
 import decord
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from originals import CLIP, decord_frames, extracted, usable, write_original
-from torch import Tensor
-from torch.nn import functional
+from plain_loading import (
+    CROPS,
+    PIXELS,
+    SIZE,
+    all_normalised,
+    crop_and_resize,
+    cropped,
+    one_view,
+    torchvideo,
+    torchvideo_view,
+    whole_pictures,
+    whole_views,
+)
 
 from slowfast_core.data.augment import render
 from slowfast_core.data.decoding import probe
 from slowfast_core.data.loading import TrainingClips
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.sampling import View, clip_indices, random_start, random_view, spatial_views, uniform_starts
+from slowfast_core.data.sampling import Pick, clip_indices, random_start, random_view, spatial_views, uniform_starts
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
-from slowfast_core.sections import Pixels
 from slowfast_core.training.launch import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
-TRAIN, PIXELS = Train(), Pixels()
-CLIPS, CROPS, SIZE = 10, 3, 256
+TRAIN, CLIPS = Train(), 10
 STORES = {
-    "no fast_decode": {"fast_decode": False},
-    "no fast_decode, every 2": {"fast_decode": False, "every": 2},
-    "the default": {},
-    "every 2": {"every": 2},
+    "no fast_decode": Store(fast_decode=False),
+    "no fast_decode, every 2": Store(fast_decode=False, every=2),
+    "the default": Store(),
+    "every 2": Store(every=2),
 }
 PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
 TORCHVIDEO = "PyTorchVideo (PyAV), originals"
-Frames = NDArray[np.uint8]
 Stores = dict[str, tuple[Path, Recipe]]
 Case = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any] | None]  # load, render, decode only
 
@@ -86,7 +91,7 @@ def main() -> None:
             if not path.exists():
                 write_original(path, number)
         originals = sorted(path for path in options.videos.iterdir() if usable(path)) if options.videos else generated
-        stores = {name: extracted(originals, Store(**fields), at, n) for n, (name, fields) in enumerate(STORES.items())}
+        stores = {name: extracted(originals, store, at, n) for n, (name, store) in enumerate(STORES.items())}
         if options.only != "views":
             times = measure(partial(training_cases, originals, stores), options.repeats * len(originals))
             table("Training clips", "clips", times, [PLAIN])
@@ -140,7 +145,7 @@ def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterat
         row = number % len(manifest.rows)
         for planes in (False, True):
             clips = TrainingClips(store, manifest, CLIP.every(recipe.data.store.every), TRAIN, 400, 0, 0, planes=planes)
-            taken, _ = clips._draw(clips.rows[row], number, row)
+            taken, _ = clips._draw(Pick(number, row))
             yield (
                 f"clip store, {name}, {'planes' if planes else 'RGB'}",
                 (
@@ -149,57 +154,6 @@ def training_cases(originals: list[Path], stores: Stores, number: int) -> Iterat
                     partial(decode, store / clips.rows[row]["path"], taken),
                 ),
             )
-
-
-def crop_and_resize(frames: Frames, view: View) -> Tensor:
-    """The cheapest rendering of the plain loop: whole pixels, uint8."""
-    x, y, side = round(view.x), round(view.y), round(view.width)
-    small = [cv2.resize(frame[y : y + side, x : x + side], (view.out_width, view.out_height)) for frame in frames]
-    return normalised(np.stack(small)[:, :, ::-1] if view.flip else np.stack(small))
-
-
-def whole_pictures(frames: Frames, view: View) -> Frames:
-    """MMAction2's order: the whole picture is resized, then cropped."""
-    scale = view.out_width / view.width
-    size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
-    return np.stack([cv2.resize(frame, size) for frame in frames])
-
-
-def cropped(frames: Frames, view: View) -> Tensor:
-    scale = view.out_width / view.width
-    x, y = int(view.x * scale), int(view.y * scale)
-    part = frames[:, y : y + view.out_height, x : x + view.out_width]
-    return normalised(part[:, :, ::-1] if view.flip else part)
-
-
-def normalised(frames_THWC: Frames) -> Tensor:
-    pictures = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(3, 0, 1, 2).float()
-    return pictures.div_(255).sub_(PIXELS.mean[0]).div_(PIXELS.std[0])
-
-
-def torchvideo(path: Path, start: float, end: float) -> Tensor:
-    """PyTorchVideo's own decoding: every frame of the span, RGB, float. Then its subsampling, to 32 of them."""
-    names = ("torchvision", "torchvision.datasets", "torchvision.datasets.folder")  # which it imports, but not for this
-    sys.modules |= {name: sys.modules.get(name) or ModuleType(name) for name in names}
-    sys.modules[names[-1]].make_dataset = None  # type: ignore[attr-defined]
-    from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
-
-    with path.open("rb") as file:
-        video = EncodedVideoPyAV(file, path.name, decode_audio=False)
-        clip: Tensor = video.get_clip(start, end)["video"]
-        video.close()
-    return clip.index_select(1, torch.linspace(0, clip.shape[1] - 1, CLIP.fast_frames).long())
-
-
-def torchvideo_view(clip_CTHW: Tensor, view: View) -> Tensor:
-    """The steps of its transforms: normalise, resize the whole picture by its short side, crop, flip."""
-    scale = view.out_width / view.width
-    clip_CTHW = (clip_CTHW / 255 - PIXELS.mean[0]) / PIXELS.std[0]
-    size = [round(side * scale) for side in clip_CTHW.shape[2:]]
-    resized = functional.interpolate(clip_CTHW, size=size, mode="bilinear", align_corners=False)
-    x, y = int(view.x * scale), int(view.y * scale)
-    part = resized[:, :, y : y + view.out_height, x : x + view.out_width]
-    return part.flip(-1) if view.flip else part
 
 
 # ---- 30 views
@@ -223,29 +177,6 @@ def view_cases(originals: list[Path], stores: Stores, network: Path, number: int
         scorer = Scorer(network, store=recipe.data.store)
         everything = partial(decode, store / row["path"], [0, int(row["frames"]) - 1])
         yield f"clip store, {name}", (partial(scorer.read, store / row["path"]), partial(rendered, scorer), everything)
-
-
-def whole_views(path: Path, clips: list[list[int]]) -> list[Frames]:
-    """MMAction2's way: one opening, the frames of all clips one after the other, resized whole, three crops of each."""
-    frames = decord_frames(path, list(chain(*clips)))
-    scale = SIZE / min(frames.shape[1:3])
-    size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
-    resized = np.stack([cv2.resize(frame, size) for frame in frames])
-    height, width = resized.shape[1:3]
-    slack_y, slack_x = height - SIZE, width - SIZE
-    corners = [(slack_y * i // 2, slack_x * i // 2) for i in range(CROPS)]
-    return [np.ascontiguousarray(resized[:, y : y + SIZE, x : x + SIZE]) for y, x in corners]
-
-
-def one_view(path: Path, indices: list[int], view: View) -> Frames:
-    x, y, side = round(view.x), round(view.y), round(view.width)
-    frames = decord_frames(path, indices)
-    return np.stack([cv2.resize(frame[y : y + side, x : x + side], (SIZE, SIZE)) for frame in frames])
-
-
-def all_normalised(views: list[Frames]) -> None:
-    for view in views:
-        normalised(view)
 
 
 def rendered(scorer: Scorer, video: Any) -> None:
@@ -278,6 +209,8 @@ def decode(path: Path, indices: Sequence[int]) -> None:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         rate = stream.average_rate
+        assert rate
+        assert stream.time_base
         first, last = min(indices) / rate, max(indices) / rate
         if first:
             container.seek(int(first / stream.time_base), stream=stream)

@@ -128,7 +128,7 @@ def step(network: nn.Module, *, peer: bool, last: bool, bf16: bool = False) -> R
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             logits_BA = network(list(given)) if peer else network(*given)
-        functional.cross_entropy(logits_BA.float(), labels_B).backward()
+        functional.cross_entropy(logits_BA.float(), labels_B).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return run

@@ -62,7 +62,8 @@ def texture(height: int, width: int, random: np.random.Generator) -> Frames:
     power[0, 0] = 1
     waves = [np.fft.ifft2(np.fft.fft2(random.normal(size=(height, width))) / power**0.6).real for _ in range(3)]
     picture = np.stack([waves[0] + 0.4 * wave for wave in waves], axis=-1)
-    return ((picture - picture.mean()) / picture.std() * 45 + 120).clip(0, 255).astype(np.uint8)
+    pixels: Frames = ((picture - picture.mean()) / picture.std() * 45 + 120).clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def decord_frames(path: Path, indices: Sequence[int]) -> Frames:

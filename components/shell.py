@@ -17,7 +17,7 @@ from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import parse_recipe
 from slowfast_core.stage import StageResult, read_result
 from slowfast_core.stages import run_stage
-from slowfast_core.tracking.runs import PIPELINE_VARIABLE as PIPELINE_RUN
+from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 from slowfast_core.workspace import Workspace
 
 Answer = TypeVar("Answer")
@@ -70,7 +70,7 @@ def step(name: str, workspace: str, work: Callable[[], Answer]) -> Answer:
 @contextlib.contextmanager
 def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
     """Tell that a stage starts and how it breaks. On a cluster the events go to a file of the pod, below the run's."""
-    if pipeline := os.environ.get(PIPELINE_RUN):
+    if pipeline := os.environ.get(PIPELINE_VARIABLE):
         folder = events_folder(Workspace.at(workspace), pipeline)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(PROGRESS_FILE, str(folder / f"{os.environ.get('HOSTNAME', stage)}.jsonl"))

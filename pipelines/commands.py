@@ -124,6 +124,9 @@ def cancel(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: 
 def _compiled(recipe: Recipe, cluster: Cluster, manifest: bool = False) -> str:
     from pipelines.cluster import compile_pipeline
 
+    on_gpus = any(one.compute.gpus_per_worker for one in (recipe, recipe.finetune) if one)
+    if on_gpus and not cluster.gpu_image:
+        typer.echo(f"slowfast: no gpu_image in the settings: stages on GPUs run in {cluster.image}", err=True)
     return compile_pipeline(recipe, cluster, manifest)
 
 

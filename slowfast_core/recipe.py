@@ -12,23 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from slowfast_core.data.sections import Data, Store, Synthetic, Validation
 from slowfast_core.errors import InputError
-from slowfast_core.sections import (
-    Clip,
-    Compute,
-    Data,
-    Evaluate,
-    Model,
-    NonLocal,
-    Pixels,
-    Register,
-    Section,
-    Store,
-    Synthetic,
-    Tracking,
-    Train,
-    Validation,
-)
+from slowfast_core.sections import Clip, Compute, Evaluate, Model, NonLocal, Pixels, Register, Section, Tracking, Train
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.shell import PIPELINE_RUN, events_folder
+from components.shell import events_folder
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.closing import close_runs
-from slowfast_core.tracking.runs import store_uri
+from slowfast_core.tracking.runs import PIPELINE_VARIABLE, store_uri
 from slowfast_core.workspace import Workspace
 
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"
@@ -16,7 +16,7 @@ KILLED = "its pod was killed: out of memory, past its time limit, preempted, or 
 
 def end(workspace: str, tracking_uri: str, experiment: str, state: str, said: str) -> str:
     """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
-    run = os.environ.get(PIPELINE_RUN, "")
+    run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
     cause = "" if state == "SUCCEEDED" else cause_of(events_folder(at, run)) or said or "unknown"
     closed = close_runs(store_uri(Tracking(uri=tracking_uri or None), at), experiment, run, cause) if run else []

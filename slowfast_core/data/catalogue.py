@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.remote import Address, Remote, open_remote
+from slowfast_core.data.sections import NAME
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
-from slowfast_core.sections import NAME
 from slowfast_core.stage import RECORD, read_result
 from slowfast_core.workspace import Workspace
 

@@ -65,17 +65,6 @@ def evaluate_classification(
     )
 
 
-def average_views(scores: Floats, video: Ints, videos: int) -> Floats:
-    """Mean scores [N, C] of `videos` videos, from view scores [V, C] in any order; view v is of video `video[v]`."""
-    views = np.bincount(video, minlength=videos)
-    if len(views) > videos or not views.all():
-        raise ValueError(f"each of {videos} videos needs at least one view")
-    # float64 sums: the mean must not depend on the order in which the workers hand in their views
-    total = np.zeros((videos, scores.shape[1]))
-    np.add.at(total, video, scores.astype(np.float64))
-    return total / views[:, None]
-
-
 def top_k_accuracy(scores: Floats, labels: Ints, k: int) -> float:
     """Share of videos whose label is among the k best scores (1.0 when there are no more than k classes).
 

@@ -29,12 +29,13 @@ from slowfast_core.data.sampling import (
     spatial_views,
     whole_view,
 )
+from slowfast_core.data.sections import Store
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.folding import for_inference
 from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
-from slowfast_core.sections import Precision, Store
+from slowfast_core.sections import Precision
 
 Floats = NDArray[np.float32]
 RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest", "converted_from")

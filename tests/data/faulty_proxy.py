@@ -75,7 +75,7 @@ class FaultyProxy:
         self._upstream = urlsplit(upstream)
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -122,72 +122,70 @@ class FaultyProxy:
         self._server.server_close()
 
 
-def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    proxy: FaultyProxy
+    protocol_version = "HTTP/1.1"
 
-        def do(self) -> None:
-            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fault = proxy.enter(
-                self.command, self.path, self.headers.get("Range", ""), self.headers.get("x-amz-request-payer", "")
-            )
-            if fault == "reset":
-                self.reset()
-            elif fault in ERRORS:
-                text = f"<Error><Code>{fault}</Code><Message>as it was told to</Message></Error>"
-                self.answer(ERRORS[fault], {"Content-Type": "application/xml"}, text.encode(), None)
-            else:
-                reply, body = proxy.forward(self.command, self.path, sent, dict(self.headers))
-                self.answer(reply.status, dict(reply.headers), body, fault)
+    def do(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.proxy.enter(
+            self.command, self.path, self.headers.get("Range", ""), self.headers.get("x-amz-request-payer", "")
+        )
+        if fault == "reset":
+            self.reset()
+        elif fault in ERRORS:
+            text = f"<Error><Code>{fault}</Code><Message>as it was told to</Message></Error>"
+            self.answer(ERRORS[fault], {"Content-Type": "application/xml"}, text.encode(), None)
+        else:
+            reply, body = self.proxy.forward(self.command, self.path, sent, dict(self.headers))
+            self.answer(reply.status, dict(reply.headers), body, fault)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
 
-        def answer(self, status: int, headers: dict[str, str], body: bytes, fault: str | None) -> None:
-            self.send_response(status)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            for name, value in headers.items():
-                if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.send_body(body, fault)
+    def answer(self, status: int, headers: dict[str, str], body: bytes, fault: str | None) -> None:
+        self.send_response(status)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        for name, value in headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.send_body(body, fault)
 
-        def send_body(self, body: bytes, fault: str | None) -> None:
-            half = len(body) // 2
-            if fault == "corrupt" and body:
-                body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
-            if fault == "slow":
-                proxy.count(1)
-                for start in range(0, half, half // 8 + 1):
-                    self.wfile.write(body[start : min(start + half // 8 + 1, half)])
-                    time.sleep(0.01)
-                proxy.count(-1)
-                self.wfile.write(body[half:])
-            elif fault in ("cut", "reset body", "stall"):
-                self.wfile.write(body[:half])
-                self.close_connection = True
-                if fault == "stall":
-                    proxy.stalled.set()
-                    proxy.released.wait(proxy.stall_seconds)
-                elif fault == "reset body":
-                    self.reset()
-            else:
-                self.wfile.write(body)
-
-        def reset(self) -> None:
-            """Close with RST instead of FIN."""
+    def send_body(self, body: bytes, fault: str | None) -> None:
+        half = len(body) // 2
+        if fault == "corrupt" and body:
+            body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
+        if fault == "slow":
+            self.proxy.count(1)
+            for start in range(0, half, half // 8 + 1):
+                self.wfile.write(body[start : min(start + half // 8 + 1, half)])
+                time.sleep(0.01)
+            self.proxy.count(-1)
+            self.wfile.write(body[half:])
+        elif fault in ("cut", "reset body", "stall"):
+            self.wfile.write(body[:half])
             self.close_connection = True
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            os.close(self.connection.detach())
+            if fault == "stall":
+                self.proxy.stalled.set()
+                self.proxy.released.wait(self.proxy.stall_seconds)
+            elif fault == "reset body":
+                self.reset()
+        else:
+            self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    def reset(self) -> None:
+        """Close with RST instead of FIN."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())
 
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except OSError:  # the client is gone, killed perhaps
-                self.close_connection = True
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
-    return Handler
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:  # the client is gone, killed perhaps
+            self.close_connection = True

@@ -11,8 +11,9 @@ from slowfast_core.data.decoding import pick_frames
 from slowfast_core.data.extraction import extract
 from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.manifest import read_manifest
+from slowfast_core.data.sections import Data, Store
 from slowfast_core.data.validation import validate
-from slowfast_core.sections import Clip, Data, Store
+from slowfast_core.sections import Clip
 
 
 def test_key_frames_of_folders_are_the_pictures_of_their_seconds(tmp_path: Path) -> None:

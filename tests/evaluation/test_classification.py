@@ -3,7 +3,6 @@ import pytest
 
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.classification import (
-    average_views,
     class_accuracy,
     confusion_matrix,
     evaluate_classification,
@@ -43,23 +42,6 @@ def test_confusion_and_class_accuracy_by_hand() -> None:
     assert confusion.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(class_accuracy(confusion), [1.0, 0.5, 0.0, np.nan])
     assert mean_class_accuracy(confusion) == 0.5  # the class without videos is left out
-
-
-def test_average_of_views_in_any_order() -> None:
-    scores = np.array([[1, 0], [0.5, 0.5], [0, 1], [0.25, 0.75]], dtype=np.float32)
-    np.testing.assert_array_equal(average_views(scores, np.array([1, 0, 1, 1]), 2), [[0.5, 0.5], [1.25 / 3, 1.75 / 3]])
-
-
-def test_average_of_thirty_views_is_the_mean() -> None:
-    scores = np.random.default_rng(0).random((7, 30, 5), dtype=np.float32)
-    mean = average_views(scores.reshape(-1, 5), np.arange(7).repeat(30), 7)
-    np.testing.assert_allclose(mean, scores.astype(np.float64).mean(axis=1), rtol=1e-14)
-
-
-@pytest.mark.parametrize("video", [[0, 0, 2], [0, 1, 3]])
-def test_a_video_without_views_or_out_of_range_is_refused(video: list[int]) -> None:
-    with pytest.raises(ValueError, match="at least one view"):
-        average_views(np.ones((3, 2)), np.array(video), 3)
 
 
 def test_the_whole_result() -> None:

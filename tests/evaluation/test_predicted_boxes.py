@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from slowfast_core.data.manifest import Manifest, read_manifest
+from slowfast_core.data.sections import Synthetic
 from slowfast_core.data.sources.synthetic import write_ava
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections
@@ -22,7 +23,7 @@ from slowfast_core.evaluation.evaluate import column_to_score, evaluate
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.sections import Evaluate, Synthetic
+from slowfast_core.sections import Evaluate
 from slowfast_core.stage import run_once
 from slowfast_core.stages import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace

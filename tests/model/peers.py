@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,29 @@ def mmaction2_state(state: State, head: str = "cls_head") -> State:
 def write_pkl(path: Path, blobs: State, **others: object) -> None:
     arrays = {name: tensor.numpy() for name, tensor in blobs.items()}
     path.write_bytes(pickle.dumps({"blobs": {**arrays, **others}, "cfg": "TRAIN: {}"}, protocol=2))
+
+
+def write(path: Path, peer: str, network: nn.Module, config: str | None = None) -> Path:
+    """The network as the peer would have saved it, with what else it saves."""
+    state = network.state_dict()
+    if path.suffix == ".pkl":
+        solver = {"conv1_w_momentum": np.zeros(3, np.float32), "lr": np.float32(0.1), "model_iter": np.array([7])}
+        write_pkl(path, caffe2_blobs(state), **solver)
+    elif peer == "pyslowfast":
+        content = {"epoch": 195, "model_state": pyslowfast_state(state), "optimizer_state": {"state": {}}}
+        torch.save(content | ({"cfg": config} if config else {}), path)
+    else:
+        meta = {"epoch": 256, "mmaction_version": "1.0", "best": np.float64(0.7)}
+        fast = len(state["trunk.fast.stages.3.0.c_bn.weight"])
+        theirs = _classifier_of_mmaction2(mmaction2_state(state), fast)
+        torch.save({"meta": meta, "state_dict": theirs, "optimizer": {"lr": 0.1}}, path)
+    return path
+
+
+def _classifier_of_mmaction2(state: State, fast: int) -> State:
+    """Columns of Fast's features first."""
+    weight = state["cls_head.fc_cls.weight"]
+    return {**state, "cls_head.fc_cls.weight": torch.cat([weight[:, -fast:], weight[:, :-fast]], dim=1)}
 
 
 def _parts(name: str) -> tuple[list[str], str, int]:

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from peers import State, caffe2_blobs, mmaction2_state, pyslowfast_state, random_network, write_pkl
+from peers import mmaction2_state, random_network, write
 from torch import Tensor
 
 from slowfast_core.data.augment import render
@@ -37,28 +36,6 @@ NONLOCAL: {{INSTANTIATION: softmax, POOL: [[[1, 2, 2]], [[1, 2, 2]], [[2, 2, 2]]
 
 def changed(model: Model = TINY, **fields: Any) -> Model:
     return Model(**{**model.model_dump(), **fields})
-
-
-def classifier_of_mmaction2(state: State, fast: int) -> State:
-    """Columns of Fast's features first."""
-    weight = state["cls_head.fc_cls.weight"]
-    return {**state, "cls_head.fc_cls.weight": torch.cat([weight[:, -fast:], weight[:, :-fast]], dim=1)}
-
-
-def write(path: Path, peer: Peer, network: torch.nn.Module, config: str | None = None) -> Path:
-    """The network as the peer would have saved it, with what else it saves."""
-    state = network.state_dict()
-    if path.suffix == ".pkl":
-        solver = {"conv1_w_momentum": np.zeros(3, np.float32), "lr": np.float32(0.1), "model_iter": np.array([7])}
-        write_pkl(path, caffe2_blobs(state), **solver)
-    elif peer == "pyslowfast":
-        content = {"epoch": 195, "model_state": pyslowfast_state(state), "optimizer_state": {"state": {}}}
-        torch.save(content | ({"cfg": config} if config else {}), path)
-    else:
-        meta = {"epoch": 256, "mmaction_version": "1.0", "best": np.float64(0.7)}
-        theirs = classifier_of_mmaction2(mmaction2_state(state), TINY.fast_width * 32)
-        torch.save({"meta": meta, "state_dict": theirs, "optimizer": {"lr": 0.1}}, path)
-    return path
 
 
 def recipe_of(model: Model, clip: Clip = CLIP) -> Recipe:
