@@ -27,7 +27,8 @@ def _fraction(value: object) -> object:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Synthetic(Section):
