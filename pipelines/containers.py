@@ -55,6 +55,7 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
                 cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0)))),  # as many threads as a process would
                 shm_size="8g",  # at most; Ray's objects and the loader's frames
                 init=True,  # gathers what Ray's processes leave
+                healthcheck={"test": ["NONE"]},  # the image's is for services; here it would take time from the stage
                 labels={LABEL: run},
                 security_opt=["no-new-privileges"],
                 cap_drop=["ALL"],

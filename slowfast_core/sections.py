@@ -26,7 +26,8 @@ def _fraction(value: object) -> object:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)  # 0 becomes 0.0
+    # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Clip(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,14 @@ def test_every_recipe_that_comes_with_the_project_loads(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_that_went_through_json_begins_the_same_stages(name: str) -> None:
+    """Stages compare JSON text, in which 0 is not 0.0."""
+    recipe = load_recipe(name)
+    again = parse_recipe(recipe.to_json())
+    assert json.dumps(again.model_dump(), default=str) == json.dumps(recipe.model_dump(), default=str)
 
 
 def test_there_are_recipes() -> None:

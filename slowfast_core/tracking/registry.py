@@ -60,8 +60,10 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
         mend = "evaluate this training's checkpoint first"
         raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
     uri = store_uri(recipe.tracking, at)
+    recipe = recipe.model_copy(update={"finetune": None})  # another model
+    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint tells it
     inputs = {
-        "recipe": recipe.to_json(),
+        "recipe": recipe.model_copy(update=start).to_json(),
         "uri": uri,
         "checkpoint": _read(training / "checkpoint.json"),
         "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],

@@ -64,7 +64,7 @@ def test_a_change_of_the_code_leaves_the_packages_and_lets_no_secret_in(cpu_imag
     for secret in (".env", ".aws/credentials", "slowfast_core/.env", "key.pem", "workspace/mlflow.db"):
         (tmp_path / secret).parent.mkdir(exist_ok=True)
         (tmp_path / secret).write_text("secret")
-    given = {"BASE_IMAGE": os.environ["SLOWFAST_BASE_IMAGE"], "TORCH_INDEX": os.environ.get("SLOWFAST_TORCH_INDEX")}
+    given = {name: os.environ.get(f"SLOWFAST_{name}") for name in ("BASE_IMAGE", "TORCH_INDEX")}
     arguments = [f"--build-arg={name}={value}" for name, value in given.items() if value]
     changed = docker("build", "--quiet", *arguments, tmp_path).strip()
     try:

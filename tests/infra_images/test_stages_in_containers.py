@@ -66,13 +66,14 @@ def test_the_lineage_names_the_image(contained: Results, workspace: Path, cpu_im
 
 def test_a_run_that_is_stopped_leaves_no_container(cpu_image: str, tmp_path: Path) -> None:
     command = [SLOWFAST, "run", str(TINY), "--workspace", str(of_a_user(tmp_path)), "--runner", "docker"]
+    of_this_run = ("ps", "--all", "--quiet", "--filter", f"volume={tmp_path}")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        while not docker("ps", "--quiet", "--filter", "label=slowfast.run"):
+        while not docker(*of_this_run):
             assert running.poll() is None, running.stderr and running.stderr.read()
             time.sleep(0.1)
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=60) == 143
-    assert docker("ps", "--all", "--quiet", "--filter", "label=slowfast.run") == ""
+    assert docker(*of_this_run) == ""
 
 
 def test_a_refusal_in_a_container_is_one_line(cpu_image: str, tmp_path: Path) -> None:
