@@ -56,7 +56,7 @@ from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights
 from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
-from slowfast_core.training.launch import KEEP_MEMORY
+from slowfast_core.training.workers import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
 TRAIN, CLIPS = Train(), 10

@@ -44,12 +44,12 @@ from slowfast_core.model.folding import cpu_has_bf16
 from slowfast_core.recipe import Recipe, Store, load_recipe
 from slowfast_core.training.checkpoint import Saver
 from slowfast_core.training.job import Job
-from slowfast_core.training.launch import KEEP_MEMORY
 from slowfast_core.training.loop import Worker
 from slowfast_core.training.meter import Meter
 from slowfast_core.training.norms import begin_step
 from slowfast_core.training.step import AUTOCAST, make_optimizer
 from slowfast_core.training.together import Together
+from slowfast_core.training.workers import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
 FULL, LOOP, RENDERED, BARE, PEER = "full", "loop", "rendered", "bare", "PyTorchVideo, bare"

@@ -42,6 +42,7 @@ def _join(ray: Any, address: str, **options: Any) -> None:
 def ray_with_settings() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: a training would give way to all else here
     import ray
 
     return ray
