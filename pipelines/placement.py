@@ -108,7 +108,10 @@ class Placement:
 
     def _secrets(self, stage: str) -> dict[str, Secret]:
         """By what they are for."""
-        named = {kind: getattr(self.cluster.secrets, kind) for kind, stages in USES.items() if stage in stages}
+        uses = {kind for kind, stages in USES.items() if stage in stages}
+        if stage == "train" and (self.recipe.train.checkpoint_store or "").startswith("s3://"):
+            uses.add("s3")
+        named = {kind: getattr(self.cluster.secrets, kind) for kind in USES if kind in uses}
         return {kind: secret for kind, secret in named.items() if secret}
 
     def _rayjob(self, stage: str, need: Need) -> RayJobSettings:

@@ -131,6 +131,11 @@ def test_a_secret_goes_to_the_stages_that_need_it(both: tuple[Any, dict[str, Any
     assert given["validate"] == given["changes"] == given["keep"] == given["trained"] == set()
 
 
+def test_checkpoints_in_a_bucket_need_its_secret() -> None:
+    _, kubernetes_of = compiled("finetune=null", "train.checkpoint_store=s3://bucket/checkpoints")
+    assert "store" in {secret.secret_name for secret in kubernetes_of["exec-train"].secret_as_env}
+
+
 def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: tuple[Any, dict[str, Any]]) -> None:
     spec, kubernetes_of = one
     images = containers(spec)
