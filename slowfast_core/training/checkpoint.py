@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,18 @@ class Saver:
         self.pending: Future[Path] | None = None
 
     def save(self, state: Mapping[str, Any], best: int | None = None) -> None:
-        """Copy the state, and write the copy. Raises InputError when the disk was full for the one before."""
-        self.wait()
+        """Copy the state, and write the copy. Nothing is saved after one that `failed`."""
+        if self.pending is not None:
+            wait([self.pending])
+        if self.failed:
+            return
         copy = _copied(state)
         self.pending = self.thread.submit(self._save, copy, best)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the one before could not be written; `wait` then says why."""
+        return self.pending is not None and self.pending.done() and self.pending.exception() is not None
 
     def wait(self) -> None:
         if self.pending is not None:

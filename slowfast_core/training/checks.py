@@ -61,7 +61,12 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
             split += f" x {recipe.train.repeat} clips a draw" if recipe.train.repeat > 1 else ""
             what = f"a batch of {recipe.train.batch} does not divide by {split}"
             raise InputError(what, "train.batch", f"take a multiple of {parts}")
-    return list(manifest.labels), Plan(recipe.train, recipe.clip, samples // recipe.train.repeat, recipe.seed).steps
+    plan = Plan(recipe.train, recipe.clip, samples // recipe.train.repeat, recipe.seed)
+    if plan.samples < plan.largest_batch:
+        largest = plan.largest_batch * recipe.train.repeat
+        what = f"{samples} training samples are fewer than the largest batch of train.multigrid, {largest}"
+        raise InputError(what, where, "lower train.batch, or set train.multigrid to null")
+    return list(manifest.labels), plan.steps
 
 
 def check_start(recipe: Recipe, start: Path, labels: list[str]) -> bool:

@@ -54,7 +54,12 @@ class Job:
         with self.refusal.open("r+b") as file:
             file.write(str(error).encode()[:LINE].ljust(LINE))  # another worker may have written a longer one
 
+    @property
+    def refused(self) -> str:
+        """What a worker told by `refuse`."""
+        return self.refusal.read_text(encoding="utf-8", errors="ignore").strip()
+
     def check(self) -> None:
-        """Raises what a worker told by `refuse`."""
-        if said := self.refusal.read_text(encoding="utf-8", errors="ignore").strip():
+        """Raises what a worker told."""
+        if said := self.refused:
             raise InputError.said(said)

@@ -99,8 +99,10 @@ def _fit(
     with cluster_of(job):
         run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
         with run, followed(job.log, steps, run.log_metrics) as notes:
-            run_workers(job)
-            job.check()
+            try:
+                run_workers(job)
+            finally:
+                job.check()  # what a worker said tells more than that it ended
             if job.stop.exists():
                 raise Stopped(folder)
     for left in (RAY, "hosts"):

@@ -42,6 +42,8 @@ def train_worker(
     job: Job, rank: int, workers: int, device: torch.device, epoch_done: Callable[[int], None], measured: Measured
 ) -> None:
     """Returns when the training is done, is told to stop, or cannot go on; `job.refusal` then says why."""
+    if job.refused:  # by a worker that is no more: its group was started again
+        return
     try:
         together = Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds)
         Worker(job, together, device, measured).run(epoch_done)
@@ -52,6 +54,8 @@ def train_worker(
             raise
         mend = "make room and run again; it goes on from the last checkpoint"
         job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
+        if workers > 1:
+            raise  # the others wait for this one: Ray ends them
 
 
 class JsonLines:
@@ -84,7 +88,7 @@ class Worker:
         ]
         self.plan = Plan(recipe.train, recipe.clip, len(clips), recipe.seed, rank, workers)
         self.loader = training_loader(clips, self.plan, recipe.compute.loader_workers, pin=cuda)
-        self.state = begin(job, device)
+        self.state = begin(job, device, together.smallest)
         self.parallel = _parallel(self.state.network, workers, recipe.compute.compile)
         self.forward = partial(
             forward_loss, train=self.train, model=self.model, device=device, precision=recipe.compute.precision
@@ -126,7 +130,10 @@ class Worker:
                 self.measured(measured)
                 self.log(step=self.state.step, **fields, **measured, **held_out, **self._count_bad())
             wish = self.together.decide(self._wish(last_of_epoch))
+            if wish in (Wish.SAVE, Wish.STOP):  # what is saved has no loss that nobody looked at
+                wish = self.together.decide(Wish.FAIL if self.divergence.seen(newest=True) else wish)
             if wish is Wish.FAIL:
+                self.saver.wait()
                 self.divergence.check()
                 return wish
             if wish is not Wish.GO_ON:
@@ -167,10 +174,14 @@ class Worker:
         return torch.stack(losses).sum()
 
     def _forward(self, part: Batch) -> Outcome:
-        """A part none of whose clips decode is a blank one, which changes neither loss nor statistics."""
+        """A part none of whose clips decode is a blank one, which changes neither loss nor statistics.
+
+        Only synchronised statistics count it: the other workers wait for this one's.
+        """
         if part.samples:
             return self.forward(self.parallel, part.samples)
-        self.state.network.eval()
+        if self.train.batch_norm != "sync":
+            self.state.network.eval()
         outcome = self.forward(self.parallel, [self.blank])
         training_mode(self.state.network, self.train)
         return Outcome(outcome.loss * 0, outcome.right * 0, 0)
@@ -208,18 +219,18 @@ class Worker:
     def _take_precise_statistics(self) -> None:
         self.plan.start(PRECISE_EPOCH)
         parts = self.train.precise_norm_batches * self.train.accumulate
-        batches = (batch.samples for batch, _ in zip(self.loader, range(parts), strict=False) if batch.samples)
-        take_statistics(self.state.network, batches, self.forward, self.together.sums)
+        instead = [self.blank] if self.train.batch_norm == "sync" else []
+        batches = (batch.samples or instead for batch, _ in zip(self.loader, range(parts), strict=False))
+        take_statistics(self.state.network, filter(None, batches), self.forward, self.together.sums)
 
     def _wish(self, last_of_epoch: bool) -> Wish:
         train = self.train
         stop = self.together.rank == 0 and self.job.stop.exists()
         timed = self.together.rank == 0 and time.monotonic() - self.last_save > train.checkpoint_minutes * 60
         counted = bool(train.checkpoint_steps) and self.state.step % train.checkpoint_steps == 0
-        save = last_of_epoch or timed or counted
-        if self.divergence.seen(newest=save or stop):
+        if self.saver.failed or self.divergence.seen(newest=False):
             return Wish.FAIL
-        return Wish.STOP if stop else Wish.SAVE if save else Wish.GO_ON
+        return Wish.STOP if stop else Wish.SAVE if last_of_epoch or timed or counted else Wish.GO_ON
 
     def _save(self) -> None:
         if self.together.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class Plan:
     """Iterated over, it gives the parts of one epoch's steps, for one worker, from where `start` says.
 
     An epoch is a permutation of the samples, cut into batches, each cut by worker and again by part, so that the parts
-    of 2 workers who accumulate over 2 are those of 4 who do not. A last batch that is not full is left out; each epoch
-    leaves out other samples.
+    of 2 workers who accumulate over 2 are those of 4 who do not; where it does not divide, parts differ by a sample. A
+    last batch that is not full is left out; each epoch leaves out other samples.
     """
 
     def __init__(self, train: Train, clip: Clip, samples: int, seed: int, rank: int = 0, workers: int = 1) -> None:
@@ -34,6 +34,12 @@ class Plan:
     @property
     def steps(self) -> int:
         return self.ends[-1]
+
+    @property
+    def largest_batch(self) -> int:
+        """In draws, of any step that the schedule has, whether or not there are samples for it."""
+        cycles = [short_cycle(self.train.multigrid, c.grid, self.side) for c in self.cycles if self.train.multigrid]
+        return max((self._batch(grid) for cycle in cycles for grid in cycle), default=self.batch)
 
     def position(self, step: int) -> tuple[int, int]:
         """The epoch of `step`, and its number there."""
@@ -64,11 +70,12 @@ class Plan:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
         begin = 0
         for step, (size, frames, side) in enumerate(self._shapes(self.epoch)):
-            part = size // (self.workers * self.train.accumulate)
-            mine = begin + self.rank * part * self.train.accumulate
+            parts = self.workers * self.train.accumulate
+            first = self.rank * self.train.accumulate
+            cuts = [begin + size * part // parts for part in range(first, first + self.train.accumulate + 1)]
             begin += size
-            for first in range(mine, mine + part * self.train.accumulate, part) if step >= self.skip else ():
-                yield [Pick(self.epoch, int(i), frames, side) for i in order[first : first + part]]
+            for start, end in pairwise(cuts) if step >= self.skip else ():
+                yield [Pick(self.epoch, int(i), frames, side) for i in order[start:end]]
 
     def _shapes(self, epoch: int) -> list[tuple[int, int, int]]:
         """Batch, frames and side of each step of an epoch."""

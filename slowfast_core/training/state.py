@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import load_weights, start_from
-from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint
+from slowfast_core.training.checkpoint import checkpoint_of, load_checkpoint, newest_checkpoint, step_of
 from slowfast_core.training.job import Job
 from slowfast_core.training.norms import with_norm
 from slowfast_core.training.step import make_optimizer
@@ -39,8 +40,11 @@ class State:
         }
 
 
-def begin(job: Job, device: torch.device) -> State:
-    """A training at its newest whole checkpoint, or at its beginning. Raises InputError."""
+def begin(job: Job, device: torch.device, smallest: Callable[[int], int]) -> State:
+    """A training at its newest whole checkpoint, or at its beginning. Raises InputError.
+
+    `smallest` is over all workers: storage may show the newest one to some of them only.
+    """
     recipe = job.recipe
     torch.manual_seed(recipe.seed)
     network: nn.Module = build_model(recipe.model, recipe.clip)
@@ -53,6 +57,10 @@ def begin(job: Job, device: torch.device) -> State:
     state = State(network, make_optimizer(network, recipe.train), scaler, notes=notes)
     path, torn = newest_checkpoint(job.checkpoints)
     state.notes += [f"checkpoint {broken.name} is torn and was passed over" for broken in torn]
+    own = step_of(path) if path else 0
+    if (step := smallest(own)) < own:
+        state.notes.append(f"the checkpoint of step {own} is not seen by every worker and was passed over")
+        path = checkpoint_of(job.checkpoints, step) if step else None
     if path is not None:
         saved = load_checkpoint(path)
         network.load_state_dict(saved["model"])

@@ -17,6 +17,9 @@ from torch import Tensor, distributed
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 
+# For which a worker may be waited for: it may be waiting itself, for storage. One that died is noticed at once.
+PATIENCE = datetime.timedelta(minutes=30)
+
 
 class Wish(IntEnum):
     """What a worker wants after a step; the highest of all workers is what they do."""
@@ -38,10 +41,9 @@ class Together:
         hosts = folder / "hosts"
         hosts.mkdir(exist_ok=True)
         write_whole(hosts / str(rank), socket.gethostname())
-        limit = datetime.timedelta(seconds=seconds)
-        self.group = distributed.new_group(backend="gloo", timeout=limit)
+        self.group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         try:
-            distributed.monitored_barrier(self.group, limit, wait_all_ranks=True)
+            distributed.monitored_barrier(self.group, datetime.timedelta(seconds=seconds), wait_all_ranks=True)
         except RuntimeError as error:
             raise InputError(_missing(hosts, str(error)), f"{seconds:g} s", "look at that host") from None
 
@@ -53,6 +55,10 @@ class Together:
         if self.workers > 1:
             distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.group)
         return values
+
+    def smallest(self, value: int) -> int:
+        """The lowest of all workers."""
+        return -int(self.largest(torch.tensor([-value])))
 
     def total(self, value: int) -> int:
         """The sum over all workers."""

@@ -55,6 +55,7 @@ def run_workers(job: Job) -> None:
             storage_path=str(job.folder / RAY),
             failure_config=FailureConfig(
                 max_failures=job.recipe.train.max_restarts,
+                max_preemption_failures=job.recipe.train.max_restarts,
                 controller_failure_limit=compute.wait_minutes,  # it waits a minute at a time for its workers
             ),
         ),

@@ -176,6 +176,7 @@ def trained(job: Job, until: int = 100) -> str | None:
         if epoch == until:
             raise LostError
 
+    job.prepare()
     threads = torch.get_num_threads()
     try:
         train_worker(job, 0, 1, torch.device("cpu"), epoch_done, lambda measured: None)

@@ -79,6 +79,10 @@ def test_no_cluster_answers(refused: Refused) -> None:
         (("train.batch=9",), "train.batch 9 does not divide by compute.workers 2"),
         (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
+        (
+            ("train.multigrid={}", "train.schedule=steps", "train.steps=[[5, 0.1]]"),
+            "32 training samples are fewer than the largest batch of train.multigrid, 128",
+        ),
         (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); take 'groups' on CPUs"),
         (("compute.gpus_per_worker=64",), "128 GPUs are asked for (2 x 64), this machine has"),
         (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
@@ -187,13 +191,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_in_a_training(
     start: Callable[..., Training],
     tiny_workspace: Callable[[Path], Workspace],
     small_disk: Path,
+    workers: int,
 ) -> None:
     at = tiny_workspace(small_disk / "w")
-    training = start(at, "train.checkpoint_steps=1", "compute.workers=1")
+    training = start(at, "train.checkpoint_steps=1", f"compute.workers={workers}")
     said = training.refusal()
     assert "No space left on device" in said
     assert "make room and run again" in said
