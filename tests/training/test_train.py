@@ -56,7 +56,8 @@ def trained(
     try:
         plain.start()
         killed.start()
-        killed.kill_in_epoch(3)
+        killed.wait_for_checkpoints(2)
+        killed.kill()
         checkpoints = sorted(path.name for path in (killed.partial / "checkpoints").glob("step-*"))
         torn = killed.partial / "checkpoints" / checkpoints[-1] / "state.pt"
         torn.write_bytes(torn.read_bytes()[:-100])

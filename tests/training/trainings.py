@@ -64,6 +64,14 @@ class Training:
             assert time.monotonic() < limit
             time.sleep(0.005)
 
+    def wait_for_checkpoints(self, count: int) -> None:
+        """They are written beside the steps, and so may come epochs later."""
+        limit = time.monotonic() + DEADLINE
+        while len(list((self.partial / "checkpoints").glob("step-*"))) < count:
+            assert self.processes[-1].poll() is None, self.processes[-1].communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+
     def kill_in_epoch(self, epoch: float) -> None:
         """SIGKILL the process group, and Ray's workers with it, as when a machine goes down."""
         self.wait_for_epoch(epoch)
