@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +20,7 @@ from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
 from slowfast_core.training.job import Job
+from slowfast_core.training.log import JsonLines
 from slowfast_core.training.meter import Meter
 from slowfast_core.training.norms import average_running_statistics, begin_step, training_mode
 from slowfast_core.training.plan import Plan
@@ -52,18 +51,6 @@ def train_worker(
             raise
         mend = "make room and run again; it goes on from the last checkpoint"
         job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
-
-
-class JsonLines:
-    """A file to which some workers append."""
-
-    def __init__(self, path: Path, enabled: bool) -> None:
-        self.path, self.enabled = path, enabled
-
-    def __call__(self, **fields: object) -> None:
-        if self.enabled:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(fields) + "\n")
 
 
 class Worker:
