@@ -15,7 +15,7 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import FULL, InputError
 from slowfast_core.model.weights import save_weights
 from slowfast_core.training.bad_clips import BadClips
-from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
+from slowfast_core.training.checkpoint import Saver, checkpoint_of, is_whole, load_checkpoint
 from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
@@ -214,9 +214,13 @@ class Worker:
         self.last_save = time.monotonic()
 
     def _final_weights(self) -> dict[str, torch.Tensor]:
+        """Raises InputError when they are the best, and its checkpoint is not whole."""
         if self.train.final == "best" and self.state.best:
-            saved = load_checkpoint(checkpoint_of(self.job.checkpoints, self.state.best[0]))
-            return saved["model"]  # type: ignore[no-any-return]
+            best = checkpoint_of(self.job.checkpoints, self.state.best[0])
+            if not is_whole(best):
+                mend = f"put back a copy, as train.checkpoint_store has it, or remove {self.job.folder} and train again"
+                raise InputError("the best checkpoint is damaged or lost", best, mend)
+            return load_checkpoint(best)["model"]  # type: ignore[no-any-return]
         return self.state.network.state_dict()
 
     @property
