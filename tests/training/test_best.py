@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from nodes import free_port
 
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe import load_recipe
 from slowfast_core.training.checkpoint import load_checkpoint, save_checkpoint
 from slowfast_core.training.job import Job
+from slowfast_core.training.launch import train
 from slowfast_core.training.loop import train_worker
 from slowfast_core.workspace import Workspace
 
@@ -62,3 +64,32 @@ def test_a_damaged_best_is_no_result(job: Job) -> None:
     state.write_bytes(sound)
     finish(job)
     assert (job.folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (BEST, "an unfinished train of other inputs is there: evaluate.size 32, now 48"),
+        (BEST[1:], "no Ray cluster"),  # it would go on
+    ],
+)
+def test_the_size_of_the_held_out_views_chooses_the_best(
+    tiny_recipe: Path,
+    tiny_workspace: Callable[[Path], Workspace],
+    tmp_path: Path,
+    settings: tuple[str, ...],
+    said: str,
+) -> None:
+    at = tiny_workspace(tmp_path / "data")
+    nowhere = f"compute.address=127.0.0.1:{free_port()}"
+
+    def refusal(*views: str) -> str:
+        recipe = load_recipe(str(tiny_recipe), [nowhere, *settings, *views])
+        with pytest.raises(InputError) as caught:
+            train(recipe, at.data("motion", "extract"), at.run("tiny", "train"), at)
+        return str(caught.value)
+
+    assert "no Ray cluster" in refusal("evaluate.size=32")
+    (at.run("tiny", ".train.partial") / "checkpoints" / "step-000000004").mkdir(parents=True)
+    assert "no Ray cluster" in refusal("evaluate.size=32", "evaluate.clips=3")
+    assert said in refusal("evaluate.size=48")
