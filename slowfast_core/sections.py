@@ -215,6 +215,9 @@ class Train(Section):
             raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
             raise ValueError("multigrid needs schedule 'steps'")
+        if self.batch_norm == "frozen" and self.precise_norm_batches:
+            what = f"precise_norm_batches {self.precise_norm_batches} takes anew the statistics"
+            raise ValueError(f"{what} that batch_norm 'frozen' keeps; set it to 0, or take another batch_norm")
         return self
 
 

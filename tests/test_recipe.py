@@ -120,6 +120,10 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ({"model": {"lateral_kernel": 4}}, "model.lateral_kernel: must be odd, is 4"),
         ({"train": {"jitter": [320, 256]}}, "train: jitter is [shortest, longest], is [320, 256]"),
         ({"train": {"momentum": 0}}, "train: nesterov needs a momentum above 0"),
+        (
+            {"train": {"batch_norm": "frozen", "precise_norm_batches": 1}},
+            "train: precise_norm_batches 1 takes anew the statistics that batch_norm 'frozen' keeps",
+        ),
         ({"train": {"epochs": 3}}, "train.warmup_epochs 34 is longer than train.epochs 3"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"data": {}}, "data.name: Field required"),

@@ -74,7 +74,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, needed: C
     """
     step = int(state["step"])
     final = checkpoint_of(folder, step)
-    temporary = folder / f".{final.name}"
+    temporary = unfinished_of(folder, step)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -89,7 +89,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, needed: C
     sync(folder)
     saved = sorted(folder.glob("step-*"))
     torn = [path for path in saved if step_of(path) > step]  # training went on from before them
-    unfinished = folder.glob(".step-*")  # by a process that was killed
+    unfinished = folder.glob(".step-*")  # saved or fetched by a process that was killed
     old = [path for path in saved[: -keep - len(torn)] if step_of(path) not in needed]
     for path in [*torn, *unfinished, *old]:
         shutil.rmtree(path)
@@ -124,6 +124,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def checkpoint_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}"
+
+
+def unfinished_of(folder: Path, step: int) -> Path:
+    """Where it is until it is whole; the next save clears what a killed process left."""
+    return folder / f".{checkpoint_of(folder, step).name}"
 
 
 def step_of(path: Path) -> int:

@@ -21,6 +21,7 @@ from slowfast_core.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     step_of,
+    unfinished_of,
 )
 from slowfast_core.training.job import Job
 
@@ -49,15 +50,19 @@ class CheckpointStore:
     def put(self, folder: Path, step: int, best: int | None, keep: int) -> None:
         """Have the checkpoint of `step`, and the best, there; of the older ones the last stay. Raises InputError."""
         there = self._listed()
-        wanted = [step] if best is None or best in (step, *there) else [step, best]
+        whole = {number for number, items in there.items() if _both(items)}
+        # A best that this machine lost, and that the weights do not need, is nowhere to be had.
+        lost = best is not None and not checkpoint_of(folder, best).exists()
+        wanted = [step] if best is None or lost or best in (step, *whole) else [step, best]
         for number in wanted:
             path = checkpoint_of(folder, number)
             for name in (STATE, SUMS):
                 self.objects.put(path / name, f"{path.name}/{name}")
-        older = sorted(number for number in there if number < step and number != best)
-        for number in older[: max(len(older) + 1 - keep, 0)]:
-            for item in there[number]:
-                self.objects.remove(item.key)
+        kept = sorted((number for number in whole if number < step and number != best), reverse=True)[: keep - 1]
+        for number, items in there.items():
+            if number < step and number not in (best, *kept):
+                for item in items:
+                    self.objects.remove(item.key)
 
     def fetch_newest(self, folder: Path, with_best: bool) -> list[str]:
         """Bring the newest whole one where it is newer than the folder's own; return what is to be noted.
@@ -69,13 +74,11 @@ class CheckpointStore:
         for step in sorted(there, reverse=True):
             if own is not None and step <= step_of(own):
                 break
-            temporary = self._fetch(there[step], folder / f".fetched-{step}")
-            best = load_checkpoint(temporary)["best"] if with_best and is_whole(temporary) else None
-            if is_whole(temporary) and (best is None or best[0] == step or self._bring(there, best[0], folder)):
-                notes.append(f"checkpoint {_publish(temporary, folder, step).name} came from {self.objects.root}")
+            name = checkpoint_of(folder, step).name
+            if self._bring(there, step, folder, with_best):
+                notes.append(f"checkpoint {name} came from {self.objects.root}")
                 break
-            shutil.rmtree(temporary)
-            notes.append(f"checkpoint step-{step:09d} of {self.objects.root} is not whole and was passed over")
+            notes.append(f"checkpoint {name} of {self.objects.root} is not whole and was passed over")
         return notes
 
     def _listed(self) -> dict[int, list[StoredObject]]:
@@ -87,22 +90,29 @@ class CheckpointStore:
                 found[int(name[5:])].append(item)
         return dict(found)
 
+    def _bring(self, there: dict[int, list[StoredObject]], step: int, folder: Path, with_best: bool) -> bool:
+        """Whether the folder has the checkpoint, now at least; and before it, the best that goes with it."""
+        if is_whole(checkpoint_of(folder, step)):
+            return True
+        if not _both(there.get(step, [])):
+            return False
+        temporary = self._fetch(there[step], unfinished_of(folder, step))
+        whole = is_whole(temporary)
+        best = load_checkpoint(temporary)["best"] if whole and with_best else None
+        if not whole or (best and best[0] != step and not self._bring(there, best[0], folder, with_best=False)):
+            shutil.rmtree(temporary)
+            return False
+        final = checkpoint_of(folder, step)
+        shutil.rmtree(final, ignore_errors=True)  # a torn one
+        temporary.rename(final)
+        return True
+
     def _fetch(self, items: list[StoredObject], target: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for item in items:
             self.objects.fetch(item, target / item.key.partition("/")[2])
         return target
-
-    def _bring(self, there: dict[int, list[StoredObject]], step: int, folder: Path) -> bool:
-        """Whether the folder has the checkpoint, now at least."""
-        if not is_whole(checkpoint_of(folder, step)):
-            temporary = self._fetch(there.get(step, []), folder / f".fetched-{step}")
-            if not is_whole(temporary):
-                shutil.rmtree(temporary)
-                return False
-            _publish(temporary, folder, step)
-        return True
 
 
 class Uploader:
@@ -172,10 +182,9 @@ def fetch_newest(job: Job) -> list[str]:
         raise InputError(what, "train.checkpoint_store", "correct it, or set it to null to train without") from None
 
 
-def _publish(temporary: Path, folder: Path, step: int) -> Path:
-    final = checkpoint_of(folder, step)
-    shutil.rmtree(final, ignore_errors=True)  # a torn one
-    return temporary.rename(final)
+def _both(items: list[StoredObject]) -> bool:
+    """Whether they are both files of a checkpoint: it was sent to its end."""
+    return len(items) == 2
 
 
 def _said(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slowfast_core.files import write_whole
 from slowfast_core.progress import Advance, progress
+from slowfast_core.training.log import whole_lines
 
 Send = Callable[[Mapping[str, float], int], None]  # metrics, step
 
@@ -47,6 +48,7 @@ class Follower:
         self.log, self.notes, self.send, self.advance = log, notes, send, advance
         self.sent_file = log.with_suffix(".sent")
         self.sent = int(self.sent_file.read_text()) if self.sent_file.exists() else 0
+        self.sent = min(self.sent, whole_lines(log) if log.exists() else 0)  # a power cut may have taken lines back
         self.shown = 0
 
     def catch_up(self) -> None:

@@ -69,6 +69,8 @@ def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str
         "train": start,
         "compute": compute,
     }
+    if recipe.train.final == "best":  # the held-out split, seen at this size, says which is
+        inputs["evaluate"] = recipe.evaluate.model_dump(include={"size"})
     return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
 
 

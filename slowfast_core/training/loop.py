@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,11 +15,12 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import FULL, InputError
 from slowfast_core.model.weights import save_weights
 from slowfast_core.training.bad_clips import BadClips
-from slowfast_core.training.checkpoint import Saver, checkpoint_of, load_checkpoint
+from slowfast_core.training.checkpoint import Saver, checkpoint_of, is_whole, load_checkpoint
 from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.divergence import Divergence
 from slowfast_core.training.heldout import score_held_out
 from slowfast_core.training.job import Job
+from slowfast_core.training.log import JsonLines
 from slowfast_core.training.meter import Meter
 from slowfast_core.training.norms import average_running_statistics, begin_step, training_mode
 from slowfast_core.training.plan import Plan
@@ -56,18 +55,6 @@ def train_worker(
         job.refuse(InputError(f"no room for the training: {error.strerror}", job.folder, mend))
         if workers > 1:
             raise  # the others wait for this one: Ray ends them
-
-
-class JsonLines:
-    """A file to which some workers append."""
-
-    def __init__(self, path: Path, enabled: bool) -> None:
-        self.path, self.enabled = path, enabled
-
-    def __call__(self, **fields: object) -> None:
-        if self.enabled:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(fields) + "\n")
 
 
 class Worker:
@@ -238,9 +225,13 @@ class Worker:
         self.last_save = time.monotonic()
 
     def _final_weights(self) -> dict[str, torch.Tensor]:
+        """Raises InputError when they are the best, and its checkpoint is not whole."""
         if self.train.final == "best" and self.state.best:
-            saved = load_checkpoint(checkpoint_of(self.job.checkpoints, self.state.best[0]))
-            return saved["model"]  # type: ignore[no-any-return]
+            best = checkpoint_of(self.job.checkpoints, self.state.best[0])
+            if not is_whole(best):
+                mend = f"put back a copy, as train.checkpoint_store has it, or remove {self.job.folder} and train again"
+                raise InputError("the best checkpoint is damaged or lost", best, mend)
+            return load_checkpoint(best)["model"]  # type: ignore[no-any-return]
         return self.state.network.state_dict()
 
     @property

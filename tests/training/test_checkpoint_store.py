@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from slowfast_core.data.folder import Folder
-from slowfast_core.data.stored_object import StoredObject
+from slowfast_core.data.stored_object import Arrived, StoredObject, nobody
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe import load_recipe
@@ -56,6 +57,38 @@ def test_the_last_k_and_the_best_are_kept(store: CheckpointStore, tmp_path: Path
     assert steps_in(store) == [10, 1000]
 
 
+def lost_on_the_way(store: CheckpointStore, step: int) -> None:
+    store.objects.remove(f"step-{step:09d}/sha256.json")
+
+
+def test_a_best_that_was_sent_by_half_is_sent_again(store: CheckpointStore, tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    save(there, 10, (10, 0.5))
+    store.put(there, 10, 10, keep=2)
+    lost_on_the_way(store, 10)
+    for step in (20, 30, 40):
+        save(there, step, (10, 0.5))
+        store.put(there, step, 10, keep=2)
+    assert steps_in(store) == [10, 30, 40]
+    (note,) = store.fetch_newest(here, with_best=True)
+    assert "step-000000040 came from" in note
+    assert sorted(path.name for path in here.iterdir()) == ["step-000000010", "step-000000040"]
+    shutil.rmtree(there / "step-000000010")
+    lost_on_the_way(store, 10)
+    save(there, 50)
+    store.put(there, 50, 10, keep=2)  # what nobody has keeps nothing from being sent
+
+
+def test_what_was_sent_by_half_is_cleared_and_not_counted(store: CheckpointStore, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+        store.put(tmp_path, step, None, keep=3)
+    lost_on_the_way(store, 3)
+    save(tmp_path, 4)
+    store.put(tmp_path, 4, None, keep=3)
+    assert steps_in(store) == [1, 2, 4]
+
+
 def test_the_newest_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     assert store.fetch_newest(here, with_best=False) == []
@@ -95,7 +128,7 @@ def test_a_torn_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], None
     assert [path.name for path in here.iterdir()] == ["step-000000004"]
     damage(there / "step-000000004")
     assert len(CheckpointStore(str(there)).fetch_newest(tmp_path / "empty", with_best=False)) == 2
-    assert list((tmp_path / "empty").iterdir()) == []
+    assert list((tmp_path / "empty").glob("*")) == []
 
 
 def test_with_the_best_or_not_at_all(tmp_path: Path) -> None:
@@ -105,6 +138,27 @@ def test_with_the_best_or_not_at_all(tmp_path: Path) -> None:
     notes = CheckpointStore(str(there)).fetch_newest(tmp_path / "here", with_best=True)
     assert ["step-000000008" in notes[0], "step-000000006 came" in notes[1]] == [True, True]
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["step-000000004", "step-000000006"]
+
+
+class Cut(Folder):
+    """A store whose connection ends in the middle of a checkpoint."""
+
+    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
+        if item.key.endswith("state.pt"):
+            raise InputError("the connection was cut", self.root, "try again")
+        return super().fetch(item, target, arrived)
+
+
+def test_what_a_fetch_left_that_was_cut_off_is_cleared(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    save(there, 4)
+    cut = CheckpointStore(str(there))
+    cut.objects = Cut(str(there))
+    with pytest.raises(InputError, match="the connection was cut"):
+        cut.fetch_newest(here, with_best=False)
+    assert newest_checkpoint(here) == (None, [])
+    save(here, 2)
+    assert [path.name for path in here.iterdir()] == ["step-000000002"]
 
 
 class Slow(Folder):

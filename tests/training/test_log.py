@@ -1,0 +1,91 @@
+"""The log of a training whose process died in the middle of a line: the next one's are whole, and each sent once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from slowfast_core.progress import progress
+from slowfast_core.training.follow import Follower, last_metrics
+from slowfast_core.training.log import CHUNK, JsonLines
+
+Sent = list[int]
+METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
+
+
+def follow(log: Path) -> tuple[Sent, list[str]]:
+    """The steps that were sent, and the notes, of what a new process finds in the log."""
+    steps, notes = Sent(), list[str]()
+
+    def send(metrics: Mapping[str, float], step: int) -> None:
+        steps.append(step)
+
+    with progress("train", 100) as advance:
+        Follower(log, notes, send, advance).catch_up()
+    return steps, notes
+
+
+SHORT = """
+import resource, signal, sys
+from pathlib import Path
+from slowfast_core.training.log import JsonLines
+
+log = JsonLines(Path(sys.argv[1]), enabled=True)
+log(step=2, epoch=0.5, loss=2.0, accuracy=0.5, clips_per_second=9.0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+room = log.path.stat().st_size + 20
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+log(step=3, epoch=0.75, loss=1.0, accuracy=0.5, clips_per_second=9.0)
+"""
+
+
+def test_a_line_for_which_the_disk_had_no_room(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    JsonLines(log, enabled=True)(step=1, **METRICS)
+    ended = subprocess.run([sys.executable, "-c", SHORT, str(log)], capture_output=True, text=True, timeout=120)
+    assert "File too large" in ended.stderr
+    assert not log.read_bytes().endswith(b"\n")
+    assert follow(log) == ([1, 2], [])
+    again = JsonLines(log, enabled=True)
+    assert log.read_bytes().endswith(b"\n")
+    again(note="resumed")
+    again(step=3, **METRICS)
+    assert follow(log) == ([3], ["resumed"])
+    assert follow(log) == ([], [])
+    assert last_metrics(log)["loss"] == 2.0
+    assert [json.loads(line).get("step") for line in log.read_text().splitlines()] == [1, 2, None, 3]
+
+
+@pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_torn_lines_of_any_length_are_cut_off(tmp_path: Path, size: int) -> None:
+    log = tmp_path / "samples-1.jsonl"
+    log.write_bytes(b"x" * size)
+    JsonLines(log, enabled=False)
+    assert log.stat().st_size == size  # another worker's
+    JsonLines(log, enabled=True)
+    assert log.read_bytes() == b""
+    log.write_bytes(b"{}\n{}\n" + b"x" * size)
+    JsonLines(log, enabled=True)
+    assert log.read_bytes() == b"{}\n{}\n"
+
+
+def test_a_log_that_a_power_cut_made_shorter_than_what_was_sent(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    for step in (1, 2, 3):
+        JsonLines(log, enabled=True)(step=step, **METRICS)
+    assert follow(log) == ([1, 2, 3], [])
+    first, second, _ = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + second[:9])
+    with progress("train", 100) as advance:
+        steps = Sent()
+        follower = Follower(log, [], lambda metrics, step: steps.append(step), advance)
+        restarted = JsonLines(log, enabled=True)
+        for step in (2, 3, 4):
+            restarted(step=step, **METRICS)
+        follower.catch_up()
+    assert steps == [2, 3, 4]
