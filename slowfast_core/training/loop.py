@@ -25,7 +25,7 @@ from slowfast_core.training.meter import Meter
 from slowfast_core.training.norms import average_running_statistics, begin_step, training_mode
 from slowfast_core.training.plan import Plan
 from slowfast_core.training.precise_bn import take_statistics
-from slowfast_core.training.schedule import scaling_line
+from slowfast_core.training.schedule import scaling_line, warnings
 from slowfast_core.training.state import begin
 from slowfast_core.training.step import Outcome, decisions_of, forward_loss
 from slowfast_core.training.together import Together, Wish
@@ -45,6 +45,7 @@ def train_worker(
         return
     try:
         together = Together(rank, workers, job.folder, job.recipe.compute.preflight_seconds)
+        together.try_gradients(device)
         Worker(job, together, device, measured).run(epoch_done)
     except InputError as error:
         job.refuse(error)
@@ -85,7 +86,7 @@ class Worker:
         self.meter = Meter(together, device)
         self.divergence = Divergence(job.folder / "diverged", rank)
         self.last_save = time.monotonic()
-        for note in [scaling_line(recipe.train, workers), *self.state.notes]:
+        for note in [scaling_line(self.train, workers), *warnings(self.train, workers), *self.state.notes]:
             self.log(note=note)
 
     def run(self, epoch_done: Callable[[int], None]) -> None:

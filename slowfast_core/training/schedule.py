@@ -29,8 +29,8 @@ def learning_rate(train: Train, epoch: float, cycles: Sequence[LongCycle] = ()) 
 
 def scaling_line(train: Train, workers: int) -> str:
     """What becomes of the recipe's learning rate, and what its batch norm sees, in a line."""
-    part = train.batch // (workers * train.accumulate)
-    norm = min(train.norm_clips, part) if train.batch_norm == "groups" and train.norm_clips else part
+    part = _part(train, workers)
+    norm = min(train.norm_clips or part, part) if train.batch_norm == "groups" else part
     shares = {"groups": f"in groups of {norm}", "sync": f"over {part * workers}", "frozen": "frozen"}[train.batch_norm]
     rate = f"learning rate {train.learning_rate * _scale(train):g}"
     if train.reference_batch not in (None, train.batch):
@@ -39,6 +39,23 @@ def scaling_line(train: Train, workers: int) -> str:
         f"batch {train.batch} ({workers} x {part}{f' x {train.accumulate}' if train.accumulate > 1 else ''}), "
         f"{rate}, batch norm {shares}{' clips' if train.batch_norm != 'frozen' else ''}"
     )
+
+
+def warnings(train: Train, workers: int) -> list[str]:
+    """Where batch and batch norm are not those that the recipe was made with."""
+    part, said = _part(train, workers), []
+    if train.reference_batch not in (None, train.batch):
+        said.append(
+            f"warning: the learning rate is for a batch of {train.reference_batch} and was scaled to {train.batch}"
+        )
+    if train.batch_norm == "groups" and part < train.norm_clips:
+        said.append(f"warning: batch norm sees {part} clips at a time, the recipe means {train.norm_clips}")
+    return said
+
+
+def _part(train: Train, workers: int) -> int:
+    """Clips that a worker takes at a time."""
+    return train.batch // (workers * train.accumulate)
 
 
 def _scale(train: Train) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import re
 import socket
+import time
 from enum import IntEnum
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Together:
 
     def __init__(self, rank: int, workers: int, folder: Path, seconds: float) -> None:
         """Raises InputError, naming rank and host, when not all workers are there in time."""
-        self.rank, self.workers = rank, workers
+        self.rank, self.workers, self.seconds = rank, workers, seconds
         if workers == 1:
             return
         hosts = folder / "hosts"
@@ -46,6 +47,18 @@ class Together:
             distributed.monitored_barrier(self.group, datetime.timedelta(seconds=seconds), wait_all_ranks=True)
         except RuntimeError as error:
             raise InputError(_missing(hosts, str(error)), f"{seconds:g} s", "look at that host") from None
+
+    def try_gradients(self, device: torch.device) -> None:
+        """Sum a number over all workers, on the way that gradients take. Raises InputError when that takes too long."""
+        if self.workers == 1:
+            return
+        number = torch.ones(1, device=device)
+        sent, since = distributed.all_reduce(number, async_op=True), time.monotonic()
+        while not sent.is_completed():
+            if time.monotonic() - since > self.seconds:
+                what = f"rank {self.rank} on {socket.gethostname()} cannot sum over all workers from {device}"
+                raise InputError(what, f"{self.seconds:g} s", "look at the network between the hosts (NCCL_DEBUG=INFO)")
+            time.sleep(0.01)
 
     def decide(self, wish: Wish) -> Wish:
         return Wish(int(self.largest(torch.tensor([int(wish)]))))

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from slowfast_core.recipe import Train
-from slowfast_core.training.schedule import learning_rate, scaling_line
+from slowfast_core.training.schedule import learning_rate, scaling_line, warnings
 
 PAPER = Train(epochs=256, learning_rate=1.6, warmup_epochs=34, warmup_from=0.01)
 PLAIN = Train(epochs=12, learning_rate=0.1, warmup_epochs=0)
@@ -96,3 +96,12 @@ def test_the_line_about_scaling() -> None:
     train = Train(batch=128, accumulate=2, learning_rate=0.1, reference_batch=64)
     line = "batch 128 (4 x 16 x 2), learning rate 0.2 (0.1 x 128 / 64), batch norm in groups of 8 clips"
     assert scaling_line(train, 4) == line
+
+
+def test_what_differs_from_the_recipe_is_warned_of() -> None:
+    assert warnings(Train(batch=64, reference_batch=64), 8) == []
+    assert warnings(Train(batch=32, reference_batch=64), 8) == [
+        "warning: the learning rate is for a batch of 64 and was scaled to 32",
+        "warning: batch norm sees 4 clips at a time, the recipe means 8",
+    ]
+    assert warnings(Train(batch=32, reference_batch=None, batch_norm="frozen"), 8) == []
