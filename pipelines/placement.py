@@ -19,7 +19,8 @@ USES = {
 }
 AS_JOBS = USES["ray"]  # where compute.run_on says so
 ON_GPU = ("train", "evaluate")
-LOOKS = ("prepare", "changes", "keep", "close")  # never cached: they look at the source, the workspace or MLflow
+# Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
+UNCACHED = ("prepare", "changes", "train", "keep", "trained", "close")
 WORKER_GB = 4  # a training process besides its frame cache
 
 
@@ -54,7 +55,7 @@ class Placement:
             task.set_env_variable(name, value)
         if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
             task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
-        task.set_caching_options(self.cluster.cacheable and stage not in LOOKS)
+        task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
         return task
 
     def _need(self, stage: StageName) -> Need:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 from components.changes.reason import changed
 from components.close.ending import cause_of, end
 from components.prepare.operator import prepared
+from components.trained.versions import versions_of
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
-from slowfast_core.stages import trained_already
+from slowfast_core.stage import read_result, run_once
+from slowfast_core.stages import run_stage, trained_already
 from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 
@@ -60,8 +63,7 @@ def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_i
         (source / name).write_text(name)
     folders = [tmp_path / "data" / data / stage for data in ("tiny-motion", "tiny-actors") for stage in STAGES]
     for folder in folders:
-        folder.mkdir(parents=True)
-        (folder / "stage.json").write_text("{}")
+        run_once(folder.name, folder, {}, lambda _: {})
 
     def versions() -> tuple[str, str]:
         _, first, _, branch = prepare(tmp_path, f"finetune.data.source={source}")
@@ -79,11 +81,35 @@ def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_i
 STAGES = ("ingest", "validate", "extract")
 
 
+def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) -> None:
+    """Sources and recipes change under one data set's name. The cache is Kubeflow's: it answers by a task's inputs."""
+    at, cache, worked = Workspace(tmp_path / "at"), set(), []
+    recipes = {
+        "a": load_recipe(str(TINY), ["finetune=null"]),
+        "b": load_recipe(str(TINY), ["finetune=null", "data.synthetic.train_videos=3"]),
+        "c": load_recipe(str(TINY), ["finetune=null", "data.store.every=2"]),
+    }
+    expected: dict[str, list[str]] = {}
+    for name, recipe in recipes.items():
+        apart = Workspace(tmp_path / name)
+        expected[name] = [run_stage(stage, recipe, apart).digest for stage in STAGES]
+    assert len({tuple(digests) for digests in expected.values()}) == 3
+    for name in "aaababcacbb":
+        resolved, source, _, _ = prepared(recipes[name].to_json(), str(at.root), 0, 0, "", (0, 0), False)
+        todo = [key for stage in STAGES if (key := (stage, resolved, source)) not in cache]
+        for stage, text, _ in todo:
+            run_stage(stage, parse_recipe(text), at)
+        cache.update(todo)
+        worked.append(len(todo))
+        assert [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES] == expected[name]
+    assert worked == [3, 3, 0, 3, 3, 3, 3, 3, 3, 3, 3]  # the second run of the same finds nothing to do, the third asks
+
+
+
 @pytest.fixture
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
     """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
     recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
-    from slowfast_core.stage import run_once
     from slowfast_core.training.launch import _inputs
 
     def extract(version: str) -> None:
@@ -108,6 +134,37 @@ def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
     moved = changed(recipe.to_json(), str(at.root), "", "")
     assert (moved.train, moved.reason) == ("yes", "the data version was one.dir, is two.dir")
     assert trained_already(recipe, at) is None
+
+
+def test_a_training_that_was_deleted_is_made_again(trained_workspace: tuple) -> None:
+    recipe, at, _ = trained_workspace
+    shutil.rmtree(at.run("tiny", "train"))
+    assert changed(recipe.to_json(), str(at.root), "", "").train == "yes"
+
+
+def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace: tuple) -> None:
+    recipe, at, extract = trained_workspace
+
+    def versions() -> str:
+        return versions_of(recipe.to_json(), str(at.root))
+
+    def judge(inputs: str) -> None:
+        for stage in ("evaluate", "register"):
+            run_once(stage, at.run("tiny", stage), {"of": inputs}, lambda _: {})
+
+    assert versions() != versions()  # nothing to hand on
+    judge("one")
+    first = versions()
+    assert first.startswith("one.dir-w1-")
+    judge("one")
+    assert versions() == first
+    judge("two")
+    judge("one")
+    assert versions() != first
+    first = versions()
+    extract("two.dir")
+    extract("one.dir")
+    assert versions() != first
 
 
 def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:

@@ -240,12 +240,14 @@ def test_the_cache_sees_the_source_the_data_and_the_image(one: tuple[Any, dict[s
     spec, _ = one
     found = tasks(spec)
     cached = {name.removeprefix("comp-") for name, task in found.items() if task.caching_options.enable_cache}
-    assert cached == {"ingest", "validate", "extract", "train", "trained", "evaluate", "register"}
+    assert cached == {"ingest", "validate", "extract", "evaluate", "register"}
 
     def source(task: str, parameter: str) -> str:
         return found[f"comp-{task}"].inputs.parameters[parameter].task_output_parameter.output_parameter_key
 
-    assert source("ingest", "source_version") == "source"
+    assert {source(stage, "source_version") for stage in ("ingest", "validate", "extract")} == {"source"}
+    versions = [found[f"comp-{stage}"].inputs.parameters["versions"] for stage in ("evaluate", "register")]
+    assert {each.task_output_parameter.producer_task for each in versions} == {"trained"}
     assert "changes-data_version" in found["comp-train"].inputs.parameters["data_version"].component_input_parameter
     assert source("trained", "weights").startswith("pipelinechannel--condition-branches-")
 
