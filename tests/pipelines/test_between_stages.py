@@ -84,25 +84,24 @@ STAGES = ("ingest", "validate", "extract")
 def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) -> None:
     """Sources and recipes change under one data set's name. The cache is Kubeflow's: it answers by a task's inputs."""
     at, cache, worked = Workspace(tmp_path / "at"), set(), []
+    small = ["finetune=null", "data.synthetic.train_videos=1"]
     recipes = {
-        "a": load_recipe(str(TINY), ["finetune=null"]),
-        "b": load_recipe(str(TINY), ["finetune=null", "data.synthetic.train_videos=3"]),
-        "c": load_recipe(str(TINY), ["finetune=null", "data.store.every=2"]),
+        "a": load_recipe(str(TINY), small),
+        "b": load_recipe(str(TINY), [*small, "data.synthetic.seed=1"]),
+        "c": load_recipe(str(TINY), [*small, "data.store.every=2"]),
     }
     expected: dict[str, list[str]] = {}
-    for name, recipe in recipes.items():
-        apart = Workspace(tmp_path / name)
-        expected[name] = [run_stage(stage, recipe, apart).digest for stage in STAGES]
-    assert len({tuple(digests) for digests in expected.values()}) == 3
-    for name in "aaababcacbb":
+    for name in "aaabcab":
         resolved, source, _, _ = prepared(recipes[name].to_json(), str(at.root), 0, 0, "", (0, 0), False)
         todo = [key for stage in STAGES if (key := (stage, resolved, source)) not in cache]
         for stage, text, _ in todo:
             run_stage(stage, parse_recipe(text), at)
         cache.update(todo)
         worked.append(len(todo))
-        assert [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES] == expected[name]
-    assert worked == [3, 3, 0, 3, 3, 3, 3, 3, 3, 3, 3]  # the second run of the same finds nothing to do, the third asks
+        there = [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES]
+        assert expected.setdefault(name, there) == there
+    assert len({tuple(digests) for digests in expected.values()}) == 3
+    assert worked == [3, 3, 0, 3, 3, 3, 3]  # the second run of the same finds nothing to do, of the third it is known
 
 
 
