@@ -174,6 +174,13 @@ def test_a_failed_job_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) ->
     assert in_pod.jobs == {}
 
 
+def test_a_job_that_kuberay_does_not_take_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) -> None:
+    told = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}
+    in_pod.on_create = lambda api, name: api.set_status(name, **told)
+    assert run_rayjob(job, _recipe()) == "validationfailed: ValidationFailed no such field"
+    assert in_pod.jobs == {}
+
+
 def test_a_job_that_somebody_removes_has_failed(in_pod: KubernetesApi, job: StageJob) -> None:
     in_pod.on_create = lambda api, name: api.delete(name)
     assert run_rayjob(job, _recipe()) == "its RayJob was removed"
