@@ -112,6 +112,8 @@ class Placement:
         uses = {kind for kind, stages in USES.items() if stage in stages}
         if stage == "train" and (self.recipe.train.checkpoint_store or "").startswith("s3://"):
             uses.add("s3")
+        if stage == "changes" and (self.recipe.train.init_from or "").startswith("models:"):
+            uses.add("mlflow")
         named = {kind: getattr(self.cluster.secrets, kind) for kind in USES if kind in uses}
         return {kind: secret for kind, secret in named.items() if secret}
 

@@ -64,7 +64,7 @@ def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
     if recipe.train.init_from is None:
         yield None
         return
-    with checkpoint_of(recipe.train.init_from, at) as start:
+    with checkpoint_of(recipe.train.init_from, at, recipe.tracking.uri) as start:
         yield start
 
 

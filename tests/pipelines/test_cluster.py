@@ -136,6 +136,11 @@ def test_checkpoints_in_a_bucket_need_its_secret() -> None:
     assert "store" in {secret.secret_name for secret in kubernetes_of["exec-train"].secret_as_env}
 
 
+def test_who_asks_for_a_registered_model_to_start_from_gets_the_registrys_secret() -> None:
+    _, kubernetes_of = compiled("finetune=null", "train.init_from=models:/kinetics@champion")
+    assert {secret.secret_name for secret in kubernetes_of["exec-changes"].secret_as_env} == {"mlflow"}
+
+
 def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: tuple[Any, dict[str, Any]]) -> None:
     spec, kubernetes_of = one
     images = containers(spec)
