@@ -35,9 +35,10 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     at, uri = cluster.data.path, cluster.tracking_uri or recipe.tracking.uri or ""
     cpus, gpus = place.training_pod
     inputs = {"workspace": at, "tracking_uri": uri}
+    experiments = sorted({one.tracking.experiment for one in (recipe, branch) if one})
 
     def flow(recipe: str, data_version: str = "", workers: int = 0, epochs: int = 0):  # type: ignore[no-untyped-def]
-        with dsl.ExitHandler(place(close(**inputs, experiment=place.recipe.tracking.experiment), "close"), name="flow"):
+        with dsl.ExitHandler(place(close(**inputs, experiments=experiments), "close"), name="flow"):
             operators = {"recipe": recipe, "workers": workers, "epochs": epochs}
             task = prepare(**operators, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
             ready = place(task, "prepare").outputs

@@ -104,7 +104,6 @@ def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) ->
     assert worked == [3, 3, 0, 3, 3, 3, 3]  # the second run of the same finds nothing to do, of the third it is known
 
 
-
 @pytest.fixture
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
     """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
@@ -198,7 +197,7 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
         child.stdout.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "run-killed")
-        report = end(str(tmp_path), "", "slowfast", "FAILED", "Task exit-handler-1 failed.")
+        report = end(str(tmp_path), "", ["slowfast"], "FAILED", "Task exit-handler-1 failed.")
     assert "# FAILED" in report
     assert "Cause: tiny train: its pod was killed" in report
     assert "MLflow run killed was still open and is closed." in report
@@ -227,8 +226,32 @@ def test_a_run_of_another_pipeline_stays_open(tmp_path: Path) -> None:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "another")
         run = open_run(recipe.tracking, at, "theirs", "key")
         patch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
-        assert "theirs" not in end(str(tmp_path), "", "slowfast", "SUCCEEDED", "")
+        assert "theirs" not in end(str(tmp_path), "", ["slowfast"], "SUCCEEDED", "")
     assert connect(at.tracking_uri).get_run(run.id).info.status == "RUNNING"
+
+
+def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, recipe = Workspace(tmp_path), load_recipe(str(TINY))
+    monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
+    names = ["slowfast", "slowfast-ava"]
+    runs = [open_run(recipe.tracking.model_copy(update={"experiment": name}), at, name, name) for name in names]
+    report = end(str(tmp_path), "", names, "FAILED", "")
+    assert all(f"MLflow run {name} was still open" in report for name in names)
+    client = connect(at.tracking_uri)
+    assert [client.get_run(run.id).info.status for run in runs] == ["FAILED", "FAILED"]
+
+
+def test_a_model_that_cannot_be_handed_on_is_the_cause(
+    trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.trained.component import trained
+
+    recipe, at, _ = trained_workspace
+    monkeypatch.delenv("SLOWFAST_PIPELINE_RUN", raising=False)
+    monkeypatch.setenv("SLOWFAST_PROGRESS", str(at.root / "pod.jsonl"))
+    with pytest.raises(SystemExit, match="another run left w1 there, not w2"):
+        trained.python_func(recipe.to_json(), str(at.root), "w2", None)
+    assert "trained: another run left w1" in cause_of(at.root)
 
 
 def test_the_cause_is_what_a_stage_said_last(tmp_path: Path) -> None:

@@ -234,6 +234,12 @@ def test_training_is_under_a_condition_and_the_exit_handler_after_all(one: tuple
     assert set(spec.root.dag.tasks) == {"close", "exit-handler-1"}
 
 
+def test_the_exit_handler_knows_every_experiment() -> None:
+    spec, _ = compiled("finetune.tracking.experiment=actors")
+    experiments = spec.root.dag.tasks["close"].inputs.parameters["experiments"]
+    assert json_format.MessageToDict(experiments.runtime_value.constant) == ["actors", "slowfast"]
+
+
 def test_operators_change_four_things(one: tuple[Any, dict[str, Any]]) -> None:
     parameters = one[0].root.input_definitions.parameters
     assert set(parameters) == {"recipe", "data_version", "workers", "epochs"}
