@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pipelines.settings import Cluster, Need, StageName
 from slowfast_core.cluster.rayjob_settings import VARIABLE as RAYJOB
 from slowfast_core.cluster.rayjob_settings import RayJobSettings, Secret
+from slowfast_core.cluster.sizing import size_of_workers
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
@@ -21,7 +21,6 @@ AS_JOBS = USES["ray"]  # where compute.run_on says so
 ON_GPU = ("train", "evaluate")
 # Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
 UNCACHED = ("prepare", "changes", "train", "keep", "trained", "close")
-WORKER_GB = 4  # a training process besides its frame cache
 
 
 class Placement:
@@ -65,12 +64,8 @@ class Placement:
         cpus, _ = self.training_pod
         if stage != "train" or not cpus:
             return need
-        compute = self.recipe.compute
-        memory = compute.workers * (WORKER_GB + compute.frame_cache_mb / 1000)
-        loaders = compute.workers * compute.loader_workers
-        return need.model_copy(
-            update={"cpu": need.cpu + cpus + loaders, "memory_gb": need.memory_gb + math.ceil(memory)}
-        )
+        cpus, memory = size_of_workers(self.recipe.compute, self.recipe.compute.workers)
+        return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
 
     def _gpus(self, stage: str) -> int:
         if stage not in ON_GPU or not self.recipe.compute.gpus_per_worker:
