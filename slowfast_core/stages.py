@@ -57,10 +57,8 @@ def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
     """Whether the store's version is in the DVC remote, or that is not ours to see to."""
     if "DVC_STAGE" in os.environ:
         return True
-    store, remote = (
-        at.data(recipe.data.name, "extract") / "store",
-        Address(recipe.data.remote, recipe.data.remote_endpoint_url),
-    )
+    store = at.data(recipe.data.name, "extract") / "store"
+    remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
     return is_tracked(store, str(result.data_version), at.root / "data", remote)
 
 

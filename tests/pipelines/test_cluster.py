@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "pipeline.yaml"
 CLUSTER = load_cluster(HERE / "cluster.yaml")
 CPU, GPU = CLUSTER.image, CLUSTER.gpu_image
-ON_GPUS = ("compute.workers=2", "compute.gpus_per_worker=2", "compute.cpus_per_worker=4", "compute.loader_workers=3")
+ON_GPUS = ("compute.workers=2", "compute.gpus_per_worker=1", "compute.cpus_per_worker=4", "compute.loader_workers=3")
 Config = kubernetes.kubernetes_executor_config_pb2.KubernetesExecutorConfig
 
 
@@ -146,7 +146,7 @@ def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: 
     images = containers(spec)
     with_gpu = {name: item for name, item in images.items() if "accelerator" in item["resources"]}
     counts = {name: item["resources"]["accelerator"]["resourceCount"] for name, item in with_gpu.items()}
-    assert counts == {"train": "4", "evaluate": "1"}
+    assert counts == {"train": "2", "evaluate": "1"}
     assert {item["image"] for item in with_gpu.values()} == {GPU}
     assert {images[name]["image"] for name in images.keys() - with_gpu.keys()} == {CPU}
     assert images["train"]["resources"]["resourceCpuLimit"] == "16"  # 2 workers x (4 CPUs + 3 loaders) + 2
@@ -196,7 +196,7 @@ def test_the_rayjob_of_a_compiled_stage_is_what_kuberay_takes(monkeypatch: pytes
     (group,) = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     pod = group["template"]["spec"]
     assert pod["containers"][0]["image"] == GPU
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert pod["nodeSelector"] == {"accelerator": "h100"}
 
 
