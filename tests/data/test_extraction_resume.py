@@ -176,6 +176,6 @@ def test_a_cluster_without_cores_is_not_waited_for_without_end(monkeypatch: pyte
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         with pytest.raises(InputError, match="has had no CPU"):
-            list(run_on_cluster(abs, [-1], cluster.address))
+            list(run_on_cluster(os.path.basename, ["a"], cluster.address))
     finally:
         cluster.shutdown()
