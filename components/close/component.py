@@ -9,7 +9,7 @@ from components.image import IMAGE
 def close(
     workspace: str,
     tracking_uri: str,
-    experiments: list,
+    experiments: list[str],
     status: dsl.PipelineTaskFinalStatus,
     report: dsl.Output[dsl.Markdown],
 ) -> None:
