@@ -55,7 +55,7 @@ def hand_on(stage: str, recipe: str, workspace: str, artifact: Any, output: str,
     folder = Workspace.at(workspace).run(parse_recipe(recipe).name, stage)
     result = read_result(folder)
     if result.digest != digest:
-        sys.exit(f"slowfast {stage}: {folder} has {result.digest}, not {digest}: another run is working there")
+        raise InputError(f"another run left {result.digest} there, not {digest}", folder, "start this one again")
     _fill(artifact, result, output)
 
 

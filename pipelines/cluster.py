@@ -35,28 +35,29 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     at, uri = cluster.data.path, cluster.tracking_uri or recipe.tracking.uri or ""
     cpus, gpus = place.training_pod
     inputs = {"workspace": at, "tracking_uri": uri}
+    experiments = sorted({one.tracking.experiment for one in (recipe, branch) if one})
 
     def flow(recipe: str, data_version: str = "", workers: int = 0, epochs: int = 0):  # type: ignore[no-untyped-def]
-        with dsl.ExitHandler(place(close(**inputs, experiment=place.recipe.tracking.experiment), "close"), name="flow"):
+        with dsl.ExitHandler(place(close(**inputs, experiments=experiments), "close"), name="flow"):
             operators = {"recipe": recipe, "workers": workers, "epochs": epochs}
             task = prepare(**operators, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
             ready = place(task, "prepare").outputs
             clips = data(ready["recipe"], at, place, ready["source"])
-            model = _trained(ready["recipe"], at, clips, place, expected_version=data_version)
-            judge(ready["recipe"], at, clips, model, place)
+            model, versions = _trained(ready["recipe"], at, clips, place, expected_version=data_version)
+            judge(ready["recipe"], at, clips, model, place, versions)
             if branch:
                 on_branch = place.of(branch)
                 clips = data(ready["finetune"], at, on_branch, ready["finetune_source"])
-                tuned = _trained(ready["finetune"], at, clips, on_branch, start=model)
-                judge(ready["finetune"], at, clips, tuned, on_branch)
+                tuned, versions = _trained(ready["finetune"], at, clips, on_branch, start=model)
+                judge(ready["finetune"], at, clips, tuned, on_branch, versions)
 
     flow.__annotations__ = {"recipe": str, "data_version": str, "workers": int, "epochs": int}  # KFP wants types
     flow.__defaults__ = (recipe.to_json(), *(flow.__defaults__ or ()))
     return dsl.pipeline(name=pipeline_name(recipe), description=recipe.description or recipe.name)(flow)
 
 
-def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) -> Any:
-    """Training if it has something to do; otherwise the model there is, with the reason."""
+def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) -> tuple[Any, Any]:
+    """Training if it has something to do; otherwise the model there is, with the reason. The model and its versions."""
     from kfp import dsl
 
     from components.changes.component import changes
@@ -76,7 +77,8 @@ def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) ->
     with dsl.Else(name="training-skipped"):
         kept = place(keep(**inputs, reason=seen["reason"]), "keep")
     weights = dsl.OneOf(made.outputs["Output"], kept.output)
-    return place(trained(**inputs, weights=weights), "trained").outputs["model"]
+    there = place(trained(**inputs, weights=weights), "trained").outputs
+    return there["model"], there["Output"]
 
 
 def compile_pipeline(recipe: Recipe, cluster: Cluster, manifest: bool = False) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pipelines.settings import Cluster, Need, StageName
 from slowfast_core.cluster.rayjob_settings import VARIABLE as RAYJOB
 from slowfast_core.cluster.rayjob_settings import RayJobSettings, Secret
+from slowfast_core.cluster.sizing import size_of_workers
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
@@ -19,8 +19,8 @@ USES = {
 }
 AS_JOBS = USES["ray"]  # where compute.run_on says so
 ON_GPU = ("train", "evaluate")
-LOOKS = ("prepare", "changes", "keep", "close")  # never cached: they look at the source, the workspace or MLflow
-WORKER_GB = 4  # a training process besides its frame cache
+# Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
+UNCACHED = ("prepare", "changes", "train", "keep", "trained", "close")
 
 
 class Placement:
@@ -54,7 +54,7 @@ class Placement:
             task.set_env_variable(name, value)
         if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
             task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
-        task.set_caching_options(self.cluster.cacheable and stage not in LOOKS)
+        task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
         return task
 
     def _need(self, stage: StageName) -> Need:
@@ -64,12 +64,8 @@ class Placement:
         cpus, _ = self.training_pod
         if stage != "train" or not cpus:
             return need
-        compute = self.recipe.compute
-        memory = compute.workers * (WORKER_GB + compute.frame_cache_mb / 1000)
-        loaders = compute.workers * compute.loader_workers
-        return need.model_copy(
-            update={"cpu": need.cpu + cpus + loaders, "memory_gb": need.memory_gb + math.ceil(memory)}
-        )
+        cpus, memory = size_of_workers(self.recipe.compute, self.recipe.compute.workers)
+        return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
 
     def _gpus(self, stage: str) -> int:
         if stage not in ON_GPU or not self.recipe.compute.gpus_per_worker:
@@ -111,6 +107,8 @@ class Placement:
         uses = {kind for kind, stages in USES.items() if stage in stages}
         if stage == "train" and (self.recipe.train.checkpoint_store or "").startswith("s3://"):
             uses.add("s3")
+        if stage == "changes" and (self.recipe.train.init_from or "").startswith("models:"):
+            uses.add("mlflow")
         named = {kind: getattr(self.cluster.secrets, kind) for kind in USES if kind in uses}
         return {kind: secret for kind, secret in named.items() if secret}
 

@@ -25,16 +25,18 @@ def here(task: Any, stage: str) -> Any:
 
 
 def data(recipe: Any, workspace: str, place: Place = here, source: Any = "") -> Any:
-    """Source to clip store; `source` is its version, where that is known beforehand."""
-    ingested = place(ingest(recipe=recipe, workspace=workspace, source_version=source), "ingest").outputs["manifest"]
-    validated = place(validate(recipe=recipe, workspace=workspace, ingested=ingested), "validate").outputs["manifest"]
-    return place(extract(recipe=recipe, workspace=workspace, validated=validated), "extract").outputs["clips"]
+    """Source to clip store; `source` is its version and that of the workspace, for Kubeflow's cache."""
+    told = {"recipe": recipe, "workspace": workspace, "source_version": source}
+    ingested = place(ingest(**told), "ingest").outputs["manifest"]
+    validated = place(validate(**told, ingested=ingested), "validate").outputs["manifest"]
+    return place(extract(**told, validated=validated), "extract").outputs["clips"]
 
 
-def judge(recipe: Any, workspace: str, clips: Any, model: Any, place: Place = here) -> None:
-    evaluated = place(evaluate(recipe=recipe, workspace=workspace, clips=clips, model=model), "evaluate")
-    report = evaluated.outputs["report"]
-    place(register(recipe=recipe, workspace=workspace, model=model, report=report), "register")
+def judge(recipe: Any, workspace: str, clips: Any, model: Any, place: Place = here, versions: Any = "") -> None:
+    """`versions` are those of data, weights and workspace, for Kubeflow's cache."""
+    told = {"recipe": recipe, "workspace": workspace, "versions": versions}
+    report = place(evaluate(**told, clips=clips, model=model), "evaluate").outputs["report"]
+    place(register(**told, model=model, report=report), "register")
 
 
 @dsl.pipeline(name="slowfast", description="Raw video to a registered SlowFast model")

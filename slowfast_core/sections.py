@@ -255,6 +255,12 @@ class Compute(Section):
     jobs_address: str | None = None  # of its Jobs API, as http://host:8265
 
     @model_validator(mode="after")
+    def _one_gpu(self) -> Compute:
+        if self.gpus_per_worker > 1:
+            raise ValueError(f"a worker trains on one GPU, not {self.gpus_per_worker}: raise workers")
+        return self
+
+    @model_validator(mode="after")
     def _elastic(self) -> Compute:
         if self.min_workers and self.min_workers > self.workers:
             raise ValueError(f"min_workers ({self.min_workers}) is above workers ({self.workers})")

@@ -82,6 +82,14 @@ def read_result(folder: Path) -> StageResult:
     return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0})
 
 
+def edition(folder: Path) -> str | None:
+    """Another one each time a result is published in `folder`, whatever is in it; None where there is no whole one."""
+    if _key_of(folder) is None or not _complete(_result(folder)):
+        return None
+    record = folder / RECORD
+    return f"{hashlib.sha256(record.read_bytes()).hexdigest()} {record.stat().st_mtime_ns}"
+
+
 def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None]) -> StageResult:
     """Publish a finished stage's folder again: `record` is its stage.json, and `fill(partial)` brings the files."""
     partial = output.with_name(f".{output.name}.restored")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slowfast_core.data.extraction import extract
+from slowfast_core.data.extraction import extract, extracted
 from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.remote import Address
 from slowfast_core.data.validation import validate
@@ -40,11 +40,26 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     output = at.data(name, "extract")
     ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
     result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
-    if "DVC_STAGE" not in os.environ:
+    if not _is_kept(recipe, at, result):
         remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
-        if not is_tracked(output / "store", str(result.data_version), at.root / "data", remote):
-            track(output / "store", at.root / "data", at.dvc_remote, remote)
+        track(output / "store", at.root / "data", at.dvc_remote, remote)
     return result
+
+
+def extracted_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_extract` would find nothing to do."""
+    name = recipe.data.name
+    result = extracted(recipe.data, recipe.clip, at.data(name, "validate"), at.data(name, "extract"))
+    return result if result and _is_kept(recipe, at, result) else None
+
+
+def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
+    """Whether the store's version is in the DVC remote, or that is not ours to see to."""
+    if "DVC_STAGE" in os.environ:
+        return True
+    store = at.data(recipe.data.name, "extract") / "store"
+    remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
+    return is_tracked(store, str(result.data_version), at.root / "data", remote)
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
@@ -64,7 +79,7 @@ def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
     if recipe.train.init_from is None:
         yield None
         return
-    with checkpoint_of(recipe.train.init_from, at) as start:
+    with checkpoint_of(recipe.train.init_from, at, recipe.tracking.uri) as start:
         yield start
 
 
@@ -86,12 +101,15 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
     "evaluate": run_evaluate,
     "register": run_register,
 }
+ALREADY = {"extract": extracted_already, "train": trained_already}  # of the stages that can be jobs
 
 
 def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """The stage, here or as a job of the cluster that the recipe names."""
-    if recipe.compute.run_on == "here" or stage not in ("extract", "train"):
+    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names."""
+    if recipe.compute.run_on == "here" or stage not in ALREADY:
         return STAGES[stage](recipe, at)
+    if result := ALREADY[stage](recipe, at):
+        return result
     from slowfast_core.cluster.stage_job import run_on_cluster
 
     return run_on_cluster(stage, recipe, at)

@@ -9,7 +9,7 @@ from components.image import IMAGE
 def close(
     workspace: str,
     tracking_uri: str,
-    experiment: str,
+    experiments: list[str],
     status: dsl.PipelineTaskFinalStatus,
     report: dsl.Output[dsl.Markdown],
 ) -> None:
@@ -17,5 +17,5 @@ def close(
 
     from components.close.ending import end
 
-    text = end(workspace, tracking_uri, experiment, status.state, status.error_message or "")
+    text = end(workspace, tracking_uri, experiments, status.state, status.error_message or "")
     Path(report.path).write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from slowfast_core.workspace import Workspace
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"
 
 
-def end(workspace: str, tracking_uri: str, experiment: str, state: str, said: str) -> str:
+def end(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, said: str) -> str:
     """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
     cause = "" if state == "SUCCEEDED" else cause_of(events_folder(at, run)) or said or "unknown"
-    closed = close_runs(store_uri(Tracking(uri=tracking_uri or None), at), experiment, run, cause) if run else []
+    uri = store_uri(Tracking(uri=tracking_uri or None), at)
+    closed = [name for experiment in experiments for name in close_runs(uri, experiment, run, cause)] if run else []
     lines = [f"# {state}", ""]
     lines += [f"Cause: {cause}", ""] if cause else []
     lines += [f"MLflow run {name} was still open and is closed." for name in closed]

@@ -13,7 +13,9 @@ def evaluate(
     model: dsl.Input[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    versions: str = "",
 ) -> None:
+    """`versions` are for Kubeflow's cache: the stage itself looks at the workspace."""
     from components.shell import run
 
     result = run("evaluate", recipe, workspace, report, "report")

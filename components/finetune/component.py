@@ -14,7 +14,7 @@ def finetune(
     model: dsl.Output[dsl.Model],
     data_version: str = "",
 ) -> str:
-    """Returns the weights' digest. `data_version` is for Kubeflow's cache: the stage reads that of the clips."""
+    """Returns the weights' digest. `data_version` is for who reads the run: the stage takes that of the clips."""
     from components.shell import run
 
     return run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"]).digest

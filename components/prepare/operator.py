@@ -1,8 +1,8 @@
 """What operators change when they start a run: checked here, before anything is paid for."""
 
-import uuid
 from typing import NamedTuple
 
+from components.held import held
 from slowfast_core.data.ingestion import source_version
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
@@ -11,7 +11,7 @@ from slowfast_core.workspace import Workspace
 
 class Prepared(NamedTuple):
     recipe: str  # resolved, as JSON, without its branch
-    source: str  # version of the source
+    source: str  # version of the source, and of what the workspace holds
     finetune: str  # the branch, or ""
     finetune_source: str
 
@@ -67,7 +67,6 @@ def _tracked(recipe: Recipe, uri: str) -> Recipe:
 
 
 def _source(recipe: Recipe, at: Workspace) -> str:
-    """The source's version; a new one where the workspace has lost what Kubeflow's cache believes to be there."""
-    stages = [at.data(recipe.data.name, stage) for stage in ("ingest", "validate", "extract")]
-    lost = any(not (folder / "stage.json").is_file() for folder in stages)
-    return f"{source_version(recipe.data)}{'-' + uuid.uuid4().hex if lost else ''}"
+    """With the source's version alone, Kubeflow's cache would answer though the workspace holds another's data."""
+    there = held(at.data(recipe.data.name, stage) for stage in ("ingest", "validate", "extract"))
+    return f"{source_version(recipe.data)}-{there}"

@@ -13,7 +13,7 @@ def train(
     model: dsl.Output[dsl.Model],
     data_version: str = "",
 ) -> str:
-    """Returns the weights' digest. `data_version` is for Kubeflow's cache: the stage reads that of the clips."""
+    """Returns the weights' digest. `data_version` is for who reads the run: the stage takes that of the clips."""
     from components.shell import run
 
     return run("train", recipe, workspace, model, "weights").digest

@@ -9,8 +9,13 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def trained(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Model]) -> None:
-    """`weights` is their digest: for the same, Kubeflow's cache hands on the same model."""
-    from components.shell import hand_on
+def trained(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Model]) -> str:
+    """`weights` is their digest. Returns the versions of data, weights and workspace, for Kubeflow's cache."""
+    from components.shell import hand_on, step
+    from components.trained.versions import versions_of
 
-    hand_on("train", recipe, workspace, model, "weights", weights)
+    def work() -> str:
+        hand_on("train", recipe, workspace, model, "weights", weights)
+        return versions_of(recipe, workspace)
+
+    return step("trained", workspace, work)

@@ -12,7 +12,9 @@ def validate(
     ingested: dsl.Input[dsl.Dataset],
     manifest: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
+    source_version: str = "",
 ) -> None:
+    """`source_version` is for Kubeflow's cache: the stage itself looks at the workspace."""
     import shutil
 
     from components.shell import run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -27,9 +28,11 @@ def run_by_jobs_api(job: StageJob, address: str) -> str:
     answers or the token is refused.
     """
     client = connect(address)
-    submission = _submit(client, job)
-    print(f"{job.stage} is job {submission} of {address}", file=sys.stderr)
+    submission, runs = _find(client, job)
     try:
+        if not runs:
+            _submit(client, job, submission)
+        print(f"{job.stage} is job {submission} of {address}", file=sys.stderr)
         with streamed_logs(client, submission):
             return _wait(client, submission)
     except BaseException:
@@ -50,22 +53,28 @@ def connect(address: str) -> Any:
         raise InputError(f"no Ray Jobs API: {reason}", address, mend) from None
 
 
-def _submit(client: Any, job: StageJob) -> str:
-    """The submission of this job that runs, or a new one: Ray takes no id twice, so that each has its number."""
+def _find(client: Any, job: StageJob) -> tuple[str, bool]:
+    """The id of the submission of this job that runs, and True; or a new one: Ray takes no id twice."""
     from ray.job_submission import JobStatus
 
-    while True:
-        ours = [info for info in client.list_jobs() if (info.submission_id or "").rpartition("-")[0] == job.name]
-        if running := [info.submission_id for info in ours if not JobStatus(info.status).is_terminal()]:
-            return str(running[0])
-        job.begin()
-        submission = f"{job.name}-{len(ours) + 1}"
-        environment = {"env_vars": job.environment | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
-        try:
-            return str(client.submit_job(entrypoint=job.entrypoint, submission_id=submission, runtime_env=environment))
-        except RuntimeError:
-            if submission not in {info.submission_id for info in client.list_jobs()}:
-                raise  # else another process was faster: follow its job
+    numbers = [0]
+    for info in _asked(client.list_jobs):
+        name, _, number = (info.submission_id or "").rpartition("-")
+        if name == job.name and number.isdigit():
+            if not JobStatus(info.status).is_terminal():
+                return str(info.submission_id), True
+            numbers.append(int(number))
+    return f"{job.name}-{max(numbers) + 1}", False
+
+
+def _submit(client: Any, job: StageJob, submission: str) -> None:
+    job.begin()
+    environment = {"env_vars": job.environment | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+    try:
+        client.submit_job(entrypoint=job.entrypoint, submission_id=submission, runtime_env=environment)
+    except RuntimeError:
+        if submission not in {info.submission_id for info in _asked(client.list_jobs)}:
+            raise  # else another process was faster: its job is the same
 
 
 def _wait(client: Any, submission: str) -> str:
@@ -80,10 +89,17 @@ def _asked(ask: Callable[[], Answer]) -> Answer:
     while True:
         try:
             return ask()
-        except OSError:  # requests' errors of connection and time are of this kind
-            if time.monotonic() - since > LOST_SECONDS:
+        except (OSError, RuntimeError) as error:  # requests' errors of connection and time are of the first kind
+            lost = isinstance(error, OSError) or _status(error) >= 500  # also what a proxy in between answers
+            if not lost or time.monotonic() - since > LOST_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that Ray's client names in its RuntimeError; 0 where it names none."""
+    found = re.search(r"status code (\d{3})", str(error))
+    return int(found[1]) if found else 0
 
 
 def _stop(client: Any, submission: str, address: str) -> None:
@@ -93,6 +109,8 @@ def _stop(client: Any, submission: str, address: str) -> None:
         while not client.get_job_status(submission).is_terminal() and time.monotonic() < limit:
             time.sleep(0.1)
     except (OSError, RuntimeError) as error:
+        if _status(error) == 404:
+            return  # it was not taken
         reason = " ".join(str(error).split())
         print(f"slowfast: job {submission} of {address} could not be stopped: {reason}", file=sys.stderr)
 

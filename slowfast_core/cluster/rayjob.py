@@ -17,6 +17,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
+ENDED = ("Complete", "Failed", "ValidationFailed")  # the last: KubeRay does not begin it, and says why
 WATCH_SECONDS = 30  # of one watch; the next begins with the state as it is
 LOST_SECONDS = 300.0  # for which Kubernetes may not answer
 GONE_SECONDS = 120.0  # for one that is being removed
@@ -194,4 +195,4 @@ def _leaving(found: dict[str, Any]) -> bool:
 
 
 def _ended(found: dict[str, Any]) -> bool:
-    return (found.get("status") or {}).get("jobDeploymentStatus") in ("Complete", "Failed")
+    return (found.get("status") or {}).get("jobDeploymentStatus") in ENDED

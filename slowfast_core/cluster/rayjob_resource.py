@@ -8,11 +8,11 @@ from importlib.metadata import version
 from typing import Any
 
 from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.cluster.sizing import size_of_workers
 from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.recipe import Recipe
 from slowfast_core.sections import Compute
 
-WORKER_GB = 4  # of memory for a training process, besides its frame cache
 KEPT_SECONDS = 60  # the cluster of a finished job that nobody removes; ours is removed at once
 
 
@@ -63,9 +63,8 @@ def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[st
     per_pod = 1
     if compute.gpus_per_worker:
         per_pod = max(min(settings.gpus_per_node // compute.gpus_per_worker, compute.workers), 1)
-    cpus = per_pod * (compute.cpus_per_worker + compute.loader_workers)
-    memory = settings.shm_gb + math.ceil(per_pod * (WORKER_GB + compute.frame_cache_mb / 1000))
-    pod = _pod("ray-worker", image, cpus, memory, settings)
+    cpus, memory = size_of_workers(compute, per_pod)
+    pod = _pod("ray-worker", image, cpus, settings.shm_gb + memory, settings)
     if compute.gpus_per_worker:
         resources = pod["containers"][0]["resources"]
         for part in ("requests", "limits"):

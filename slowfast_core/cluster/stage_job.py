@@ -47,7 +47,9 @@ class StageJob:
         """Raises InputError when the stage before has not been run."""
         read = read_result(at.data(recipe.data.name, BEFORE[stage])).digest
         there = recipe.compute.model_copy(update={"run_on": "here", "jobs_address": None, "address": "auto"})
-        start = str(Path(recipe.train.init_from).resolve()) if recipe.train.init_from else None
+        start = recipe.train.init_from
+        if start and not start.startswith("models:"):
+            start = str(Path(start).resolve())
         train = recipe.train.model_copy(update={"init_from": start})
         text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
         key = hashlib.sha256("\n".join((stage, text, str(at.root), read)).encode()).hexdigest()

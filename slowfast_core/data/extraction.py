@@ -24,7 +24,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import inside
 from slowfast_core.progress import progress
 from slowfast_core.recipe import Clip, Data, Store
-from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.stage import StageResult, finished, read_result, run_once
 
 MANIFEST = "manifest.parquet"
 STORE, CLIPS, SCRATCH = "store", "clips", "scratch"
@@ -40,12 +40,6 @@ def extract(
     `cluster` is the address of a Ray cluster, all of whose cores then do it. Its nodes must see the workspace, and the
     source where that is a folder, under the same paths.
     """
-    inputs = {
-        "validated": read_result(validated).digest,
-        "format": data.format,
-        "store": _fields(data.store),
-        "span": clip.span if data.format == "ava" else None,
-    }
 
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(validated / MANIFEST)
@@ -70,7 +64,22 @@ def extract(
             "metrics": {"clips": len(table), "files": len(cuts)},
         }
 
-    return run_once("extract", output, inputs, work)
+    return run_once("extract", output, _inputs(data, clip, validated), work)
+
+
+def extracted(data: Data, clip: Clip, validated: Path, output: Path) -> StageResult | None:
+    """The store in `output` that `extract` would find to be of these inputs, so that it had nothing to do."""
+    return finished(output, _inputs(data, clip, validated))
+
+
+def _inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
+    """Everything the store depends on."""
+    return {
+        "validated": read_result(validated).digest,
+        "format": data.format,
+        "store": _fields(data.store),
+        "span": clip.span if data.format == "ava" else None,
+    }
 
 
 def _fields(store: Store) -> dict[str, Any]:

@@ -42,11 +42,14 @@ def best(scorer: Scorer, video: Path, top: int = 5) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def checkpoint_of(model: str, at: Workspace) -> Iterator[Path]:
-    """The folder with the weights and their config; that of a registered model is there only within the context."""
+def checkpoint_of(model: str, at: Workspace, uri: str | None = None) -> Iterator[Path]:
+    """The folder with the weights and their config; that of a registered model is there only within the context.
+
+    `uri` is that of the registry; None: the workspace's.
+    """
     if model.startswith("models:"):
         with tempfile.TemporaryDirectory() as folder:
-            yield _download(model, at, Path(folder))
+            yield _download(model, at, uri or at.tracking_uri, Path(folder))
         return
     folder_of_files = Path(model)
     for name in FILES:
@@ -56,12 +59,12 @@ def checkpoint_of(model: str, at: Workspace) -> Iterator[Path]:
     yield folder_of_files
 
 
-def _download(model: str, at: Workspace, folder: Path) -> Path:
+def _download(model: str, at: Workspace, uri: str, folder: Path) -> Path:
     if not MODEL_URI.fullmatch(model):
         raise InputError(f"{model!r} is no model version", "--model", "write models:/NAME@champion or models:/NAME/3")
     database = at.root / "mlflow.db"
-    if not database.is_file():
+    if uri == at.tracking_uri and not database.is_file():
         raise InputError("no model registry", database, "run `slowfast run RECIPE` or name --workspace")
     from slowfast_core.tracking.registry import download_version
 
-    return download_version(model, at.tracking_uri, folder) / "artifacts"
+    return download_version(model, uri, folder) / "artifacts"

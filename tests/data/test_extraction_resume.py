@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from videos import ingested, kinetics_row, moving_frames, write_video
 
+from slowfast_core.data.cluster import run_on_cluster
 from slowfast_core.data.validation import validate
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import Data, Store
 from slowfast_core.workspace import Workspace
 
@@ -162,3 +164,18 @@ def test_a_cluster_that_loses_a_node_writes_the_same(root: Path, reference: dict
     cluster.remove_node(other, allow_graceful=False)
     assert process.poll() is None, "it ended too soon"
     assert extraction.finish(process) == reference
+
+
+def test_a_cluster_without_cores_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr("slowfast_core.data.cluster.NO_CORES_SECONDS", 1.0)
+    monkeypatch.setattr("slowfast_core.data.cluster.LOOK_SECONDS", 0.5)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        with pytest.raises(InputError, match="has had no CPU"):
+            list(run_on_cluster(os.path.basename, ["a"], cluster.address))
+    finally:
+        cluster.shutdown()

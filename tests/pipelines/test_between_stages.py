@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 from components.changes.reason import changed
 from components.close.ending import cause_of, end
 from components.prepare.operator import prepared
+from components.trained.versions import versions_of
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
-from slowfast_core.stages import trained_already
+from slowfast_core.stage import read_result, run_once
+from slowfast_core.stages import run_stage, trained_already
 from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 
@@ -43,9 +46,9 @@ def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Pa
 def test_prepare_refuses_workers_that_the_pod_has_no_room_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training wants 2 CPUs, its pod has 1"):
         prepare(tmp_path, workers=2)
-    with pytest.raises(InputError, match="training wants 4 GPUs, its pod has 2"):
-        prepare(tmp_path, "compute.gpus_per_worker=2", workers=2, granted=(2, 2))
-    prepare(tmp_path, "compute.gpus_per_worker=2", workers=2, granted=(0, 0))  # a Ray cluster has them
+    with pytest.raises(InputError, match="training wants 2 GPUs, its pod has 1"):
+        prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(2, 1))
+    prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(0, 0))  # a Ray cluster has them
 
 
 def test_prepare_refuses_a_recipe_of_another_dag(tmp_path: Path) -> None:
@@ -60,8 +63,7 @@ def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_i
         (source / name).write_text(name)
     folders = [tmp_path / "data" / data / stage for data in ("tiny-motion", "tiny-actors") for stage in STAGES]
     for folder in folders:
-        folder.mkdir(parents=True)
-        (folder / "stage.json").write_text("{}")
+        run_once(folder.name, folder, {}, lambda _: {})
 
     def versions() -> tuple[str, str]:
         _, first, _, branch = prepare(tmp_path, f"finetune.data.source={source}")
@@ -79,11 +81,33 @@ def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_i
 STAGES = ("ingest", "validate", "extract")
 
 
+def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) -> None:
+    """Sources and recipes change under one data set's name. The cache is Kubeflow's: it answers by a task's inputs."""
+    at, cache, worked = Workspace(tmp_path / "at"), set(), []
+    small = ["finetune=null", "data.synthetic.train_videos=1"]
+    recipes = {
+        "a": load_recipe(str(TINY), small),
+        "b": load_recipe(str(TINY), [*small, "data.synthetic.seed=1"]),
+        "c": load_recipe(str(TINY), [*small, "data.store.every=2"]),
+    }
+    expected: dict[str, list[str]] = {}
+    for name in "aaabcab":
+        resolved, source, _, _ = prepared(recipes[name].to_json(), str(at.root), 0, 0, "", (0, 0), False)
+        todo = [key for stage in STAGES if (key := (stage, resolved, source)) not in cache]
+        for stage, text, _ in todo:
+            run_stage(stage, parse_recipe(text), at)
+        cache.update(todo)
+        worked.append(len(todo))
+        there = [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES]
+        assert expected.setdefault(name, there) == there
+    assert len({tuple(digests) for digests in expected.values()}) == 3
+    assert worked == [3, 3, 0, 3, 3, 3, 3]  # the second run of the same finds nothing to do, of the third it is known
+
+
 @pytest.fixture
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
     """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
     recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
-    from slowfast_core.stage import run_once
     from slowfast_core.training.launch import _inputs
 
     def extract(version: str) -> None:
@@ -108,6 +132,37 @@ def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
     moved = changed(recipe.to_json(), str(at.root), "", "")
     assert (moved.train, moved.reason) == ("yes", "the data version was one.dir, is two.dir")
     assert trained_already(recipe, at) is None
+
+
+def test_a_training_that_was_deleted_is_made_again(trained_workspace: tuple) -> None:
+    recipe, at, _ = trained_workspace
+    shutil.rmtree(at.run("tiny", "train"))
+    assert changed(recipe.to_json(), str(at.root), "", "").train == "yes"
+
+
+def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace: tuple) -> None:
+    recipe, at, extract = trained_workspace
+
+    def versions() -> str:
+        return versions_of(recipe.to_json(), str(at.root))
+
+    def judge(inputs: str) -> None:
+        for stage in ("evaluate", "register"):
+            run_once(stage, at.run("tiny", stage), {"of": inputs}, lambda _: {})
+
+    assert versions() != versions()  # nothing to hand on
+    judge("one")
+    first = versions()
+    assert first.startswith("one.dir-w1-")
+    judge("one")
+    assert versions() == first
+    judge("two")
+    judge("one")
+    assert versions() != first
+    first = versions()
+    extract("two.dir")
+    extract("one.dir")
+    assert versions() != first
 
 
 def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:
@@ -142,7 +197,7 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
         child.stdout.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "run-killed")
-        report = end(str(tmp_path), "", "slowfast", "FAILED", "Task exit-handler-1 failed.")
+        report = end(str(tmp_path), "", ["slowfast"], "FAILED", "Task exit-handler-1 failed.")
     assert "# FAILED" in report
     assert "Cause: tiny train: its pod was killed" in report
     assert "MLflow run killed was still open and is closed." in report
@@ -171,8 +226,32 @@ def test_a_run_of_another_pipeline_stays_open(tmp_path: Path) -> None:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "another")
         run = open_run(recipe.tracking, at, "theirs", "key")
         patch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
-        assert "theirs" not in end(str(tmp_path), "", "slowfast", "SUCCEEDED", "")
+        assert "theirs" not in end(str(tmp_path), "", ["slowfast"], "SUCCEEDED", "")
     assert connect(at.tracking_uri).get_run(run.id).info.status == "RUNNING"
+
+
+def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, recipe = Workspace(tmp_path), load_recipe(str(TINY))
+    monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
+    names = ["slowfast", "slowfast-ava"]
+    runs = [open_run(recipe.tracking.model_copy(update={"experiment": name}), at, name, name) for name in names]
+    report = end(str(tmp_path), "", names, "FAILED", "")
+    assert all(f"MLflow run {name} was still open" in report for name in names)
+    client = connect(at.tracking_uri)
+    assert [client.get_run(run.id).info.status for run in runs] == ["FAILED", "FAILED"]
+
+
+def test_a_model_that_cannot_be_handed_on_is_the_cause(
+    trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.trained.component import trained
+
+    recipe, at, _ = trained_workspace
+    monkeypatch.delenv("SLOWFAST_PIPELINE_RUN", raising=False)
+    monkeypatch.setenv("SLOWFAST_PROGRESS", str(at.root / "pod.jsonl"))
+    with pytest.raises(SystemExit, match="another run left w1 there, not w2"):
+        trained.python_func(recipe.to_json(), str(at.root), "w2", None)
+    assert "trained: another run left w1" in cause_of(at.root)
 
 
 def test_the_cause_is_what_a_stage_said_last(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "pipeline.yaml"
 CLUSTER = load_cluster(HERE / "cluster.yaml")
 CPU, GPU = CLUSTER.image, CLUSTER.gpu_image
-ON_GPUS = ("compute.workers=2", "compute.gpus_per_worker=2", "compute.cpus_per_worker=4", "compute.loader_workers=3")
+ON_GPUS = ("compute.workers=2", "compute.gpus_per_worker=1", "compute.cpus_per_worker=4", "compute.loader_workers=3")
 Config = kubernetes.kubernetes_executor_config_pb2.KubernetesExecutorConfig
 
 
@@ -136,12 +136,17 @@ def test_checkpoints_in_a_bucket_need_its_secret() -> None:
     assert "store" in {secret.secret_name for secret in kubernetes_of["exec-train"].secret_as_env}
 
 
+def test_who_asks_for_a_registered_model_to_start_from_gets_the_registrys_secret() -> None:
+    _, kubernetes_of = compiled("finetune=null", "train.init_from=models:/kinetics@champion")
+    assert {secret.secret_name for secret in kubernetes_of["exec-changes"].secret_as_env} == {"mlflow"}
+
+
 def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: tuple[Any, dict[str, Any]]) -> None:
     spec, kubernetes_of = one
     images = containers(spec)
     with_gpu = {name: item for name, item in images.items() if "accelerator" in item["resources"]}
     counts = {name: item["resources"]["accelerator"]["resourceCount"] for name, item in with_gpu.items()}
-    assert counts == {"train": "4", "evaluate": "1"}
+    assert counts == {"train": "2", "evaluate": "1"}
     assert {item["image"] for item in with_gpu.values()} == {GPU}
     assert {images[name]["image"] for name in images.keys() - with_gpu.keys()} == {CPU}
     assert images["train"]["resources"]["resourceCpuLimit"] == "16"  # 2 workers x (4 CPUs + 3 loaders) + 2
@@ -191,7 +196,7 @@ def test_the_rayjob_of_a_compiled_stage_is_what_kuberay_takes(monkeypatch: pytes
     (group,) = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     pod = group["template"]["spec"]
     assert pod["containers"][0]["image"] == GPU
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert pod["nodeSelector"] == {"accelerator": "h100"}
 
 
@@ -229,6 +234,12 @@ def test_training_is_under_a_condition_and_the_exit_handler_after_all(one: tuple
     assert set(spec.root.dag.tasks) == {"close", "exit-handler-1"}
 
 
+def test_the_exit_handler_knows_every_experiment() -> None:
+    spec, _ = compiled("finetune.tracking.experiment=actors")
+    experiments = spec.root.dag.tasks["close"].inputs.parameters["experiments"]
+    assert json_format.MessageToDict(experiments.runtime_value.constant) == ["actors", "slowfast"]
+
+
 def test_operators_change_four_things(one: tuple[Any, dict[str, Any]]) -> None:
     parameters = one[0].root.input_definitions.parameters
     assert set(parameters) == {"recipe", "data_version", "workers", "epochs"}
@@ -240,12 +251,14 @@ def test_the_cache_sees_the_source_the_data_and_the_image(one: tuple[Any, dict[s
     spec, _ = one
     found = tasks(spec)
     cached = {name.removeprefix("comp-") for name, task in found.items() if task.caching_options.enable_cache}
-    assert cached == {"ingest", "validate", "extract", "train", "trained", "evaluate", "register"}
+    assert cached == {"ingest", "validate", "extract", "evaluate", "register"}
 
     def source(task: str, parameter: str) -> str:
         return found[f"comp-{task}"].inputs.parameters[parameter].task_output_parameter.output_parameter_key
 
-    assert source("ingest", "source_version") == "source"
+    assert {source(stage, "source_version") for stage in ("ingest", "validate", "extract")} == {"source"}
+    versions = [found[f"comp-{stage}"].inputs.parameters["versions"] for stage in ("evaluate", "register")]
+    assert {each.task_output_parameter.producer_task for each in versions} == {"trained"}
     assert "changes-data_version" in found["comp-train"].inputs.parameters["data_version"].component_input_parameter
     assert source("trained", "weights").startswith("pipelinechannel--condition-branches-")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import load_recipe
 from slowfast_core.stages import run_train
@@ -27,3 +29,19 @@ def test_a_training_takes_the_weights_of_a_version(
         recipe = load_recipe(str(tiny_recipe), [f"train.init_from={model}"])
         with pytest.raises(InputError, match="another kind of network: 0 of their 1 tensors fit"):
             run_train(recipe, flow.at)
+
+
+def test_the_version_is_looked_for_where_the_recipe_tracks(
+    make_flow: type[Flow], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    """Also by a job of a cluster."""
+    uri = f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"
+    flow = make_flow(tmp_path, tiny_workspace(tmp_path / "workspace"), uri)
+    flow.register(flow.train("first"), flow.evaluate("first", 0.5))
+    model = "models:/slowfast-tiny@champion"
+    recipe = load_recipe(str(tiny_recipe), [f"train.init_from={model}", f"tracking.uri={uri}"])
+    with pytest.raises(InputError, match="another kind of network: 0 of their 1 tensors fit"):
+        run_train(recipe, flow.at)
+    assert not (flow.at.root / "mlflow.db").exists()
+    job = StageJob.write("train", recipe, flow.at)
+    assert json.loads((job.folder / "job.json").read_text())["recipe"]["train"]["init_from"] == model

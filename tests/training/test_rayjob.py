@@ -25,6 +25,9 @@ from slowfast_core.cluster.rayjob_settings import VARIABLE, RayJobSettings
 from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
+from slowfast_core.stage import run_once
+from slowfast_core.stages import run_stage
+from slowfast_core.training.launch import _inputs
 from slowfast_core.workspace import Workspace
 
 SETTINGS = {
@@ -174,6 +177,13 @@ def test_a_failed_job_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) ->
     assert in_pod.jobs == {}
 
 
+def test_a_job_that_kuberay_does_not_take_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) -> None:
+    told = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}
+    in_pod.on_create = lambda api, name: api.set_status(name, **told)
+    assert run_rayjob(job, _recipe()) == "validationfailed: ValidationFailed no such field"
+    assert in_pod.jobs == {}
+
+
 def test_a_job_that_somebody_removes_has_failed(in_pod: KubernetesApi, job: StageJob) -> None:
     in_pod.on_create = lambda api, name: api.delete(name)
     assert run_rayjob(job, _recipe()) == "its RayJob was removed"
@@ -213,6 +223,20 @@ def test_a_wrong_token_and_missing_settings(
     monkeypatch.setenv(VARIABLE, "{}")
     with pytest.raises(InputError, match="image: Field required"):
         run_rayjob(job, _recipe())
+
+
+def test_a_stage_with_nothing_to_do_brings_up_no_cluster(
+    in_pod: KubernetesApi, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    at = tiny_workspace(tmp_path / "at")
+    recipe = load_recipe(str(tiny_recipe), ["compute.run_on=rayjob"])
+    at_hand = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
+    extracted = run_stage("extract", at_hand, at)
+    inputs = _inputs(recipe, at.data(recipe.data.name, "extract"), None)
+    run_once("train", at.run(recipe.name, "train"), inputs, lambda _: {"weights_digest": "w"})
+    assert run_stage("extract", recipe, at).digest == extracted.digest
+    assert run_stage("train", recipe, at).weights_digest == "w"
+    assert in_pod.calls == []
 
 
 def _start(recipe: Path, at: Workspace) -> subprocess.Popen[str]:

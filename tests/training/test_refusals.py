@@ -84,7 +84,11 @@ def test_no_cluster_answers(refused: Refused) -> None:
             "32 training samples are fewer than the largest batch of train.multigrid, 128",
         ),
         (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); take 'groups' on CPUs"),
-        (("compute.gpus_per_worker=64",), "128 GPUs are asked for (2 x 64), this machine has"),
+        (("compute.gpus_per_worker=2",), "a worker trains on one GPU, not 2: raise workers"),
+        (
+            ("compute.workers=32", "train.batch=32", "compute.gpus_per_worker=1"),
+            "32 GPUs are asked for (32 x 1), this machine has",
+        ),
         (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
         (("train.init_from=models:/nothing@champion",), "no model registry"),
         (("train.init_from=models:/nothing",), "is no model version"),
