@@ -116,7 +116,8 @@ def _remove(client: DockerClient, run: str) -> None:
     """Remove what a run that was cut off has left."""
     import docker
 
-    for container in client.containers.list(all=True, filters={"label": f"{LABEL}={run}"}):
+    ours = {"label": f"{LABEL}={run}"}
+    for container in client.containers.list(all=True, filters=ours, ignore_removed=True):
         try:
             container.remove(force=True)
         except docker.errors.APIError as error:
