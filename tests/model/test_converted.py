@@ -50,6 +50,7 @@ def test_predict_and_evaluate(
     assert evaluated.metrics
 
 
+@pytest.mark.exhaustive
 def test_start_a_training(
     recipe: Recipe, source: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:

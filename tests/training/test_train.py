@@ -184,6 +184,7 @@ def test_what_does_not_fit_is_refused_before_ray_starts(
     assert not (training.partial / "ray").exists()
 
 
+@pytest.mark.exhaustive
 def test_too_many_bad_clips_end_every_worker_with_exit_2(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
