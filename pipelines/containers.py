@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.image import GPU_IMAGE, IMAGE
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
+from slowfast_core.termination import on_sigterm
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
     mounts += [Mount(str(path), str(path), type="bind", read_only=True) for path in _files(recipe, passed, at)]
     mounts += [Mount(str(path), str(path), type="bind") for path in _remotes(recipe, at)]
     try:
-        with _leaving_on_sigterm():
+        with on_sigterm(lambda: sys.exit(143)):
             yield DockerRunner(
                 user=f"{uid}:{gid}",
                 environment={**passed, **variables, "SLOWFAST_IMAGE": image},
@@ -151,12 +151,3 @@ def _gpus(recipe: Recipe) -> dict[str, Any]:
 
     wanted = any(part.compute.gpus_per_worker for part in (recipe, recipe.finetune) if part)
     return {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if wanted else {}
-
-
-@contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

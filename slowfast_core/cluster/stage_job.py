@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, alone, read_result
+from slowfast_core.termination import on_sigterm
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
@@ -92,6 +93,15 @@ class StageJob:
             stop.set()
             thread.join()
 
+    def stopped_on_sigterm(self) -> AbstractContextManager[None]:
+        """Within the block SIGTERM raises Stopped."""
+
+        def stop() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the job is being stopped
+            raise Stopped(self.folder)
+
+        return on_sigterm(stop)
+
     def result(self, failure: str) -> StageResult:
         """What the ended job left; `failure` is why the cluster says that it failed, or empty."""
         file = self.folder / "result.json"
@@ -110,7 +120,7 @@ class StageJob:
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
     job = StageJob.write(stage, recipe, at)
-    with alone(job.folder / "job"), job.followed(), _raising_on_sigterm(job.folder):
+    with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
             from slowfast_core.cluster.rayjob import run_rayjob
 
@@ -120,23 +130,6 @@ def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
 
             failure = run_by_jobs_api(job, str(recipe.compute.jobs_address))
     return job.result(failure)
-
-
-@contextmanager
-def _raising_on_sigterm(where: Path) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the job is being stopped
-        raise Stopped(where)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_here(folder: Path) -> int:

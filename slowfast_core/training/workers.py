@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from slowfast_core.cluster.connection import connected
 from slowfast_core.recipe import parse_recipe
+from slowfast_core.termination import on_sigterm
 from slowfast_core.training.job import Job
 
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
@@ -60,21 +59,8 @@ def run_workers(job: Job) -> None:
             ),
         ),
     )
-    with _stopping_on_sigterm(job):
+    with on_sigterm(job.stop.touch):  # as before a preemption: the workers save and end after the step they are in
         trainer.fit()
-
-
-@contextmanager
-def _stopping_on_sigterm(job: Job) -> Iterator[None]:
-    """SIGTERM, as before a preemption, lets the workers save and end after the step they are in."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: job.stop.touch())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _as_config(job: Job) -> dict[str, Any]:

@@ -89,12 +89,13 @@ FOLLOWER = """
 import sys
 from pathlib import Path
 from slowfast_core.cluster.jobs_api import run_by_jobs_api
-from slowfast_core.cluster.stage_job import StageJob, _raising_on_sigterm
+from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.training.job import Stopped
 folder = Path(sys.argv[1])
+job = StageJob(folder.name, "train", folder)
 try:
-    with _raising_on_sigterm(folder):
-        run_by_jobs_api(StageJob(folder.name, "train", folder), sys.argv[2])
+    with job.stopped_on_sigterm():
+        run_by_jobs_api(job, sys.argv[2])
 except Stopped:
     sys.exit(143)
 """
