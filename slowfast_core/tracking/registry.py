@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
+from slowfast_core.model.checkpoint_folder import load_verified, recorded_digest
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
 from slowfast_core.tracking.gate import Decision, decide
@@ -71,6 +72,7 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
+        load_verified(training)
         candidate = _candidate(recipe, training, evaluation, uri)
         return _register(candidate, recipe.register_.min_gain, folder, uri)
 
@@ -78,19 +80,27 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
 
 
 def download_version(model: str, uri: str, folder: Path) -> Path:
-    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`."""
+    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`.
+
+    Who loads its weights verifies them by their digest there, which is here held against that of the registry.
+    """
     client = connect(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
     try:
-        version = client.get_model_version_by_alias(name, last).version if sign == "@" else last
-        source = client.get_model_version_download_uri(name, str(version))
-        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+        by_alias = client.get_model_version_by_alias
+        version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
+        source = client.get_model_version_download_uri(name, str(version.version))
+        downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+    if (digest := recorded_digest(downloaded / "artifacts")) != (tag := version.tags.get("weights_digest")):
+        what = f"other weights than were registered: their digest is {digest}, the version's tag has {tag}"
+        raise InputError(what, source, "restore the version's artifacts, or register the model again")
+    return downloaded
 
 
 def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:

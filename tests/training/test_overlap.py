@@ -15,7 +15,7 @@ from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import run_once
 from slowfast_core.training.launch import train
@@ -119,10 +119,11 @@ def test_the_training_stage_refuses_before_ray_starts(
     seen.rows["split"] = seen.rows["split"].map({"train": "val", "val": "train"})
 
     def work(partial: Path) -> dict[str, Any]:
-        save_weights(partial / "model.safetensors", build_model(tiny.model, tiny.clip).state_dict())
+        weights = build_model(tiny.model, tiny.clip).state_dict()
+        save_weights(partial / "model.safetensors", weights)
         write_learned_from(partial, seen, None)
-        write_whole(partial / "checkpoint.json", json.dumps({"weights_digest": "of another training"}))
-        return {"weights_digest": "of another training"}
+        write_whole(partial / "checkpoint.json", json.dumps({"weights_digest": weights_digest(weights)}))
+        return {"weights_digest": weights_digest(weights)}
 
     run_once("train", start, {}, work)
     with pytest.raises(InputError, match=r"were trained on 16 of the 16 val clips"):
