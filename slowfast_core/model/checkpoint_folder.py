@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, CONFIG = "model.safetensors", "checkpoint.json"
+LEARNED_FROM = "learned_from.npy"  # hashes of the videos that the weights learned from (training/overlap.py)
 
 
 def load_verified(folder: Path) -> dict[str, Tensor]:
