@@ -155,5 +155,5 @@ def test_detection_model_is_refused(video: Path, checkpoint: Path, tmp_path: Pat
     record["model"]["head"] = "detect"
     (tmp_path / "checkpoint.json").write_text(json.dumps(record))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="needs boxes"):
+    with pytest.raises(InputError, match="needs boxes of people"):
         predict([video], str(tmp_path), Workspace(tmp_path))
