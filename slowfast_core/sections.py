@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from slowfast_core.names import Name
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -234,7 +236,7 @@ class Evaluate(Section):
 
 
 class Register(Section):
-    model: str = Field("slowfast", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: Name = "slowfast"  # of the registered model; a recipe that leaves it out registers under its own name
     min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
 
 

@@ -55,7 +55,7 @@ class StageJob:
         text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
         key = hashlib.sha256("\n".join((stage, text, str(at.root), read)).encode()).hexdigest()
         name = f"slowfast-{stage}-{key[:12]}"
-        job = cls(name, stage, at.root / "jobs" / name)
+        job = cls(name, stage, at.below("jobs", name))
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {"stage": stage, "workspace": str(at.root), "patience_seconds": patience, "recipe": json.loads(text)}
         write_whole(job.folder / "job.json", json.dumps(told, indent=1))
