@@ -103,6 +103,13 @@ class Recipe(Section):
             packed = f"{alpha} x {model.fast_width} Fast channels do not sum with {model.width} Slow channels"
             raise ValueError(f"model.lateral 'ttoc_sum' needs alpha x beta = 1 and equal blocks: {packed}")
 
+    def with_gpus(self, gpus: int) -> Recipe:
+        """The recipe with `gpus` for each worker where it, or its branch, says `auto`."""
+        changes: dict[str, Any] = {"finetune": self.finetune and self.finetune.with_gpus(gpus)}
+        if self.compute.gpus_per_worker == "auto":
+            changes["compute"] = self.compute.model_copy(update={"gpus_per_worker": gpus})
+        return self.model_copy(update=changes)
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(json.loads(self.to_json()), sort_keys=False, allow_unicode=True)
 
@@ -179,17 +186,21 @@ def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     Not its name and not its registered model, which identify results; nor, for another data format, the keys that
     describe the files of the old one.
     """
-    base = _without(base, "name")
-    base = base | {"register": _without(base["register"], "model")} if isinstance(base.get("register"), dict) else base
     data, of_child = base.get("data"), child.get("data")
-    if isinstance(data, dict) and isinstance(of_child, dict) and "format" in of_child:
-        if of_child["format"] != data.get("format", "kinetics"):
-            base = base | {"data": _without(data, *OF_FORMAT)}
-    return base
+    other_format = (
+        isinstance(data, dict)
+        and isinstance(of_child, dict)
+        and of_child.get("format", data.get("format")) != data.get("format", "kinetics")
+    )
+    dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
+    kept = {section: _without(value, dropped.get(section, ())) for section, value in base.items()}
+    return _without(kept, ("name",))
 
 
-def _without(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in tree.items() if key not in keys}
+def _without(section: Any, keys: typing.Sequence[str]) -> Any:
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in keys}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ({"train": {"epochs": 3}}, "train.warmup_epochs 34 is longer than train.epochs 3"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"data": {}}, "data.name: Field required"),
-        ({"data": {"name": "../x"}}, "data.name: '../x' cannot be the name of a folder: use up to 100 letters, digits, "),
+        ({"data": {"name": "../x"}}, "data.name: '../x' cannot be the name of a folder: use "),
         ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "finetune may not hold another finetune"),
         ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the recipe's own name 'tiny'"),
         ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: Input should be a valid integer"),
