@@ -63,7 +63,7 @@ def checkpoint_of(model: str, at: Workspace, uri: str | None = None) -> Iterator
 def _download(model: str, at: Workspace, uri: str, folder: Path) -> Path:
     if not MODEL_URI.fullmatch(model):
         raise InputError(f"{model!r} is no model version", "--model", "write models:/NAME@champion or models:/NAME/3")
-    database = at.root / "mlflow.db"
+    database = at.below("mlflow.db")
     if uri == at.tracking_uri and not database.is_file():
         raise InputError("no model registry", database, "run `slowfast run RECIPE` or name --workspace")
     from slowfast_core.tracking.registry import download_version

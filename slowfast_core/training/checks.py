@@ -16,17 +16,17 @@ SHARED = 2  # workers to a core; more would be slower than fewer
 def check_machine(recipe: Recipe) -> None:
     """Raises InputError for workers that this machine has no place for. What a named cluster has is Ray's to know."""
     compute = recipe.compute
-    if recipe.train.batch_norm == "sync" and not compute.gpus_per_worker:
+    if recipe.train.batch_norm == "sync" and not compute.gpus:
         raise InputError("synchronised batch norm needs GPUs", "train.batch_norm", "take 'groups' on CPUs")
     if compute.address is not None:
         return
     least = compute.min_workers or compute.workers
-    if compute.gpus_per_worker:
+    if compute.gpus:
         import torch
 
-        wanted, there = least * compute.gpus_per_worker, torch.cuda.device_count()
+        wanted, there = least * compute.gpus, torch.cuda.device_count()
         if wanted > there:
-            what = f"{wanted} GPUs are asked for ({least} x {compute.gpus_per_worker}), this machine has {there}"
+            what = f"{wanted} GPUs are asked for ({least} x {compute.gpus}), this machine has {there}"
             mend = "set compute.workers and compute.gpus_per_worker (0: CPU), or compute.address of a cluster"
             raise InputError(what, "compute.gpus_per_worker", mend)
     cores = os.cpu_count() or 1
