@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.lineage import Environment, environment
+from slowfast_core.tracking.locked import when_unlocked
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def connect(uri: str) -> MlflowClient:
 
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, registry_uri=uri)
+    return when_unlocked(lambda: MlflowClient(uri, registry_uri=uri))
 
 
 def quiet_mlflow() -> None:
