@@ -10,11 +10,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from test_simultaneous import check, played
 
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.registry import download_version
@@ -32,12 +32,6 @@ def at(tmp_path_factory: pytest.TempPathFactory, workspace: Callable[[Path], Wor
 
 @pytest.fixture(scope="module")
 def uri(at: Workspace) -> Iterator[str]:
-    with serving(at) as address:
-        yield address
-
-
-@contextmanager
-def serving(at: Workspace) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,3 +87,16 @@ def test_models_are_registered_over_http(
     version = result.digest.rpartition("/")[2]
     files = download_version(f"models:/slowfast-tiny/{version}", uri, tmp_path / "got") / "artifacts"
     assert (files / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "processes"),
+    [(1, 3), pytest.param(10, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])],
+)
+def test_the_best_is_champion_where_the_server_is_all_they_share(
+    uri: str, database: Path, tmp_path: Path, rounds: int, processes: int
+) -> None:
+    found = played(tmp_path / f"{rounds}-rounds", database, rounds, processes, uri)
+    assert len(found) == rounds
+    for each in found:
+        check(each, processes)
