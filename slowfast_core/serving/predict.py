@@ -28,7 +28,8 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     with checkpoint_of(model, at) as checkpoint:
         config = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
         if config.get("model", {}).get("head") == "detect":
-            raise InputError("this model needs boxes of actors", model, "predict with a classification model")
+            what = "this model needs boxes of people, a video alone is not enough"
+            raise InputError(what, model, "name a classification model")
         from slowfast_core.evaluation.scoring import Scorer
 
         scorer = Scorer(checkpoint)
