@@ -19,6 +19,7 @@ from slowfast_core.recipe import Recipe, Register, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
+from slowfast_core.tracking.locked import when_unlocked
 from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
 from slowfast_core.tracking.turns import turn
 from slowfast_core.workspace import Workspace
@@ -176,7 +177,8 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
     client = connect(uri)
     lineage = folder / "lineage.json"
     write_whole(lineage, candidate.lineage.model_dump_json(indent=1))
-    logged = None if _find(client, candidate) else _log_model(client, candidate, lineage)
+    found = when_unlocked(lambda: _find(client, candidate))  # this opens the registry
+    logged = None if found else _log_model(client, candidate, lineage)
     _create_registered_model(client, candidate.name)
     with turn(client, candidate.name, _owner(folder)):
         version = _find(client, candidate)

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.lineage import Environment, environment
+from slowfast_core.tracking.locked import when_unlocked
 from slowfast_core.tracking.store_failures import store_failures_in_one_line
 from slowfast_core.workspace import Workspace
 
@@ -151,7 +152,7 @@ def connect(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with store_failures_in_one_line(uri):
-        return MlflowClient(uri, registry_uri=uri)
+        return when_unlocked(lambda: MlflowClient(uri, registry_uri=uri))
 
 
 def quiet_mlflow() -> None:

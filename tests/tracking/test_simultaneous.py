@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 from test_server import serving
 
+from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 
 PROCESSES = 8
@@ -41,6 +45,18 @@ def check(found: dict[str, Any], processes: int) -> None:
             assert version["decision_reason"].endswith(f"{metric:.4f} does not beat the champion's {best:.4f}")
     assert found["aliases"] == {"champion": champion, "challenger": processes}
     assert found["tags"] == {}  # no claim is left
+
+
+def test_a_store_is_opened_while_another_process_writes(tmp_path: Path, database: Path) -> None:
+    """For longer than the 5 s that SQLite waits by itself."""
+    at = Workspace(tmp_path)
+    shutil.copy(database, tmp_path)
+    writer = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(7, writer.rollback)
+    release.start()
+    assert len(connect(at.tracking_uri).search_experiments()) == 1
+    release.join()
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])])
