@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from slowfast_core.recipe import Store
 
+MAX_SIDE = 16384  # pixels, of x264
+MAX_PIXELS = 139_264 * 16**2  # of H.264's highest level, 6.2 (ITU-T H.264, table A-1); 8K video has fewer
+
 
 class ClipEncoder:
     """Takes the `count` frames of a clip in order, at `fps`; writes each n-th of those nearest to the store's times."""
@@ -90,3 +93,12 @@ def stored_size(height: int, width: int, store: Store) -> tuple[int, int]:
     else:
         scale = store.short_side / min(height, width) if store.short_side else 1.0
     return max(2 * round(height * scale / 2), 2), max(2 * round(width * scale / 2), 2)
+
+
+def too_large(height: int, width: int, store: Store) -> str | None:
+    """Why the clip store cannot hold pictures of this size; None: it can."""
+    stored = stored_size(height, width, store)
+    if max(stored) <= MAX_SIDE and stored[0] * stored[1] <= MAX_PIXELS:
+        return None
+    limits = f"{MAX_SIDE} pixels a side and {MAX_PIXELS / 1e6:.1f} million in all"
+    return f"{width}x{height} pixels become {stored[1]}x{stored[0]} in the clip store, which holds up to {limits}"
