@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slowfast_core.data.encoding import too_large
 from slowfast_core.data.inspection import inspect_segments
 from slowfast_core.data.label_names import doubtful_names, names_come_from_rows
 from slowfast_core.data.manifest import Manifest, read_manifest
@@ -35,13 +36,14 @@ from slowfast_core.data.validation_report import (
 )
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
-from slowfast_core.recipe import Data, Validation
+from slowfast_core.recipe import Data, Store, Validation
 from slowfast_core.stage import StageResult, read_result, run_once
 
 MANIFEST = "manifest.parquet"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).parent / "suites"
 SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # others are as Kinetics
+SIZE_FIELDS = {"short_side", "height"}  # of Store
 ANY_IMBALANCE = 1e18
 
 
@@ -54,6 +56,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),
         "format": data.format,
+        "store": data.store.model_dump(include=SIZE_FIELDS),
         "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
     }
     if names_come_from_rows(data):
@@ -62,7 +65,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
         segments = inspect_segments(manifest.rows, ingested, data.validation, partial / JOURNAL)
-        flat = _flatten(manifest, segments)
+        flat = _flatten(manifest, segments, data.store)
         checks = _run_suites(suites, flat, _limits(data.validation, manifest))
         reasons = _reasons(checks)
         known = manifest.rows.assign(**{name: segments[name] for name in ("frames", "fps", "width", "height")})
@@ -89,8 +92,10 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     return run_once("validate", output, inputs, work)
 
 
-def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
+def _flatten(manifest: Manifest, segments: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The manifest with scalar columns for what its lists and its files hold."""
+    sizes = zip(segments["height"], segments["width"], strict=True)
+    unfit = [None if math.isnan(height) else too_large(int(height), int(width), store) for height, width in sizes]
     rows = manifest.rows
     labels = [np.asarray(of_row if of_row is not None else [], dtype=int) for of_row in rows["labels"]]
     boxes = [() if of_row is None else [np.asarray(box, dtype=float) for box in of_row] for of_row in rows["boxes"]]
@@ -99,6 +104,7 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
     flat = rows.drop(columns=["frames", "fps", "width", "height"]).join(segments)
     return flat.assign(
         row=range(len(rows)),
+        unfit=pd.Series(unfit, index=rows.index, dtype=object),
         classes=len(manifest.labels),
         label_count=[len(of_row) for of_row in labels],
         label_min=[of_row.min() if len(of_row) else math.nan for of_row in labels],
