@@ -17,6 +17,7 @@ MIN_OPERATIONS = 4_000_000  # of a small pickle; a large one may have one in 4 b
 LARGEST_NUMBER = 64  # bytes of an integer
 LONGEST_NUMBER = 200  # characters of a number that is written as text
 LAST_PROTOCOL = 5
+EMPTY_SET_SIZE = 216  # bytes; other objects of one opcode take a third of it
 MOST_ARGUMENTS = 16  # of a call, and parts of a state
 SCALARS = (str, bytes, int, float, bool, type(None))
 
@@ -208,6 +209,10 @@ class PickleReader:
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.checked_key(key, len(target))] = value
 
+    def empty_set(self) -> None:
+        self.budget.spend(EMPTY_SET_SIZE)
+        self.stack.append(set())
+
     def add_items(self) -> None:
         items = self.since_mark()
         if type(self.stack[-1]) is not set:
@@ -215,6 +220,7 @@ class PickleReader:
         self.stack[-1].update(self.checked_key(item, len(self.stack[-1])) for item in items)
 
     def frozen(self, items: list[Any]) -> frozenset[Any]:
+        self.budget.spend(EMPTY_SET_SIZE)
         return frozenset(self.checked_key(item, number) for number, item in enumerate(items))
 
     def checked_key(self, key: Any, among: int) -> Any:
@@ -245,7 +251,9 @@ class PickleReader:
 
     def global_stack(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.name(str(module)[:LONGEST_NUMBER], str(name)[:LONGEST_NUMBER])
+        if type(module) is not str or type(name) is not str:
+            raise PickleError("a name that is no text")
+        self.name(module, name)
 
     def name(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
@@ -343,7 +351,7 @@ OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
     pickle.DICT[0]: Machine.dictionary,
     pickle.SETITEM[0]: Machine.set_item,
     pickle.SETITEMS[0]: Machine.set_items,
-    pickle.EMPTY_SET[0]: lambda machine: machine.stack.append(set()),
+    pickle.EMPTY_SET[0]: Machine.empty_set,
     pickle.ADDITEMS[0]: Machine.add_items,
     pickle.FROZENSET[0]: lambda machine: machine.collected(machine.frozen),
     pickle.PUT[0]: lambda machine: machine.put(int(_short(machine.line()))),
