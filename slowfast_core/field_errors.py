@@ -29,7 +29,7 @@ SENTENCES = {
     "invalid_key": "has a key that is no text",
     "recursion": "holds itself",
 }
-ENDINGS = ("_type", "_parsing_size", "_parsing", "_from_float", "_error", "_number", "_mismatch", "_attributes", "_loop")
+ENDINGS = ("_type", "_parsing_size", "_parsing", "_from_float", "_error", "_number", "_mismatch", "_loop")
 
 
 def key_of(error: Any) -> str:
@@ -40,7 +40,7 @@ def key_of(error: Any) -> str:
 
 def sentence(error: Any) -> str:
     """Of one of `ValidationError.errors()`: as `must be a whole number, is 'many'`."""
-    kind, context = error["type"], error.get("ctx", {})
+    kind, context = error["type"].removeprefix("model_attributes_"), error.get("ctx", {})
     for ending in ENDINGS:
         kind = kind.removesuffix(ending)
     if kind == "value" or kind not in SENTENCES:

@@ -6,7 +6,9 @@ import math
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from slowfast_core.names import Name
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -21,6 +23,15 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 def _fraction(value: object) -> object:
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", value) if isinstance(value, str) else None
     return int(match[1]) / int(match[2]) if match and int(match[2]) else value
+
+
+def _address(text: str) -> str:
+    if match := re.match(r"(https?|s3):(?!//[^/\s])", text):
+        raise ValueError(f"an address starts with {match[1]}:// and a name, is {text!r}")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]  # of a server or a store; anything else may be a folder
 
 
 class Section(BaseModel):
@@ -191,8 +202,8 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
-    checkpoint_store: str | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
-    checkpoint_endpoint_url: str | None = None  # of an S3-compatible store
+    checkpoint_store: Address | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
+    checkpoint_endpoint_url: Address | None = None  # of an S3-compatible store
     log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 
@@ -232,7 +243,7 @@ class Evaluate(Section):
 
 
 class Register(Section):
-    model: str = Field("slowfast", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: Name = "slowfast"  # of the registered model; a recipe that leaves it out registers under its own name
     min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
 
 
@@ -240,7 +251,7 @@ class Compute(Section):
     workers: Positive = 1
     min_workers: Positive | None = None  # an elastic training goes on with as few, where no more can be had
     cpus_per_worker: Positive = 1
-    gpus_per_worker: int = Field(0, ge=0)
+    gpus_per_worker: Literal["auto", 0, 1] = "auto"  # auto: 1 where there is a GPU for each worker, else 0
     loader_workers: int = Field(0, ge=0)
     frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
     precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
@@ -250,13 +261,23 @@ class Compute(Section):
     preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
     run_on: Literal["here", "jobs", "rayjob"] = "here"  # extraction and training: here, or as a job of a Ray cluster
-    jobs_address: str | None = None  # of its Jobs API, as http://host:8265
+    jobs_address: Address | None = None  # of its Jobs API, as http://host:8265
 
-    @model_validator(mode="after")
-    def _one_gpu(self) -> Compute:
-        if self.gpus_per_worker > 1:
-            raise ValueError(f"a worker trains on one GPU, not {self.gpus_per_worker}: raise workers")
-        return self
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _auto_or_at_most_one(cls, value: object) -> object:
+        if type(value) is int and value > 1:
+            raise ValueError(f"a worker trains on one GPU, not {value}: raise workers")
+        if value != "auto" and (type(value) is not int or value < 0):
+            raise ValueError(f"{value!r} is not 'auto', 0 or 1")
+        return value
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a worker, once `auto` is resolved."""
+        if self.gpus_per_worker == "auto":
+            raise ValueError("compute.gpus_per_worker is 'auto' still")
+        return self.gpus_per_worker
 
     @model_validator(mode="after")
     def _elastic(self) -> Compute:
@@ -274,5 +295,5 @@ class Compute(Section):
 
 
 class Tracking(Section):
-    uri: str | None = None  # None: SQLite in the workspace
+    uri: Address | None = None  # None: SQLite in the workspace
     experiment: str = "slowfast"

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.remote import Address, Remote, open_remote
-from slowfast_core.data.sections import NAME
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import key_of, sentence
 from slowfast_core.files import whole_file
+from slowfast_core.names import Name
 from slowfast_core.stage import RECORD, read_result
 from slowfast_core.workspace import Workspace
 
@@ -25,7 +26,7 @@ class Version(BaseModel):
     model_config = ConfigDict(frozen=True)  # what a later program adds is no error
 
     hash: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
-    data: str = Field(pattern=NAME)  # of the data set
+    data: Name  # of the data set
     created: str  # UTC
     clips: int | None = None  # rows of the manifest
     videos: int | None = None
@@ -85,7 +86,7 @@ def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, 
 
     With each goes where its bytes are: "store" (extracted in the workspace), "cache", and the remotes.
     """
-    repository = at.root / "data"
+    repository = at.below("data")
     known, remotes, cached = in_repository(repository), dict[str, list[str]](), set[str]()
     for address in dict.fromkeys([Address(), asked or Address()]):
         with open_remote(repository, at.dvc_remote, address) as remote:
@@ -134,8 +135,8 @@ def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
         try:
             version = Version.model_validate_json(text)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise _damaged(reason, where) from None
+            first = error.errors()[0]
+            raise _damaged(f"{key_of(first)} {sentence(first)}".strip(), where) from None
         if not where.endswith(version.file_name()):
             raise _damaged(f"it is of {version.hash}", where)
         found[version.hash] = version

@@ -18,7 +18,21 @@ from slowfast_core.recipe import Data
 
 QUARANTINE, REPORT, PAGE, COVERAGE = "quarantine.csv", "report.json", "report.html", "coverage.json"
 TEMPLATE = Path(__file__).with_suffix(".html")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "＝", "＋", "－", "＠")
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "|",
+    "%",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last are wide forms
 SPLITS = ("train", "val")
 
 

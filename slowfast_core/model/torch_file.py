@@ -37,8 +37,8 @@ STORAGES = {
 }
 KINDS = {f"{module}.{name}": dtype for name, dtype in STORAGES.items() for module in ("torch", "torch.cuda")}
 DTYPES = [str(dtype) for dtype in STORAGES.values()]
-DAMAGE = (zipfile.BadZipFile, struct.error, OSError, EOFError, ArithmeticError, LookupError)
-DAMAGE += (RuntimeError, TypeError, ValueError)
+WRONG = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+DAMAGE = (*WRONG, zipfile.BadZipFile, struct.error, OSError, EOFError)
 ZIP = b"PK\x03\x04"
 
 ReadStorage = Callable[["Storage"], bytes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,12 +24,12 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     for video in videos:
         if not video.is_file():
             raise InputError("no such video", video, "name files that exist")
-    with checkpoint_of(model, at) as checkpoint:
-        config = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-        if config.get("model", {}).get("head") == "detect":
-            raise InputError("this model needs boxes of actors", model, "predict with a classification model")
-        from slowfast_core.evaluation.scoring import Scorer
+    from slowfast_core.evaluation.scoring import Scorer, read_checkpoint
 
+    with checkpoint_of(model, at) as checkpoint:
+        recipe, _ = read_checkpoint(checkpoint)
+        if recipe.model.head == "detect":
+            raise InputError("this model needs boxes of actors", model, "predict with a classification model")
         scorer = Scorer(checkpoint)
         return [{"video": str(video), "top": best(scorer, video, top)} for video in videos]
 
@@ -55,14 +54,14 @@ def checkpoint_of(model: str, at: Workspace, uri: str | None = None) -> Iterator
     for name in FILES:
         if not (folder_of_files / name).is_file():
             mend = "name a checkpoint folder, or a registered model as models:/NAME@champion"
-            raise InputError(f"no {name}", folder_of_files, mend)
+            raise InputError(f"no {name}", model, mend)
     yield folder_of_files
 
 
 def _download(model: str, at: Workspace, uri: str, folder: Path) -> Path:
     if not MODEL_URI.fullmatch(model):
         raise InputError(f"{model!r} is no model version", "--model", "write models:/NAME@champion or models:/NAME/3")
-    database = at.root / "mlflow.db"
+    database = at.below("mlflow.db")
     if uri == at.tracking_uri and not database.is_file():
         raise InputError("no model registry", database, "run `slowfast run RECIPE` or name --workspace")
     from slowfast_core.tracking.registry import download_version

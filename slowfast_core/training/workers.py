@@ -39,16 +39,14 @@ def run_workers(job: Job) -> None:
 
     compute = job.recipe.compute
     resources: dict[str, float] = {"CPU": compute.cpus_per_worker}
-    if compute.gpus_per_worker:
-        resources["GPU"] = compute.gpus_per_worker
+    if compute.gpus:
+        resources["GPU"] = compute.gpus
     least = compute.min_workers or compute.workers
     count = compute.workers if least == compute.workers else (least, compute.workers)
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config=_as_config(job),
-        scaling_config=ScalingConfig(
-            num_workers=count, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(compute.gpus), resources_per_worker=resources),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
             storage_path=str(job.folder / RAY),

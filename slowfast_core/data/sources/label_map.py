@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from slowfast_core.data.sources.common import TextFile
 from slowfast_core.errors import InputError
@@ -25,7 +26,7 @@ def read_label_map(labels: TextFile) -> tuple[str, ...]:
     """The name of action id j + 1 at j; names of ids that it leaves out are empty. Raises InputError."""
     named: dict[int, str] = {}
     for block in _blocks(labels):
-        fields = dict(reversed([*zip(block, block[1:], strict=False)]))  # of a field that is there twice, the first
+        fields = dict(reversed([*pairwise(block)]))  # of a field that is there twice, the first
         name = fields.get("name", "")
         number = next((fields[key] for key in IDS if key in fields), "")
         if name[:1] not in ('"', "'") or not re.fullmatch("[0-9]{1,9}", number) or int(number) < 1:
