@@ -203,7 +203,7 @@ def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     other_format = (
         isinstance(data, dict)
         and isinstance(of_child, dict)
-        and of_child.get("format", data.get("format")) != data.get("format", "kinetics")
+        and of_child.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
     )
     dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
     kept = {section: _without(value, dropped.get(section, ())) for section, value in base.items()}

@@ -85,13 +85,14 @@ class PickleReader:
 
     def load(self) -> Any:
         """Raises PickleError. Afterwards `position` is the end of the pickle."""
+        data, operations, stop = self.data, OPERATIONS, pickle.STOP[0]
         try:
-            for _ in range(MIN_OPERATIONS + len(self.data) // 4):
-                code = self.data[self.position]
+            for _ in range(MIN_OPERATIONS + len(data) // 4):
+                code = data[self.position]
                 self.position += 1
-                if code == pickle.STOP[0]:
+                if code == stop:
                     return self.stack.pop()
-                OPERATIONS[code](self)
+                operations[code](self)
         except (LookupError, ValueError, TypeError, ArithmeticError, struct.error) as error:
             raise PickleError(type(error).__name__) from None
         raise PickleError("too many objects")
@@ -166,10 +167,12 @@ class PickleReader:
         self.stack.append(self.line().decode("raw-unicode-escape"))
 
     def tuple_of(self, size: int) -> None:
-        items = tuple(self.stack[-size:])
-        if len(items) < size:
+        stack = self.stack
+        if len(stack) < size:
             raise PickleError("an empty stack")
-        self.stack[-size:] = [items]
+        items = tuple(stack[-size:])
+        del stack[-size:]
+        stack.append(items)
 
     def dictionary(self) -> None:
         items = self.since_mark()
