@@ -13,26 +13,13 @@ from typing import Any
 import pandas as pd
 
 from slowfast_core.data.manifest import Manifest
+from slowfast_core.errors import one_line
 from slowfast_core.files import whole_file, write_whole
 from slowfast_core.recipe import Data
 
 QUARANTINE, REPORT, PAGE, COVERAGE = "quarantine.csv", "report.json", "report.html", "coverage.json"
 TEMPLATE = Path(__file__).with_suffix(".html")
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "|",
-    "%",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last are wide forms
+FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms
 SPLITS = ("train", "val")
 
 
@@ -59,8 +46,14 @@ def write_quarantine(bad: pd.DataFrame, path: Path) -> None:
 
 
 def for_spreadsheets(cell: Any) -> Any:
-    """Spreadsheets run text that begins like a formula, also from a csv: a quote before it makes it text."""
-    return f"'{cell}" if isinstance(cell, str) and cell.lstrip(" ").startswith(FORMULA) else cell
+    """Spreadsheets run text that begins like a formula, also from a csv: a quote before it makes it text.
+
+    Line ends would begin another row, and are escaped.
+    """
+    if not isinstance(cell, str):
+        return cell
+    shown = one_line(cell)
+    return f"'{shown}" if shown.lstrip(" ").startswith(FORMULA) else shown
 
 
 def write_report(
