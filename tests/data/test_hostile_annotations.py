@@ -40,13 +40,14 @@ def test_a_damaged_label_map_is_refused_at_once(text: str) -> None:
 
 @pytest.mark.parametrize("number", [DIGITS, "-1", "0", "1.5", "x"])
 def test_ids_of_a_label_map_are_small_numbers(number: str) -> None:
-    with pytest.raises(InputError, match="label without a name or an id|above 9999"):
+    with pytest.raises(InputError, match=r"label without a name or an id|above 9999"):
         read_label_map(TextFile("map", f'item {{ name: "a" id: {number} }}'))
 
 
 def test_a_label_map_of_both_kinds_with_comments_is_read() -> None:
-    text = "# classes\nitem { name: \"a # {b}\" id: 1 }\nlabel: {\n  name: 'c'\n  label_id: 3  # two is left out\n  label_type: X\n}"
-    assert read_label_map(TextFile("map", text)) == ("a # {b}", "", "c")
+    first = '# classes\nitem { name: "a # {b}" id: 1 }\n'
+    second = "label: {\n  name: 'c'\n  label_id: 3  # two is left out\n  label_type: X\n}"
+    assert read_label_map(TextFile("map", first + second)) == ("a # {b}", "", "c")
 
 
 def test_a_count_of_frames_of_thousands_of_digits(tmp_path: Path) -> None:

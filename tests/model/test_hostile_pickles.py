@@ -75,7 +75,7 @@ def tensor(size: str, stride: str, offset: int = 0, length: int = 2) -> bytes:
 
 
 OBJECTS = array(b"O8", b"\x41" * 8, flags=1)  # eight bytes of the file as the address of an object
-NESTED = b")" + b"\x85" * 100_000  # a tuple in a tuple in a tuple ...
+NESTED = b")" + b"\x85" * 200_000  # a tuple in a tuple in a tuple ...
 TEXT = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000
 HOSTILE = {
     "flags of a dtype.pkl": mapping(OBJECTS),
