@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slowfast_core.names import Name
-from slowfast_core.sections import Count, Positive, Section, Share
+from slowfast_core.sections import Address, Count, Positive, Section, Share
 
 
 class Synthetic(Section):
@@ -68,8 +68,8 @@ class PersonBoxes(Section):
 class Data(Section):
     name: Name
     format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
-    source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
-    endpoint_url: str | None = None  # of an S3-compatible store
+    source: Address = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
+    endpoint_url: Address | None = None  # of an S3-compatible store
     requester_pays: bool = False  # read a bucket whose readers pay for it
     fetch_workers: Positive = 8  # requests to the source at a time
     annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
@@ -85,8 +85,10 @@ class Data(Section):
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
-    remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
-    remote_endpoint_url: str | None = None  # of an S3-compatible store
+    remote: Address | None = (
+        None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
+    )
+    remote_endpoint_url: Address | None = None  # of an S3-compatible store
 
     @model_validator(mode="after")
     def _of_its_format(self) -> Data:

@@ -31,6 +31,7 @@ from slowfast_core.data.validation_report import (
     Check,
     class_table,
     coverage_of,
+    quarantined,
     write_quarantine,
     write_report,
 )
@@ -77,8 +78,9 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         warnings = [*names, *balance, *_warned_of_videos(data.validation, flat)]
         coverage = coverage_of(manifest, segments, reasons)
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
-        write_quarantine(manifest.rows, reasons, partial / QUARANTINE)
-        write_report(data, coverage, classes, [*checks, *of_classes], warnings, partial)
+        bad = quarantined(manifest.rows, reasons)
+        write_quarantine(bad, partial / QUARANTINE)
+        write_report(data, coverage, classes, [*checks, *of_classes], warnings, bad, partial)
         _accept(data, good, coverage, checks, balance, partial, output)
         good.write(partial / MANIFEST)
         (partial / JOURNAL).unlink()

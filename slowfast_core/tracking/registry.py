@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
@@ -377,10 +378,4 @@ def _requirements() -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InputError("no readable JSON", path, "run the stage that writes it first") from None
-    if not isinstance(content, dict):
-        raise InputError("not a JSON object", path, "run the stage that writes it again")
-    return content
+    return read_json_object(path, "no readable JSON", "run the stage that writes it")
