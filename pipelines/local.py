@@ -143,7 +143,8 @@ class Display:
             self.bars.remove_task(self.task)
             self.task = None
         unchanged = "nothing to do: its inputs are as they were; " if result.status == "unchanged" else ""
-        said = unchanged + result.summary
+        again = f"run again: {result.reason}; " if result.reason else ""
+        said = unchanged + again + result.summary
         self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
 
 

@@ -46,14 +46,15 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     parent, data_version = inputs["parent"], inputs["data_version"]
 
     def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+        fields = _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+        return {**fields, "versions": read_result(extracted).versions}
 
     return run_once("train", output, inputs, work, keep="checkpoints")
 
 
 def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
     """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do."""
-    return finished(output, _inputs(recipe, extracted, init_from))
+    return finished("train", output, _inputs(recipe, extracted, init_from))
 
 
 def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:

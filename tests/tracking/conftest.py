@@ -48,7 +48,8 @@ class Flow:
         }  # fmt: skip
         record = {key: value for key, value in {**record, **changes}.items() if value != "absent"}
         (folder / "checkpoint.json").write_text(json.dumps(record))
-        result = StageResult(stage="train", weights_digest=weights, data_version=record.get("data_version"))
+        version = record.get("data_version")
+        result = StageResult(stage="train", weights_digest=weights, data_version=version, versions={"train": 1})
         return finished(folder, result)
 
     def evaluate(self, weights: str, top1: float, data_version: str = DATA_VERSION, name: str = "evaluate") -> Path:
@@ -58,7 +59,8 @@ class Flow:
             run.log_metrics({"top1": top1}, step=0)
         (folder / "run.json").write_text(json.dumps({"run_id": run.id}))
         metrics = {"top1": top1, "top5": 1.0}
-        result = StageResult(stage="evaluate", weights_digest=weights, data_version=data_version, metrics=metrics)
+        identity = {"weights_digest": weights, "data_version": data_version}
+        result = StageResult(stage="evaluate", metrics=metrics, versions={"evaluate": 1}, **identity)
         return finished(folder, result)
 
     def register(self, training: Path, evaluation: Path, recipe: Recipe | None = None) -> StageResult:
