@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock
+.PHONY: setup demo test test-all test-gpu test-containers lint params confirm-stages images image-cpu image-gpu lock
 
 # PyTorchVideo, with which tests compare, comes without what only its data sets need.
 setup: .venv/installed
@@ -31,6 +31,10 @@ test-all: lint
 # params.yaml is the active recipe of the DVC pipeline, resolved.
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
+
+# Records the code behind each stage's results, and the versions of the stages (docs/reproducing.md).
+confirm-stages: setup
+	$(BIN)/python tests/stage_code.py
 
 # The container images (docs/images.md), each tried by `slowfast doctor`.
 images: image-cpu image-gpu

@@ -1,4 +1,4 @@
-"""What makes a stage a stage: its output appears whole or not at all, and it runs again only when inputs or code differ."""
+"""What makes a stage a stage: its output appears whole or not at all, and the same inputs and code run once."""
 
 from __future__ import annotations
 

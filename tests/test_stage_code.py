@@ -23,7 +23,9 @@ def test_changed_code_has_a_new_version_or_is_confirmed() -> None:
             files = ", ".join(changed_files(before[stage], now)) or "nothing but its version"
             complaints.append(f"{stage} (version {before[stage].version}, now {now.version}): {files}")
     assert not complaints, (
-        "the code behind results has changed:\n  " + "\n  ".join(complaints) + "\nIf a stage's results change, raise its "
+        "the code behind results has changed:\n  "
+        + "\n  ".join(complaints)
+        + "\nIf a stage's results change, raise its "
         "number in slowfast_core/stage_versions.yaml. Then, or if no result changes: `make confirm-stages`."
     )
 

@@ -142,7 +142,7 @@ def run_here(folder: Path) -> int:
     _stop_unless_followed(folder / "followed", told["patience_seconds"])
     recipe = parse_recipe(json.dumps(told["recipe"]))
     try:
-        _check_version(told["stage"], told["version"])
+        _check_version(told["stage"], told.get("version"))
         result = STAGES[told["stage"]](recipe, Workspace(Path(told["workspace"])))
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
@@ -154,7 +154,7 @@ def run_here(folder: Path) -> int:
     return 2 if result.status == "failed" else 0
 
 
-def _check_version(stage: str, asked: int) -> None:
+def _check_version(stage: str, asked: int | None) -> None:
     """Results of another version would be made again at every run. Raises InputError."""
     if (here := stage_version(stage)) != asked:
         what = f"the cluster has version {here} of {stage}, asked for {asked}"

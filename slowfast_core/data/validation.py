@@ -49,6 +49,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
     if data.validation.shared_videos == "quarantine":
         suites.append(SUITES / "videos.json")
+
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
         segments = inspect_segments(manifest.rows, ingested, data.validation, partial / JOURNAL)
