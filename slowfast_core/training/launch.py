@@ -99,7 +99,7 @@ def _fit(
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
         copy_whole(init_from / "model.safetensors", folder / START)
     fetched = fetch_newest(job)
-    with cluster_of(job):
+    with cluster_of(job, at):
         run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
         with run, followed(job.log, steps, run.log_metrics) as notes:
             try:
