@@ -88,7 +88,7 @@ def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
 
 
 def events_folder(at: Workspace, pipeline_run: str) -> Path:
-    return at.root / "logs" / pipeline_run
+    return at.below("logs", pipeline_run)
 
 
 def _fill(artifact: Any, result: StageResult, output: str) -> None:

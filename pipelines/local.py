@@ -34,7 +34,7 @@ def run_local(
     recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
 ) -> list[tuple[str, StageResult]]:
     """Run every stage; return (recipe name, result) of each. Raises InputError or StageFailed."""
-    logs = at.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    logs = at.below("logs", time.strftime("%Y%m%d-%H%M%S"))
     events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
@@ -43,7 +43,7 @@ def run_local(
         events.touch()
         with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
             if in_containers:
-                give_to_owner(at, at.root / "kfp", logs.parent, logs, events, kfp_log)
+                give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
                 _run_pipeline(recipe, at, runner, temporary)
             except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
@@ -74,7 +74,7 @@ def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -
     from pipelines.training import classification, with_finetuning
 
     warnings.filterwarnings("ignore", module="kfp")
-    folders = {"pipeline_root": str(at.root / "kfp"), "workspace_root": str(temporary)}
+    folders = {"pipeline_root": str(at.below("kfp")), "workspace_root": str(temporary)}
     local.init(runner, **folders, raise_on_error=True)
     if recipe.finetune is None:
         classification(recipe=recipe.to_json(), workspace=str(at.root))

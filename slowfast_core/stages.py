@@ -43,7 +43,7 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
     if not _is_kept(recipe, at, result):
         remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
-        track(output / "store", at.root / "data", at.dvc_remote, remote)
+        track(output / "store", at.below("data"), at.dvc_remote, remote)
     return result
 
 
@@ -60,7 +60,7 @@ def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
         return True
     store = at.data(recipe.data.name, "extract") / "store"
     remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
-    return is_tracked(store, str(result.data_version), at.root / "data", remote)
+    return is_tracked(store, str(result.data_version), at.below("data"), remote)
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_core.cluster.rayjob_settings import RayJobSettings
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
@@ -57,7 +58,7 @@ class StageJob:
         version = stage_version(stage)
         key = hashlib.sha256("\n".join((stage, str(version), text, str(at.root), read)).encode()).hexdigest()
         name = f"slowfast-{stage}-{key[:12]}"
-        job = cls(name, stage, at.root / "jobs" / name)
+        job = cls(name, stage, at.below("jobs", name))
         job.folder.mkdir(parents=True, exist_ok=True)
         order = {"stage": stage, "version": version, "workspace": str(at.root), "patience_seconds": patience}
         write_whole(job.folder / "job.json", json.dumps({**order, "recipe": json.loads(text)}, indent=1))
@@ -121,6 +122,8 @@ class StageJob:
 
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
+    if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
+        recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":

@@ -13,7 +13,7 @@ from slowfast_core.workspace import Workspace
 
 def serve_ui(at: Workspace, host: str = "127.0.0.1", port: int = 5000) -> NoReturn:
     """Become MLflow's server; the same address takes runs from other machines as `tracking.uri`."""
-    database = at.root / "mlflow.db"
+    database = at.below("mlflow.db")
     if not database.is_file():
         raise InputError("nothing has been tracked here yet", database, "run `slowfast run RECIPE` or name --workspace")
     quiet_mlflow()

@@ -159,6 +159,17 @@ def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: 
         assert shm == ([("/dev/shm", "Memory", "8G")] if on_gpu else [])
 
 
+@pytest.mark.parametrize("gpu_image", [GPU, None])
+def test_auto_is_settled_by_whether_the_cluster_names_an_image_for_gpus(gpu_image: str | None) -> None:
+    """In the pods and in the recipe that they get, and for the branch as well: nothing is left to a pod to find out."""
+    auto = ("compute.gpus_per_worker=auto", "finetune.compute.gpus_per_worker=auto")
+    cluster = CLUSTER.model_copy(update={"gpu_image": gpu_image})
+    written = [override.replace("auto", str(int(gpu_image is not None))) for override in auto]
+    text, by_hand = (compile_pipeline(load_recipe(str(HERE / "tiny.yaml"), each), cluster) for each in (auto, written))
+    assert text == by_hand
+    assert ("resourceCount" in text) == (gpu_image is not None)
+
+
 def test_a_ray_cluster_has_the_gpus_not_the_pod_that_drives_it() -> None:
     spec, _ = compiled("finetune=null", *ON_GPUS, "compute.address=slowfast-head-svc:6379")
     train = containers(spec)["train"]["resources"]

@@ -106,7 +106,7 @@ def test_start_weights_of_another_kind_of_network(refused: Refused, tiny_recipe:
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "cannot read weights" in refused(f"train.init_from={deeper}", "model.depth=50")
     (deeper / "checkpoint.json").write_text("{}")
-    assert "does not tell the digest of its weights" in refused(f"train.init_from={deeper}", "model.depth=50")
+    assert "does not record the digest of its weights" in refused(f"train.init_from={deeper}", "model.depth=50")
 
 
 @pytest.fixture
