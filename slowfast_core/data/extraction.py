@@ -69,6 +69,7 @@ def extract(
             "summary": f"{len(table)} clips, {megabytes:.1f} MB, data version {version[:8]}…{listed}",
             "digest": version,
             "data_version": version,
+            "versions": read_result(validated).versions,
             "metrics": {"clips": len(table), "files": len(outcomes), "left_out": len(left_out)},
         }
 
@@ -77,7 +78,7 @@ def extract(
 
 def extracted(data: Data, clip: Clip, validated: Path, output: Path) -> StageResult | None:
     """The store in `output` that `extract` would find to be of these inputs, so that it had nothing to do."""
-    return finished(output, _inputs(data, clip, validated))
+    return finished("extract", output, _inputs(data, clip, validated))
 
 
 def _inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Candidate:
         short = ("seed", "data_version", "code_revision", "code_diff_sha256", "image", "parent_checkpoint")
         ids = ("weights_digest", "training_run", "evaluation_run")
         tags = {name: str(getattr(known, name)) for name in (*short, *ids)}
+        tags["stage_versions"] = ", ".join(f"{stage} {version}" for stage, version in known.stage_versions.items())
         metrics = {f"metric_{name}": repr(value) for name, value in known.metrics.items()}
         return {"recipe": self.recipe, EVALUATED_ON: self.evaluated_on, **tags, **metrics}
 
@@ -73,22 +74,27 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
         raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
     uri = store_uri(recipe.tracking, at)
     recipe = recipe.model_copy(update={"finetune": None})  # another model
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint tells it
-    inputs = {
-        "recipe": recipe.model_copy(update=start).to_json(),
-        "uri": uri,
-        "checkpoint": _read(training / "checkpoint.json"),
-        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
-        "measured": _read(evaluation / "metrics.json"),
-        "weights": trained.weights_digest,
-    }
 
     def work(folder: Path) -> Mapping[str, Any]:
         load_verified(training)
         candidate = _candidate(recipe, training, evaluation, uri)
         return _register(candidate, recipe.register_, folder, uri)
 
-    return run_once("register", output, inputs, work)
+    return run_once("register", output, _inputs(recipe, training, evaluation, uri), work)
+
+
+def _inputs(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> dict[str, Any]:
+    """Everything that a version records."""
+    evaluated = read_result(evaluation)
+    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
+    return {
+        "recipe": json.loads(recipe.model_copy(update=start).to_json()),
+        "uri": uri,
+        "checkpoint": _read(training / "checkpoint.json"),
+        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
+        "measured": _read(evaluation / "metrics.json"),
+        "weights": read_result(training).weights_digest,
+    }
 
 
 def download_version(model: str, uri: str, folder: Path) -> Path:
@@ -170,6 +176,7 @@ def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Linea
         training_run=run if run and run_exists(uri, run) else "",
         evaluation_run=evaluation_run if evaluation_run and run_exists(uri, evaluation_run) else "",
         metrics=evaluated.metrics,
+        stage_versions=trained.versions | evaluated.versions,
     )
 
 
@@ -204,6 +211,7 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
         "digest": record["uri"],
         "weights_digest": candidate.lineage.weights_digest,
         "data_version": candidate.lineage.data_version,
+        "versions": candidate.lineage.stage_versions,
         "metrics": candidate.lineage.metrics,
     }
 
