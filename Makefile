@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock upgrade
+.PHONY: setup demo test test-all test-gpu test-containers lint params confirm-stages images image-cpu image-gpu \
+	lock upgrade
 
 # Installs what dev.lock pins and refuses any file with another checksum. Only torch goes by its version: whether its build
 # is for CUDA, and brings CUDA's packages, is up to where pip finds it. `pip check` fails if the lock leaves out anything.
@@ -12,8 +13,8 @@ setup: .venv/installed
 	@echo "Installing what dev.lock pins into .venv; this takes 2 to 3 minutes."
 	sed -n '/^setuptools==/,/[^\\]$$/p' dev.lock > .venv/setuptools.lock
 	$(PIP) install --no-deps --require-hashes -r .venv/setuptools.lock
-	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 --no-compile -r dev.lock
-	$(PIP) install --no-compile "$$(grep -om1 'torch==[^"]*' pyproject.toml)"
+	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 -r dev.lock
+	$(PIP) install "$$(grep -om1 'torch==[^"]*' pyproject.toml)"
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(BIN)/pip --disable-pip-version-check check
 	touch $@
@@ -40,6 +41,10 @@ test-all: lint
 # params.yaml is the active recipe of the DVC pipeline, resolved.
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
+
+# Records the code behind each stage's results, and the versions of the stages (docs/reproducing.md).
+confirm-stages: setup
+	$(BIN)/python tests/stage_code.py
 
 # The container images (docs/images.md), each tried by `slowfast doctor`.
 images: image-cpu image-gpu

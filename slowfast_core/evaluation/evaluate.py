@@ -30,11 +30,6 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
-    plain = {"boxes": None, "aggregation": "mean"}  # evaluations without them stay what they are
-    views = recipe.evaluate.model_dump()
-    views = {name: value for name, value in views.items() if name not in plain or value != plain[name]}
-    inputs: dict[str, object] = {"evaluate": views, "precision": recipe.compute.precision}
-    inputs |= {"data_version": data_version, "weights": digest}
 
     def work(partial: Path) -> Mapping[str, Any]:
         result = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
@@ -47,10 +42,20 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
             "digest": digest,
             "weights_digest": digest,
             "data_version": data_version,
+            "versions": read_result(extracted).versions | read_result(training).versions,
             "metrics": result.metrics,
         }
 
-    return run_once("evaluate", output, inputs, work)
+    return run_once("evaluate", output, _inputs(recipe, data_version, digest), work)
+
+
+def _inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str, Any]:
+    """Everything the scores depend on."""
+    plain = {"boxes": None, "aggregation": "mean"}  # evaluations without them stay what they are
+    views = recipe.evaluate.model_dump()
+    views = {name: value for name, value in views.items() if name not in plain or value != plain[name]}
+    views_of = {"evaluate": views, "precision": recipe.compute.precision}
+    return {**views_of, "data_version": data_version, "weights": weights}
 
 
 def _evaluate(

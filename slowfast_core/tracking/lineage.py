@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "ray", "decord", "boto3", "great-expectations", "numpy", "av")
 SOURCES = ("*.py", "*.yaml", "*.toml", "slowfast_core/*.json")  # untracked files that count as code; never bulk data
+STAGES = ("train", "evaluate")  # whose version of the code is always known; a clip store may come without its stages
 CLEAN = ("code_diff", "code_diff_sha256")  # empty in a clean tree
 
 
@@ -38,15 +39,16 @@ class Lineage(Environment):
     training_run: str = ""
     evaluation_run: str = ""
     metrics: dict[str, float] = {}
+    stage_versions: dict[str, int] = {}  # of the code that made data, weights and metrics
 
 
 def missing(lineage: Lineage) -> list[str]:
     """Names of the fields that are not known."""
     required = [name for name in Lineage.model_fields if name not in CLEAN]
     unknown = [name for name in required if getattr(lineage, name) in (None, "", {})]
-    if "packages" in unknown:
-        return unknown
-    return unknown + [f"packages.{name}" for name in PACKAGES if name not in lineage.packages]
+    known = {"packages": PACKAGES, "stage_versions": STAGES}
+    parts = [(field, name) for field, names in known.items() for name in names if field not in unknown]
+    return unknown + [f"{field}.{name}" for field, name in parts if name not in getattr(lineage, field)]
 
 
 def environment(package: Path | None = None) -> Environment:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
@@ -60,6 +61,7 @@ class Candidate:
         short = ("seed", "data_version", "code_revision", "code_diff_sha256", "image", "parent_checkpoint")
         ids = ("weights_digest", "training_run", "evaluation_run")
         tags = {name: str(getattr(known, name)) for name in (*short, *ids)}
+        tags["stage_versions"] = ", ".join(f"{stage} {version}" for stage, version in known.stage_versions.items())
         metrics = {f"metric_{name}": repr(value) for name, value in known.metrics.items()}
         return {"recipe": self.recipe, EVALUATED_ON: self.evaluated_on, **tags, **metrics}
 
@@ -72,22 +74,27 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
         raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
     uri = store_uri(recipe.tracking, at)
     recipe = recipe.model_copy(update={"finetune": None})  # another model
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint tells it
-    inputs = {
-        "recipe": recipe.model_copy(update=start).to_json(),
-        "uri": uri,
-        "checkpoint": _read(training / "checkpoint.json"),
-        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
-        "measured": _read(evaluation / "metrics.json"),
-        "weights": trained.weights_digest,
-    }
 
     def work(folder: Path) -> Mapping[str, Any]:
         load_verified(training)
         candidate = _candidate(recipe, training, evaluation, uri)
         return _register(candidate, recipe.register_, folder, uri)
 
-    return run_once("register", output, inputs, work)
+    return run_once("register", output, _inputs(recipe, training, evaluation, uri), work)
+
+
+def _inputs(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> dict[str, Any]:
+    """Everything that a version records."""
+    evaluated = read_result(evaluation)
+    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
+    return {
+        "recipe": json.loads(recipe.model_copy(update=start).to_json()),
+        "uri": uri,
+        "checkpoint": _read(training / "checkpoint.json"),
+        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
+        "measured": _read(evaluation / "metrics.json"),
+        "weights": read_result(training).weights_digest,
+    }
 
 
 def download_version(model: str, uri: str, folder: Path) -> Path:
@@ -169,6 +176,7 @@ def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Linea
         training_run=run if run and run_exists(uri, run) else "",
         evaluation_run=evaluation_run if evaluation_run and run_exists(uri, evaluation_run) else "",
         metrics=evaluated.metrics,
+        stage_versions=trained.versions | evaluated.versions,
     )
 
 
@@ -203,6 +211,7 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
         "digest": record["uri"],
         "weights_digest": candidate.lineage.weights_digest,
         "data_version": candidate.lineage.data_version,
+        "versions": candidate.lineage.stage_versions,
         "metrics": candidate.lineage.metrics,
     }
 
@@ -377,10 +386,4 @@ def _requirements() -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InputError("no readable JSON", path, "run the stage that writes it first") from None
-    if not isinstance(content, dict):
-        raise InputError("not a JSON object", path, "run the stage that writes it again")
-    return content
+    return read_json_object(path, "no readable JSON", "run the stage that writes it")

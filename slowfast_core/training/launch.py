@@ -50,7 +50,8 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     parent, data_version = inputs["parent"], inputs["data_version"]
 
     def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version, notes)
+        fields = _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version, notes)
+        return {**fields, "versions": read_result(extracted).versions}
 
     return run_once("train", output, inputs, work, keep="checkpoints")
 
@@ -68,7 +69,7 @@ def _finished(
     recipe: Recipe, extracted: Path, output: Path, init_from: Path | None
 ) -> tuple[Recipe, StageResult] | None:
     for known in (recipe.with_gpus(0), recipe.with_gpus(1)):
-        if result := finished(output, _inputs(known, extracted, init_from)):
+        if result := finished("train", output, _inputs(known, extracted, init_from)):
             return known, result
     return None
 
@@ -131,7 +132,7 @@ def _fit(
     fetched = fetch_newest(job)
     for note in notes:
         JsonLines(job.log, enabled=True)(note=note)
-    with cluster_of(job):
+    with cluster_of(job, at):
         run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
         with run, followed(job.log, steps, run.log_metrics) as logged:
             try:

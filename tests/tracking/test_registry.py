@@ -54,11 +54,13 @@ def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: Regi
     assert sorted(path.name for path in files.iterdir()) == ["checkpoint.json", "lineage.json", "model.safetensors"]
     lineage = Lineage.model_validate_json((files / "lineage.json").read_text())
     assert missing(lineage) == []
+    assert lineage.stage_versions == {"train": 1, "evaluate": 1}
     assert lineage.parent_checkpoint == "none"
     client = connect(flow.at.tracking_uri)
     version = client.get_model_version(NAME, "1")
     assert version.run_id == lineage.training_run
     assert version.tags["metric_top1"] == "0.5"
+    assert version.tags["stage_versions"] == "train 1, evaluate 1"
     assert version.tags["code_revision"] == lineage.code_revision
     assert client.get_run(version.run_id).info.status == "FINISHED"
 
