@@ -12,8 +12,8 @@ setup: .venv/installed
 	@echo "Installing what dev.lock pins into .venv; this takes 2 to 3 minutes."
 	sed -n '/^setuptools==/,/[^\\]$$/p' dev.lock > .venv/setuptools.lock
 	$(PIP) install --no-deps --require-hashes -r .venv/setuptools.lock
-	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 --no-compile -r dev.lock
-	$(PIP) install --no-compile "$$(grep -om1 'torch==[^"]*' pyproject.toml)"
+	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 -r dev.lock
+	$(PIP) install "$$(grep -om1 'torch==[^"]*' pyproject.toml)"
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(BIN)/pip --disable-pip-version-check check
 	touch $@

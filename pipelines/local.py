@@ -18,6 +18,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from pipelines.containers import docker_runner, give_to_owner
+from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE, bar
 from slowfast_core.recipe import Recipe
@@ -50,6 +51,8 @@ def run_local(
     if display.refusal:
         raise InputError.said(display.refusal)
     if problem is not None:
+        if line := explained(problem, at.root) or without_room(at.root):
+            raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
     if unfinished := display.unfinished(recipe):  # KFP can miss how a container ended, and goes on
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")

@@ -206,8 +206,7 @@ def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
         and of_child.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
     )
     dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
-    kept = {section: _without(value, dropped.get(section, ())) for section, value in base.items()}
-    return {section: value for section, value in kept.items() if section != "name"}
+    return {section: _without(value, dropped.get(section, ())) for section, value in base.items() if section != "name"}
 
 
 def _without(section: Any, keys: typing.Sequence[str]) -> Any:

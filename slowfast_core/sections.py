@@ -245,6 +245,9 @@ class Evaluate(Section):
 class Register(Section):
     model: Name = "slowfast"  # of the registered model; a recipe that leaves it out registers under its own name
     min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
+    # What a champion reaches at least. chance: above chance by its 95 % interval, on at least 20 held-out samples;
+    # a number: a metric of that; null: anything.
+    floor: Literal["chance"] | Share | None = "chance"
 
 
 class Compute(Section):

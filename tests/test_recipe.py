@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe, recipe_names
@@ -63,8 +64,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
     recipe = load_recipe(str(write(tmp_path, "tiny")))
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValidationError) as error:
         recipe.train.epochs = 3  # type: ignore[misc]
+    assert error.value.errors()[0]["type"] == "frozen_instance"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
@@ -143,7 +144,9 @@ def run_here(folder: Path) -> int:
     _stop_unless_followed(folder / "followed", told["patience_seconds"])
     recipe = parse_recipe(json.dumps(told["recipe"]))
     try:
-        result = STAGES[told["stage"]](recipe, Workspace(Path(told["workspace"])))
+        at = Workspace(Path(told["workspace"]))
+        with machine_failures_in_one_line(at.root):
+            result = STAGES[told["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
         result = StageResult(stage=told["stage"], status="failed", summary=str(error))

@@ -22,10 +22,10 @@ class Synthetic(Section):
 
 
 class Validation(Section):
-    max_bad_share: Share = 0.05
+    max_bad_share: Share = 0.05  # of the rows, in validation, and of those that are left, in extraction
     min_frames: Positive = 2
-    decode_timeout_seconds: Positive = 60  # for a file
-    decode_memory_mb: Positive = 4096  # of the process that decodes a file
+    decode_timeout_seconds: Positive = 60  # to decode 10 seconds of a video, or to write one second of it to the store
+    decode_memory_mb: Positive = 4096  # of a process that decodes, in validation and extraction
     min_fps: float = Field(1.0, ge=0)
     max_fps: float = Field(1000.0, gt=0)
     min_length_share: Share = 0.5  # of the length that the annotation, or else the file's own header, tells

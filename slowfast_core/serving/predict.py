@@ -29,7 +29,8 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     with checkpoint_of(model, at) as checkpoint:
         recipe, _ = read_checkpoint(checkpoint)
         if recipe.model.head == "detect":
-            raise InputError("this model needs boxes of actors", model, "predict with a classification model")
+            what = "this model needs boxes of people, a video alone is not enough"
+            raise InputError(what, model, "name a classification model")
         scorer = Scorer(checkpoint)
         return [{"video": str(video), "top": best(scorer, video, top)} for video in videos]
 

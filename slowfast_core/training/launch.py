@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.files import copy_whole, write_whole
+from slowfast_core.model.checkpoint_folder import WEIGHTS, recorded_digest
 from slowfast_core.recipe import Recipe
 from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
-from slowfast_core.training.checks import check_data, check_machine, check_start, read_record
+from slowfast_core.training.checks import check_data, check_machine, check_start
 from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
 from slowfast_core.training.job import Job, Stopped
@@ -88,7 +89,7 @@ def _with_gpus(recipe: Recipe, extracted: Path, output: Path, init_from: Path | 
 def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
     """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
-    parent = read_record(init_from)["weights_digest"] if init_from else None
+    parent = recorded_digest(init_from) if init_from else None
     start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
     compute = recipe.compute.model_dump(include=kept)
@@ -122,11 +123,11 @@ def _fit(
     manifest = read_manifest(store / "manifest.parquet")
     classifier = check_start(recipe, init_from, labels) if init_from else False
     overlap = check_overlap(recipe, manifest, init_from) if init_from else []
-    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier)
+    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier, parent)
     job.prepare()
     write_learned_from(folder, manifest, init_from)
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
-        copy_whole(init_from / "model.safetensors", folder / START)
+        copy_whole(init_from / WEIGHTS, folder / START)
     fetched = fetch_newest(job)
     for note in notes:
         JsonLines(job.log, enabled=True)(note=note)
