@@ -1,16 +1,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock
+.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock upgrade
 
-# PyTorchVideo, with which tests compare, comes without what only its data sets need.
+# Installs what dev.lock pins and refuses any file with another checksum. Only torch goes by its version: whether its build
+# is for CUDA, and brings CUDA's packages, is up to where pip finds it. `pip check` fails if the lock leaves out anything.
 setup: .venv/installed
 
-.venv/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pytorchvideo==0.1.5
+.venv/installed: pyproject.toml dev.lock | $(BIN)/python
+	@echo "Installing what dev.lock pins into .venv; this takes 2 to 3 minutes."
+	sed -n '/^setuptools==/,/[^\\]$$/p' dev.lock > .venv/setuptools.lock
+	$(PIP) install --no-deps --require-hashes -r .venv/setuptools.lock
+	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 -r dev.lock
+	$(PIP) install "$$(grep -om1 'torch==[^"]*' pyproject.toml)"
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(BIN)/pip --disable-pip-version-check check
 	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
 
 # The whole flow on this machine, from generated videos to two registered models.
 demo: setup
@@ -38,10 +47,11 @@ images: image-cpu image-gpu
 image-cpu image-gpu: image-%:
 	infra/images/build $*
 
-# What the images install, pinned with checksums.
-lock: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock
+# Pins anew what `setup` and the images install, with checksums: `lock` after a change of pyproject.toml, and moves no
+# other version; `upgrade` takes the newest of everything.
+lock upgrade: $(BIN)/python
+	$(PIP) install 'uv>=0.9'
+	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock $(if $(filter upgrade,$@),--upgrade)
 
 # Where there is a GPU that torch can use.
 test-gpu: setup

@@ -54,7 +54,7 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.data.sampling import Pick, clip_indices, random_start, random_view, spatial_views, uniform_starts
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
 from slowfast_core.training.workers import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
@@ -195,8 +195,10 @@ def tiny_network(folder: Path) -> Path:
             "evaluate": {"clips": CLIPS, "crops": CROPS, "size": SIZE, "batch_views": CLIPS},
         }
     )
-    save_weights(folder / "model.safetensors", build_model(recipe.model, recipe.clip).state_dict())
-    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), "labels": ["a", "b"]}))
+    weights = build_model(recipe.model, recipe.clip).state_dict()
+    save_weights(folder / "model.safetensors", weights)
+    record = {"labels": ["a", "b"], "weights_digest": weights_digest(weights)}
+    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), **record}))
     return folder
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import parse_recipe
@@ -77,7 +78,8 @@ def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the run was cancelled or its pod is moved"))
     _tell(event="start", recipe=recipe, stage=stage)
     try:
-        yield
+        with machine_failures_in_one_line(Workspace.at(workspace).root):
+            yield
     except InputError as error:
         _tell(event="refused", recipe=recipe, stage=stage, message=str(error))
         sys.exit(f"slowfast {stage}: {error}")
@@ -88,7 +90,7 @@ def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
 
 
 def events_folder(at: Workspace, pipeline_run: str) -> Path:
-    return at.root / "logs" / pipeline_run
+    return at.below("logs", pipeline_run)
 
 
 def _fill(artifact: Any, result: StageResult, output: str) -> None:

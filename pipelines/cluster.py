@@ -23,6 +23,11 @@ def pipeline_name(recipe: Recipe) -> str:
     return "slowfast-" + re.sub(r"[^a-z0-9]+", "-", recipe.name.lower()).strip("-")
 
 
+def auto_gpus(cluster: Cluster) -> int:
+    """What `compute.gpus_per_worker: auto` comes to: a cluster that names an image for GPUs has them."""
+    return int(cluster.gpu_image is not None)
+
+
 def build(recipe: Recipe, cluster: Cluster) -> Any:
     """The pipeline as KFP's object, with the recipe as the default of its parameter."""
     from kfp import dsl
@@ -31,6 +36,7 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     from components.prepare.component import prepare
     from pipelines.training import data, judge
 
+    recipe = recipe.with_gpus(auto_gpus(cluster))
     place, branch = Placement(recipe, cluster), recipe.finetune
     at, uri = cluster.data.path, cluster.tracking_uri or recipe.tracking.uri or ""
     cpus, gpus = place.training_pod

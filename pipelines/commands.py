@@ -122,10 +122,14 @@ def cancel(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: 
 
 
 def _compiled(recipe: Recipe, cluster: Cluster, manifest: bool = False) -> str:
-    from pipelines.cluster import compile_pipeline
+    from pipelines.cluster import auto_gpus, compile_pipeline
 
-    on_gpus = any(one.compute.gpus_per_worker for one in (recipe, recipe.finetune) if one)
-    if on_gpus and not cluster.gpu_image:
+    asked = [one.compute.gpus_per_worker for one in (recipe, recipe.finetune) if one]
+    if "auto" in asked:
+        has = "a" if cluster.gpu_image else "no"
+        chosen = f"{auto_gpus(cluster)}, as the settings name {has} gpu_image"
+        typer.echo(f"slowfast: compute.gpus_per_worker is auto: {chosen}", err=True)
+    if 1 in asked and not cluster.gpu_image:
         typer.echo(f"slowfast: no gpu_image in the settings: stages on GPUs run in {cluster.image}", err=True)
     return compile_pipeline(recipe, cluster, manifest)
 

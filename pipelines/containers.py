@@ -14,6 +14,7 @@ from components.image import GPU_IMAGE, IMAGE
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 from slowfast_core.termination import on_sigterm
+from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -149,5 +150,9 @@ def _remotes(recipe: Recipe, at: Workspace) -> list[Path]:
 def _gpus(recipe: Recipe) -> dict[str, Any]:
     from docker.types import DeviceRequest
 
-    wanted = any(part.compute.gpus_per_worker for part in (recipe, recipe.finetune) if part)
+    parts = [part.compute for part in (recipe, recipe.finetune) if part]
+    auto = [part for part in parts if part.gpus_per_worker == "auto"]
+    wanted = any(part.gpus_per_worker == 1 for part in parts) or any(
+        gpus_of_a_worker(part, gpus_found(part)) for part in auto
+    )
     return {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if wanted else {}

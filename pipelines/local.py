@@ -18,6 +18,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from pipelines.containers import docker_runner, give_to_owner
+from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE, bar
 from slowfast_core.recipe import Recipe
@@ -33,7 +34,7 @@ def run_local(
     recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
 ) -> list[tuple[str, StageResult]]:
     """Run every stage; return (recipe name, result) of each. Raises InputError or StageFailed."""
-    logs = at.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    logs = at.below("logs", time.strftime("%Y%m%d-%H%M%S"))
     events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
@@ -42,7 +43,7 @@ def run_local(
         events.touch()
         with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
             if in_containers:
-                give_to_owner(at, at.root / "kfp", logs.parent, logs, events, kfp_log)
+                give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
                 _run_pipeline(recipe, at, runner)
             except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
@@ -50,6 +51,8 @@ def run_local(
     if display.refusal:
         raise InputError.said(display.refusal)
     if problem is not None:
+        if line := explained(problem, at.root) or without_room(at.root):
+            raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
     if unfinished := display.unfinished(recipe):  # KFP can miss how a container ended, and goes on
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
@@ -73,7 +76,7 @@ def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any) -> None:
     from pipelines.training import classification, with_finetuning
 
     warnings.filterwarnings("ignore", module="kfp")
-    local.init(runner, pipeline_root=str(at.root / "kfp"), raise_on_error=True)
+    local.init(runner, pipeline_root=str(at.below("kfp")), raise_on_error=True)
     if recipe.finetune is None:
         classification(recipe=recipe.to_json(), workspace=str(at.root))
         return

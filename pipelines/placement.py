@@ -39,7 +39,7 @@ class Placement:
         compute = self.recipe.compute
         if compute.address or compute.run_on != "here":
             return 0, 0
-        return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus_per_worker
+        return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
 
     def __call__(self, task: Any, stage: str) -> Any:
         need = self._need("changes" if stage in ("keep", "trained") else stage)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class Placement:
         return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
 
     def _gpus(self, stage: str) -> int:
-        if stage not in ON_GPU or not self.recipe.compute.gpus_per_worker:
+        if stage not in ON_GPU or not self.recipe.compute.gpus:
             return 0
         return self.training_pod[1] if stage == "train" else 1
 

@@ -38,7 +38,7 @@ stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
 @app.callback()
 def slowfast(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """SlowFast video recognition, from raw video to a registered model.
 

@@ -14,8 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from slowfast_core.data.sections import Data, Store, Synthetic, Validation
 from slowfast_core.errors import InputError
+from slowfast_core.names import PathOfNames
 from slowfast_core.sections import Clip, Compute, Evaluate, Model, NonLocal, Pixels, Register, Section, Tracking, Train
 
+# Keys of `data` that describe the files of its format.
+OF_FORMAT = ("annotations", "labels", "excluded", "person_boxes", "key_seconds", "first_second", "frame_rate")
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 __all__ = [
@@ -41,7 +44,7 @@ __all__ = [
 
 
 class Recipe(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
+    name: PathOfNames
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**32)
     data: Data
@@ -53,6 +56,15 @@ class Recipe(Section):
     compute: Compute = Compute()
     tracking: Tracking = Tracking()
     finetune: Recipe | None = None  # the branch that starts from this recipe's checkpoint
+
+    @model_validator(mode="before")
+    @classmethod
+    def _registers_under_its_own_name(cls, tree: Any) -> Any:
+        """Two recipes share a registered model, and so its champion, only where both name it."""
+        named = isinstance(tree, dict) and isinstance(tree.get("name"), str)
+        if named and isinstance(section := tree.get("register", {}), dict) and "model" not in section:
+            return {**tree, "register": {**section, "model": tree["name"].replace("/", "-")}}
+        return tree
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -75,6 +87,8 @@ class Recipe(Section):
             self._summable()
         if self.finetune and self.finetune.finetune:
             raise ValueError("finetune may not hold another finetune")
+        if self.finetune and self.finetune.name == self.name:
+            raise ValueError(f"finetune has the recipe's own name {self.name!r} and would replace its results")
         if self.train.warmup_epochs > self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
@@ -88,6 +102,13 @@ class Recipe(Section):
         if not alike or alpha * model.fast_width != model.width or model.fast_input == "half":
             packed = f"{alpha} x {model.fast_width} Fast channels do not sum with {model.width} Slow channels"
             raise ValueError(f"model.lateral 'ttoc_sum' needs alpha x beta = 1 and equal blocks: {packed}")
+
+    def with_gpus(self, gpus: int) -> Recipe:
+        """The recipe with `gpus` for each worker where it, or its branch, says `auto`."""
+        changes: dict[str, Any] = {"finetune": self.finetune and self.finetune.with_gpus(gpus)}
+        if self.compute.gpus_per_worker == "auto":
+            changes["compute"] = self.compute.model_copy(update={"gpus_per_worker": gpus})
+        return self.model_copy(update=changes)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(json.loads(self.to_json()), sort_keys=False, allow_unicode=True)
@@ -145,7 +166,8 @@ def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[
             raise InputError("`extends` takes the name of one recipe", path, "name one")
         if not may_extend:
             raise InputError("a recipe may extend only one that extends none", path, f"extend the root of {parent!r}")
-        tree = _merge(_read(_find_beside(path, parent), may_extend=False, may_branch=may_branch), tree)
+        base = _read(_find_beside(path, parent), may_extend=False, may_branch=may_branch)
+        tree = {"name": path.stem} | _merge(_inherited(base, tree), tree)
     if isinstance(branch := tree.get("finetune"), str):
         if not may_branch:
             raise InputError("finetune may not hold another finetune", path, "leave one out")
@@ -158,11 +180,38 @@ def _find_beside(path: Path, name: str) -> Path:
     return beside if beside.is_file() else _find(name)
 
 
+def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe takes from the one that it extends.
+
+    Not its name and not its registered model, which identify results; nor, for another data format, the keys that
+    describe the files of the old one.
+    """
+    data, of_child = base.get("data"), child.get("data")
+    other_format = (
+        isinstance(data, dict)
+        and isinstance(of_child, dict)
+        and of_child.get("format", data.get("format")) != data.get("format", "kinetics")
+    )
+    dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
+    return {section: _without(value, dropped.get(section, ())) for section, value in base.items() if section != "name"}
+
+
+def _without(section: Any, keys: typing.Sequence[str]) -> Any:
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in keys}
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`; null there removes the key, which then has its default."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        if value is None and key in merged:
+            del merged[key]
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 

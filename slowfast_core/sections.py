@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from slowfast_core.names import Name
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -234,15 +236,18 @@ class Evaluate(Section):
 
 
 class Register(Section):
-    model: str = Field("slowfast", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: Name = "slowfast"  # of the registered model; a recipe that leaves it out registers under its own name
     min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
+    # What a champion reaches at least. chance: above chance by its 95 % interval, on at least 20 held-out samples;
+    # a number: a metric of that; null: anything.
+    floor: Literal["chance"] | Share | None = "chance"
 
 
 class Compute(Section):
     workers: Positive = 1
     min_workers: Positive | None = None  # an elastic training goes on with as few, where no more can be had
     cpus_per_worker: Positive = 1
-    gpus_per_worker: int = Field(0, ge=0)
+    gpus_per_worker: Literal["auto", 0, 1] = "auto"  # auto: 1 where there is a GPU for each worker, else 0
     loader_workers: int = Field(0, ge=0)
     frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
     precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
@@ -254,11 +259,21 @@ class Compute(Section):
     run_on: Literal["here", "jobs", "rayjob"] = "here"  # extraction and training: here, or as a job of a Ray cluster
     jobs_address: str | None = None  # of its Jobs API, as http://host:8265
 
-    @model_validator(mode="after")
-    def _one_gpu(self) -> Compute:
-        if self.gpus_per_worker > 1:
-            raise ValueError(f"a worker trains on one GPU, not {self.gpus_per_worker}: raise workers")
-        return self
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _auto_or_at_most_one(cls, value: object) -> object:
+        if type(value) is int and value > 1:
+            raise ValueError(f"a worker trains on one GPU, not {value}: raise workers")
+        if value != "auto" and (type(value) is not int or value < 0):
+            raise ValueError(f"{value!r} is not 'auto', 0 or 1")
+        return value
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a worker, once `auto` is resolved."""
+        if self.gpus_per_worker == "auto":
+            raise ValueError("compute.gpus_per_worker is 'auto' still")
+        return self.gpus_per_worker
 
     @model_validator(mode="after")
     def _elastic(self) -> Compute:

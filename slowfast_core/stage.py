@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from slowfast_core.errors import InputError
-from slowfast_core.files import sync, write_whole
+from slowfast_core.files import inside, sync, write_whole
 
 RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
 
@@ -128,6 +128,8 @@ def _key_of(folder: Path) -> str | None:
 def _result(folder: Path) -> StageResult:
     fields = json.loads((folder / RECORD).read_text())
     del fields["key"]
+    for path in fields["outputs"].values():
+        inside(folder, path)  # the record may have come from a remote
     fields["outputs"] = {name: str(folder / path) for name, path in fields["outputs"].items()}
     return StageResult(**fields)
 
@@ -184,6 +186,6 @@ def alone(output: Path) -> Iterator[None]:
     with output.with_name(f".{output.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
         yield

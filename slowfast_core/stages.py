@@ -15,6 +15,7 @@ from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.remote import Address
 from slowfast_core.data.validation import validate
 from slowfast_core.data.versions import is_tracked, track
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
@@ -42,7 +43,7 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
     result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
     if not _is_kept(recipe, at, result):
         remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
-        track(output / "store", at.root / "data", at.dvc_remote, remote)
+        track(output / "store", at.below("data"), at.dvc_remote, remote)
     return result
 
 
@@ -59,7 +60,7 @@ def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
         return True
     store = at.data(recipe.data.name, "extract") / "store"
     remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
-    return is_tracked(store, str(result.data_version), at.root / "data", remote)
+    return is_tracked(store, str(result.data_version), at.below("data"), remote)
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
@@ -106,6 +107,11 @@ ALREADY = {"extract": extracted_already, "train": trained_already}  # of the sta
 
 def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """The stage, here or, where it has something to do, as a job of the cluster that the recipe names."""
+    with machine_failures_in_one_line(at.root):
+        return _run_stage(stage, recipe, at)
+
+
+def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     if recipe.compute.run_on == "here" or stage not in ALREADY:
         return STAGES[stage](recipe, at)
     if result := ALREADY[stage](recipe, at):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe, recipe_names
@@ -63,8 +64,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
     recipe = load_recipe(str(write(tmp_path, "tiny")))
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValidationError) as error:
         recipe.train.epochs = 3  # type: ignore[misc]
+    assert error.value.errors()[0]["type"] == "frozen_instance"
 
 
 @pytest.mark.parametrize(
@@ -101,10 +103,10 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"model": {"depth": 49}}, "model.depth: Input should be 18, 34, 50, 101 or 152"),
-        ({"train": {"epochs": 0}}, "train.epochs: Input should be greater than 0"),
-        ({"train": {"epochs": "many"}}, "train.epochs: Input should be a valid integer"),
-        ({"train": None}, "train: Input should be a valid dictionary"),
+        ({"model": {"depth": 49}}, "model.depth: "),
+        ({"train": {"epochs": 0}}, "train.epochs: "),
+        ({"train": {"epochs": "many"}}, "train.epochs: "),
+        ({"train": None}, "train: "),
         ({"clip": {"tau": 9, "alpha": 4}}, "clip: tau (9) must be a multiple of alpha (4)"),
         ({"train": {"batch": 10}, "compute": {"workers": 4}}, "train.batch 10 does not divide by compute.workers 4"),
         (
@@ -125,11 +127,12 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
             "train: precise_norm_batches 1 takes anew the statistics that batch_norm 'frozen' keeps",
         ),
         ({"train": {"epochs": 3}}, "train.warmup_epochs 34 is longer than train.epochs 3"),
-        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"seed": -1}, "seed: "),
         ({"data": {}}, "data.name: Field required"),
-        ({"data": {"name": "../x"}}, "data.name: String should match pattern"),
-        ({"finetune": {**AVA, "finetune": AVA}}, "finetune may not hold another finetune"),
-        ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: Input should be a valid integer"),
+        ({"data": {"name": "../x"}}, "data.name: '../x' cannot be the name of a folder: use "),
+        ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "finetune may not hold another finetune"),
+        ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the recipe's own name 'tiny'"),
+        ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: "),
     ],
 )
 def test_bad_values_are_refused_with_their_key(tmp_path: Path, tree: dict[str, Any], said: str) -> None:
@@ -150,6 +153,43 @@ def test_extends_also_takes_the_name_of_a_recipe_of_the_project(tmp_path: Path) 
     assert child.model == demo.model
     assert child.finetune == demo.finetune
     assert child.train == demo.train.model_copy(update={"epochs": 3})
+
+
+def test_null_unsets_an_inherited_key(tmp_path: Path) -> None:
+    data = {"name": "motion", "annotations": {"train": "a.csv", "val": "b.csv"}, "labels": "names.txt"}
+    write(tmp_path, "base", clip={"T": 8, "tau": 8}, train={"batch": 8, "jitter": [64, 72]}, data=data, finetune=AVA)
+    unset = {"clip": None, "train": {"jitter": None}, "data": {"annotations": {"train": None}}, "finetune": None}
+    recipe = load_recipe(str(write(tmp_path, "child", extends="base", name="child", **unset)))
+    assert recipe.clip == Recipe.model_validate(TINY).clip
+    assert (recipe.train.batch, recipe.train.jitter) == (8, (256, 320))
+    assert (recipe.data.annotations, recipe.data.labels) == ({"val": "b.csv"}, "names.txt")
+    assert recipe.finetune is None
+
+
+def test_null_for_a_key_that_is_not_inherited_is_checked_as_ever(tmp_path: Path) -> None:
+    write(tmp_path, "base")
+    assert "unknown recipe key 'trian'" in refusal(write(tmp_path, "child", extends="base", name="c", trian=None))
+    assert "data.name: " in refusal(write(tmp_path, "child", extends="base", name="c", data={"name": None}))
+
+
+def test_own_data_of_another_format_does_not_inherit_the_annotation_files(tmp_path: Path) -> None:
+    own = {"name": "own", "format": "folders", "source": str(tmp_path)}
+    recipe = load_recipe(str(write(tmp_path, "mine", extends="demo", name="mine", data=own)))
+    assert (recipe.data.format, recipe.data.annotations) == ("folders", "annotations.csv")
+    assert recipe.data.store == load_recipe("demo").data.store
+    kept = load_recipe(str(write(tmp_path, "same", extends="demo", name="same", data={"format": "kinetics"})))
+    assert kept.data.annotations == {"train": "train.csv", "val": "val.csv"}
+
+
+def test_the_registered_model_and_the_name_are_not_inherited(tmp_path: Path) -> None:
+    """Else a recipe on other data would compete for the champion of the one that it extends, or replace its results."""
+    write(tmp_path, "base", register={"model": "base-model", "min_gain": 0.1})
+    child = load_recipe(str(write(tmp_path, "child", extends="base", data={"name": "other"})))
+    assert (child.name, child.register_.model, child.register_.min_gain) == ("child", "child", 0.1)
+    named = load_recipe(str(write(tmp_path, "named", extends="base", name="a/b", register={"model": "base-model"})))
+    assert (named.name, named.register_.model) == ("a/b", "base-model")
+    assert load_recipe(str(write(tmp_path, "mine", extends="demo"))).register_.model == "mine"
+    assert parse_recipe({**TINY, "name": "a/b"}).register_.model == "a-b"
 
 
 def test_a_chain_of_extends_is_refused(tmp_path: Path) -> None:
@@ -195,7 +235,7 @@ def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
         ("name.x=3", "'name' in 'name.x' is not a section"),
         ("train.epoch=3", "did you mean 'epochs'?"),
         ("train.jitter=[8", "is not YAML"),
-        ("train.epochs=x", "train.epochs: Input should be a valid integer"),
+        ("train.epochs=x", "train.epochs: "),
     ],
 )
 def test_bad_overrides_are_refused(tmp_path: Path, override: str, said: str) -> None:

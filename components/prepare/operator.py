@@ -29,6 +29,10 @@ def prepared(
     chosen = _changed(chosen, workers, epochs)
     if (chosen.finetune is not None) != branch:
         raise InputError("the pipeline was compiled for another DAG", chosen.name, "compile it for this recipe")
+    for part in (chosen, chosen.finetune):
+        if part and part.compute.gpus_per_worker == "auto":
+            mend = "compile and submit this recipe, which settles it, or write 0 or 1"
+            raise InputError("compute.gpus_per_worker is 'auto', but the pods were compiled before", part.name, mend)
     _check_fits(chosen, granted)
     branch_recipe = chosen.finetune and _tracked(chosen.finetune, uri)
     first = _tracked(chosen.model_copy(update={"finetune": None}), uri)
@@ -54,7 +58,7 @@ def _check_fits(recipe: Recipe, granted: tuple[int, int]) -> None:
     if not any(granted):
         return
     compute = recipe.compute
-    asked = (compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus_per_worker)
+    asked = (compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus)
     for kind, wanted, there in zip(("CPUs", "GPUs"), asked, granted, strict=True):
         if wanted > there:
             where = f"{compute.workers} workers"

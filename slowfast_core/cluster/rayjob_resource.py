@@ -21,7 +21,7 @@ def rayjob_of(
 ) -> dict[str, Any]:
     """The resource. `owner` refers to the pod that creates it: with that pod, Kubernetes removes it."""
     training = job.stage == "train"
-    image = (settings.gpu_image if training and recipe.compute.gpus_per_worker else None) or settings.image
+    image = (settings.gpu_image if training and recipe.compute.gpus else None) or settings.image
     workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
     metadata = {
         "name": job.name,
@@ -61,14 +61,14 @@ def _extraction(image: str, settings: RayJobSettings) -> dict[str, Any]:
 def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[str, Any]:
     """As few pods as the GPUs of a node allow, so that workers of one node reach each other's memory."""
     per_pod = 1
-    if compute.gpus_per_worker:
-        per_pod = max(min(settings.gpus_per_node // compute.gpus_per_worker, compute.workers), 1)
+    if compute.gpus:
+        per_pod = max(min(settings.gpus_per_node // compute.gpus, compute.workers), 1)
     cpus, memory = size_of_workers(compute, per_pod)
     pod = _pod("ray-worker", image, cpus, settings.shm_gb + memory, settings)
-    if compute.gpus_per_worker:
+    if compute.gpus:
         resources = pod["containers"][0]["resources"]
         for part in ("requests", "limits"):
-            resources[part] |= {settings.gpu_type: str(per_pod * compute.gpus_per_worker)}
+            resources[part] |= {settings.gpu_type: str(per_pod * compute.gpus)}
         tolerations = [toleration.model_dump(exclude_none=True) for toleration in settings.tolerations]
         pod |= {"nodeSelector": settings.node_selector, "tolerations": tolerations}
     return _group("train", math.ceil(compute.workers / per_pod), pod)

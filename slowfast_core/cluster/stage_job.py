@@ -19,6 +19,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
@@ -55,7 +57,7 @@ class StageJob:
         text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
         key = hashlib.sha256("\n".join((stage, text, str(at.root), read)).encode()).hexdigest()
         name = f"slowfast-{stage}-{key[:12]}"
-        job = cls(name, stage, at.root / "jobs" / name)
+        job = cls(name, stage, at.below("jobs", name))
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {"stage": stage, "workspace": str(at.root), "patience_seconds": patience, "recipe": json.loads(text)}
         write_whole(job.folder / "job.json", json.dumps(told, indent=1))
@@ -119,6 +121,8 @@ class StageJob:
 
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
+    if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
+        recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
@@ -140,7 +144,9 @@ def run_here(folder: Path) -> int:
     _stop_unless_followed(folder / "followed", told["patience_seconds"])
     recipe = parse_recipe(json.dumps(told["recipe"]))
     try:
-        result = STAGES[told["stage"]](recipe, Workspace(Path(told["workspace"])))
+        at = Workspace(Path(told["workspace"]))
+        with machine_failures_in_one_line(at.root):
+            result = STAGES[told["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
         result = StageResult(stage=told["stage"], status="failed", summary=str(error))

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.remote import Address, Remote, open_remote
-from slowfast_core.data.sections import NAME
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
+from slowfast_core.names import Name
 from slowfast_core.stage import RECORD, read_result
 from slowfast_core.workspace import Workspace
 
@@ -25,7 +25,7 @@ class Version(BaseModel):
     model_config = ConfigDict(frozen=True)  # what a later program adds is no error
 
     hash: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
-    data: str = Field(pattern=NAME)  # of the data set
+    data: Name  # of the data set
     created: str  # UTC
     clips: int | None = None  # rows of the manifest
     videos: int | None = None
@@ -85,7 +85,7 @@ def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, 
 
     With each goes where its bytes are: "store" (extracted in the workspace), "cache", and the remotes.
     """
-    repository = at.root / "data"
+    repository = at.below("data")
     known, remotes, cached = in_repository(repository), dict[str, list[str]](), set[str]()
     for address in dict.fromkeys([Address(), asked or Address()]):
         with open_remote(repository, at.dvc_remote, address) as remote:

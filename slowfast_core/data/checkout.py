@@ -34,7 +34,7 @@ def checkout(which: str, at: Workspace, address: Address | None = None, to: Path
     folder there. What the cache has is not fetched; what is damaged in it is fetched again. The folder appears whole or
     not at all; after a kill the next call goes on. Raises InputError.
     """
-    repository = at.root / "data"
+    repository = at.below("data")
     known = in_repository(repository)
     mine = None if address else _only(which, known)
     address = address or (mine.remotes[-1] if mine and mine.remotes else Address())
@@ -86,7 +86,7 @@ def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
 
 def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Address) -> StageResult:
     output = at.data(record.data, "extract")
-    repository = at.root / "data"
+    repository = at.below("data")
     if (present := _present(output)) == record.hash and data_version(output / STORE) == record.hash:
         return _result(record.hash, output / STORE, "unchanged", "is already there")
     if output.exists() and present not in in_repository(repository):

@@ -60,7 +60,7 @@ def place(folder: Path, key: str) -> Path:
     target = inside(folder, key)
     if Path(key).as_posix() != key:
         raise InputError(f"the key {key!r} is not the path of a file", folder, "rename the object, or leave it out")
-    with disk_in_one_line(f"{folder}, {key!r}"):
+    with disk_in_one_line(f"{folder}, {key!r}", target):
         target.parent.mkdir(parents=True, exist_ok=True)
     return target
 

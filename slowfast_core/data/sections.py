@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from slowfast_core.names import Name
 from slowfast_core.sections import Count, Positive, Section, Share
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of a data set; safe as the name of a folder
 
 
 class Synthetic(Section):
@@ -67,7 +66,7 @@ class PersonBoxes(Section):
 
 
 class Data(Section):
-    name: str = Field(pattern=NAME)
+    name: Name
     format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
     source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
     endpoint_url: str | None = None  # of an S3-compatible store

@@ -20,6 +20,7 @@ import pandas as pd
 
 from slowfast_core.data.encoding import too_large
 from slowfast_core.data.inspection import inspect_segments
+from slowfast_core.data.label_names import doubtful_names, names_come_from_rows
 from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.repeats import leaks, repeats, shared_videos
 from slowfast_core.data.validation_report import (
@@ -51,13 +52,15 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
     if data.validation.shared_videos == "quarantine":
         suites.append(SUITES / "videos.json")
-    inputs = {
+    inputs: dict[str, Any] = {
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),
         "format": data.format,
         "store": data.store.model_dump(include=SIZE_FIELDS),
         "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
     }
+    if names_come_from_rows(data):
+        inputs["names"] = "from the rows"  # they are looked at; with a label file they are not
 
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
@@ -70,7 +73,8 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         classes = class_table(good)
         of_classes = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
         balance = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(of_classes).items()]
-        warnings = balance + _warned_of_videos(data.validation, flat)
+        names = _doubtful_names(data, classes)
+        warnings = [*names, *balance, *_warned_of_videos(data.validation, flat)]
         coverage = coverage_of(manifest, segments, reasons)
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
         write_quarantine(manifest.rows, reasons, partial / QUARANTINE)
@@ -80,7 +84,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         (partial / JOURNAL).unlink()
         return {
             "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE, "coverage": COVERAGE},
-            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings),
+            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings, names),
             "digest": sha256_of(partial / MANIFEST),
             "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
         }
@@ -168,8 +172,18 @@ def _reasons(checks: list[Check]) -> dict[int, list[str]]:
     return dict(sorted(reasons.items()))
 
 
-def _warned(warnings: list[str]) -> str:
-    return f"; {len(warnings)} warnings in the report" if warnings else ""
+def _doubtful_names(data: Data, classes: pd.DataFrame) -> list[str]:
+    if not names_come_from_rows(data):
+        return []
+    return doubtful_names(dict(zip(classes["name"], classes["train"] + classes["val"], strict=True)))
+
+
+def _warned(warnings: list[str], names: list[str]) -> str:
+    """A doubtful name is shown at once: whoever trains on the class of a typo finds out late."""
+    if not warnings:
+        return ""
+    first = f": {names[0]}" if names else ""
+    return f"; {len(warnings)} warning{'s' * (len(warnings) > 1)} in the report{first}"
 
 
 def _warned_of_videos(validation: Validation, flat: pd.DataFrame) -> list[str]:

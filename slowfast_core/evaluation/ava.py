@@ -26,8 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.evidence import of_average_precision, random_precision
 from slowfast_core.evaluation.examples import Example
 from slowfast_core.files import whole_file
+from slowfast_core.tracking.gate import Evidence
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -103,6 +105,13 @@ class DetectionResult:
     @property
     def metrics(self) -> dict[str, float]:
         return {"mAP": self.mean_average_precision}
+
+    @property
+    def evidence(self) -> Evidence:
+        """Chance is the same detections in a random order: as many of them are right, and as many boxes are missed."""
+        recall = self.hits / np.maximum(self.truths, 1)
+        chance = recall * random_precision(self.hits, self.found)
+        return of_average_precision(self.average_precision, chance, self.frames)
 
 
 def evaluate_detections(

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.evidence import of_average_precision, random_precision
 from slowfast_core.evaluation.examples import Example
+from slowfast_core.tracking.gate import Evidence
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -38,6 +40,12 @@ class MultiLabelResult:
     @property
     def metrics(self) -> dict[str, float]:
         return {"mAP": self.mean_average_precision}
+
+    @property
+    def evidence(self) -> Evidence:
+        """Videos without any action rank last, whatever the scores."""
+        ranked = np.full_like(self.positives, self.videos - self.unlabelled)
+        return of_average_precision(self.average_precision, random_precision(self.positives, ranked), self.videos)
 
 
 def evaluate_multi_label(

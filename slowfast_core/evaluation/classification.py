@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.evidence import of_accuracy
 from slowfast_core.evaluation.examples import Example
+from slowfast_core.tracking.gate import Evidence
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -39,6 +41,10 @@ class ClassificationResult:
     @property
     def metrics(self) -> dict[str, float]:
         return {"top1": self.top1, "top5": self.top5, "mean_class_accuracy": self.mean_class_accuracy}
+
+    @property
+    def evidence(self) -> Evidence:
+        return of_accuracy(self.confusion)
 
 
 def evaluate_classification(

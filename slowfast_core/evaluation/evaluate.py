@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,7 +82,7 @@ def _evaluate(
     else:
         result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
         write_detection_report(folder / "report.html", replace(context, facts=(("boxes", boxes),)), result)
-    write_whole(folder / "metrics.json", json.dumps(result.metrics, indent=1))
+    write_whole(folder / "metrics.json", json.dumps({**result.metrics, **asdict(result.evidence)}, indent=1))
     return result
 
 

@@ -32,8 +32,8 @@ from slowfast_core.data.sampling import (
 from slowfast_core.data.sections import Store
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
+from slowfast_core.model.checkpoint_folder import load_verified
 from slowfast_core.model.folding import for_inference
-from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
 from slowfast_core.sections import Precision
 
@@ -51,7 +51,7 @@ class Decoded:
 
 
 class Scorer:
-    """The network in a checkpoint folder (`model.safetensors`, `checkpoint.json`), ready to score."""
+    """The network in a checkpoint folder (`model.safetensors`, `checkpoint.json`), verified and ready to score."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Scorer:
         self.probe = store_reader.probe if store else probe
         self.decode = decode_with_flow if recipe.model.takes_flow else read if store else pick_frames
         network = build_model(recipe.model, recipe.clip)
-        network.load_state_dict(load_weights(checkpoint / "model.safetensors"))
+        network.load_state_dict(load_verified(checkpoint))
         self.network = for_inference(network.to(self.device), precision or recipe.compute.precision)
 
     def score_video(self, path: Path) -> Floats:

@@ -50,12 +50,16 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         temporary.write_bytes(save(plain))
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Raises InputError when the file is missing or damaged."""
+def load_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+    """Raises InputError when the file is missing, damaged or, where a `digest` is given, has other weights."""
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read weights: {error}", path, "give a folder written by `slowfast train`") from None
+    if digest is not None and (found := weights_digest(weights)) != digest:
+        what = f"the weights were changed: their digest is {found}, recorded is {digest}"
+        raise InputError(what, path, "restore the file from a copy, or train or convert again")
+    return weights
 
 
 def start_from(network: nn.Module, weights: Mapping[str, Tensor], classifier: bool = False) -> LoadReport:

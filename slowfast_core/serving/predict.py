@@ -28,7 +28,8 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     with checkpoint_of(model, at) as checkpoint:
         config = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
         if config.get("model", {}).get("head") == "detect":
-            raise InputError("this model needs boxes of actors", model, "predict with a classification model")
+            what = "this model needs boxes of people, a video alone is not enough"
+            raise InputError(what, model, "name a classification model")
         from slowfast_core.evaluation.scoring import Scorer
 
         scorer = Scorer(checkpoint)
@@ -62,7 +63,7 @@ def checkpoint_of(model: str, at: Workspace, uri: str | None = None) -> Iterator
 def _download(model: str, at: Workspace, uri: str, folder: Path) -> Path:
     if not MODEL_URI.fullmatch(model):
         raise InputError(f"{model!r} is no model version", "--model", "write models:/NAME@champion or models:/NAME/3")
-    database = at.root / "mlflow.db"
+    database = at.below("mlflow.db")
     if uri == at.tracking_uri and not database.is_file():
         raise InputError("no model registry", database, "run `slowfast run RECIPE` or name --workspace")
     from slowfast_core.tracking.registry import download_version

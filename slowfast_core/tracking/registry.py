@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.recipe import Recipe, parse_recipe
+from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
+from slowfast_core.recipe import Recipe, Register, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
-from slowfast_core.tracking.gate import Decision, decide
+from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
+from slowfast_core.tracking.locked import when_unlocked
 from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
+from slowfast_core.tracking.turns import turn
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.models import Model
 
 PACKAGE = Path(__file__).resolve().parent.parent
 HEADLINE = {"classify": "top1", "detect": "mAP"}  # the metric that decides, by model.head
 CHAMPION, CHALLENGER = "champion", "challenger"
+DECISION, REASON = "decision", "decision_reason"  # tags of a version: the alias that its registration gave it, and why
+OWNER = "turn.id"  # the file of what identifies a registration that was begun
 EVALUATED_ON = "evaluation_data_version"
 TRAINED = ("seed", "clip", "model", "train", "compute")  # sections that shape the weights
 
@@ -38,7 +47,9 @@ class Candidate:
     training: Path
     lineage: Lineage
     headline: str
+    evidence: Evidence | None  # None: the evaluation does not record it
     evaluated_on: str  # data version
+    servable: bool  # as a pyfunc: it needs nothing but a video
 
     @property
     def metric(self) -> float:
@@ -67,30 +78,40 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
         "uri": uri,
         "checkpoint": _read(training / "checkpoint.json"),
         "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
+        "measured": _read(evaluation / "metrics.json"),
         "weights": trained.weights_digest,
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
+        load_verified(training)
         candidate = _candidate(recipe, training, evaluation, uri)
-        return _register(candidate, recipe.register_.min_gain, folder, uri)
+        return _register(candidate, recipe.register_, folder, uri)
 
     return run_once("register", output, inputs, work)
 
 
 def download_version(model: str, uri: str, folder: Path) -> Path:
-    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`."""
+    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`.
+
+    Who loads its weights verifies them by their digest there, which is here held against that of the registry.
+    """
     client = connect(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
     try:
-        version = client.get_model_version_by_alias(name, last).version if sign == "@" else last
-        source = client.get_model_version_download_uri(name, str(version))
-        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+        by_alias = client.get_model_version_by_alias
+        version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
+        source = client.get_model_version_download_uri(name, str(version.version))
+        downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+    if (digest := recorded_digest(downloaded / "artifacts")) != (tag := version.tags.get("weights_digest")):
+        what = f"other weights than were registered: their digest is {digest}, the version's tag has {tag}"
+        raise InputError(what, source, "restore the version's artifacts, or register the model again")
+    return downloaded
 
 
 def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:
@@ -104,7 +125,22 @@ def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Ca
         mend = f"train and evaluate with this recipe, tracked at {uri}"
         raise InputError(f"lineage is incomplete: {', '.join(unknown)}", training, mend)
     evaluated_on = evaluated.data_version or lineage.data_version
-    return Candidate(recipe.register_.model, recipe.name, training, lineage, headline, evaluated_on)
+    return Candidate(
+        name=recipe.register_.model,
+        recipe=recipe.name,
+        training=training,
+        lineage=lineage,
+        headline=headline,
+        evidence=_evidence(evaluation),
+        evaluated_on=evaluated_on,
+        servable=recipe.model.head == "classify",
+    )
+
+
+def _evidence(evaluation: Path) -> Evidence | None:
+    measured = _read(evaluation / "metrics.json")
+    names = [field.name for field in fields(Evidence)]
+    return Evidence(**{name: measured[name] for name in names}) if measured.keys() >= set(names) else None
 
 
 def _as_trained(recipe: Recipe, checkpoint: Path) -> Recipe:
@@ -136,15 +172,22 @@ def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Linea
     )
 
 
-def _register(candidate: Candidate, min_gain: float, folder: Path, uri: str) -> Mapping[str, Any]:
+def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) -> Mapping[str, Any]:
     """Every step may be done again: a killed registration goes on where it was."""
     client = connect(uri)
-    write_whole(folder / "lineage.json", candidate.lineage.model_dump_json(indent=1))
-    version = _find(client, candidate) or _create(client, candidate, folder / "lineage.json")
-    decision = _decide(client, candidate, version, min_gain)
-    client.set_registered_model_alias(candidate.name, CHALLENGER, version)
-    if decision.promote:
-        client.set_registered_model_alias(candidate.name, CHAMPION, version)
+    lineage = folder / "lineage.json"
+    write_whole(lineage, candidate.lineage.model_dump_json(indent=1))
+    found = when_unlocked(lambda: _find(client, candidate))  # this opens the registry
+    logged = None if found else _log_model(client, candidate, lineage)
+    _create_registered_model(client, candidate.name)
+    with turn(client, candidate.name, _owner(folder)):
+        version = _find(client, candidate)
+        if version is None:
+            version = _create_version(client, candidate, logged or _log_model(client, candidate, lineage))
+        elif logged is not None:  # another process registered the same weights meanwhile
+            client.delete_logged_model(logged.model_id)
+        decision = _promote(client, candidate, version, settings)
+    (folder / OWNER).unlink()
     aliases = [CHALLENGER, CHAMPION] if decision.promote else [CHALLENGER]
     record = {
         "name": candidate.name,
@@ -164,16 +207,67 @@ def _register(candidate: Candidate, min_gain: float, folder: Path, uri: str) -> 
     }
 
 
-def _decide(client: MlflowClient, candidate: Candidate, version: str, min_gain: float) -> Decision:
+def _owner(folder: Path) -> str:
+    """The id of this registration in its turn, also after a kill."""
+    path = folder / OWNER
+    if not path.is_file():
+        write_whole(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
+
+
+def _promote(client: MlflowClient, candidate: Candidate, version: str, settings: Register) -> Decision:
+    """Decide, set the aliases, record the decision on the version, and look whether another process did so meanwhile.
+
+    It can where this one slept so long that it lost its turn. Then the best of all that were promoted meanwhile is the
+    champion, of equal ones the oldest, and each of these processes comes to the same.
+    """
+    known = {version, *_promoted(client, candidate)}
+    decision = _decide(client, candidate, version, settings)
+    client.set_registered_model_alias(candidate.name, CHALLENGER, version)
+    if decision.promote:
+        client.set_registered_model_alias(candidate.name, CHAMPION, version)
+    _record(client, candidate, version, decision)
+    rivals: dict[str, float] = {}
+    while decision.promote or rivals:
+        found = {number: metric for number, metric in _promoted(client, candidate).items() if number not in known}
+        if not found:
+            break
+        known |= found.keys()
+        rivals |= found
+        best = max([version, *rivals], key=lambda number: (rivals.get(number, candidate.metric), -int(number)))
+        if best != version:
+            reason = f"{candidate.headline} {candidate.metric:.4f} does not beat the {rivals[best]:.4f} of v{best}"
+            decision = Decision(False, f"{reason}, which was promoted meanwhile")
+        client.set_registered_model_alias(candidate.name, CHAMPION, best)
+        _record(client, candidate, version, decision)
+    return decision
+
+
+def _promoted(client: MlflowClient, candidate: Candidate) -> dict[str, float]:
+    """The versions that were promoted when they were registered, and their metrics."""
+    recorded = client.search_model_versions(f"name = '{candidate.name}' and tags.{DECISION} = '{CHAMPION}'")
+    metric = f"metric_{candidate.headline}"
+    return {str(found.version): float(found.tags[metric]) for found in recorded if metric in found.tags}
+
+
+def _record(client: MlflowClient, candidate: Candidate, version: str, decision: Decision) -> None:
+    """The reason first: a version that has a decision has a reason too."""
+    client.set_model_version_tag(candidate.name, version, REASON, decision.reason)
+    client.set_model_version_tag(candidate.name, version, DECISION, CHAMPION if decision.promote else CHALLENGER)
+
+
+def _decide(client: MlflowClient, candidate: Candidate, version: str, settings: Register) -> Decision:
     champion = client.get_registered_model(candidate.name).aliases.get(CHAMPION)
-    if champion is None:
-        return decide(candidate.metric, None, min_gain)
-    if str(champion) == version:
+    if champion is not None and str(champion) == version:
         return Decision(True, "already the champion")
+    if below := below_floor(candidate.metric, settings.floor, candidate.evidence):
+        return Decision(False, f"{candidate.headline} {below}")
+    if champion is None:
+        return decide(candidate.metric, None, settings.min_gain)
     tags = client.get_model_version(candidate.name, champion).tags
     if f"metric_{candidate.headline}" not in tags:
         return Decision(False, f"the champion v{champion} has no {candidate.headline} to compare with")
-    decision = decide(candidate.metric, float(tags[f"metric_{candidate.headline}"]), min_gain)
+    decision = decide(candidate.metric, float(tags[f"metric_{candidate.headline}"]), settings.min_gain)
     reason = f"{candidate.headline} {decision.reason}"
     if tags.get(EVALUATED_ON) != candidate.evaluated_on:
         reason += f", which was evaluated on other data ({tags.get(EVALUATED_ON, 'unknown')[:12]})"
@@ -192,10 +286,19 @@ def _find(client: MlflowClient, candidate: Candidate) -> str | None:
     return version
 
 
-def _create(client: MlflowClient, candidate: Candidate, lineage: Path) -> str:
-    """Log the model to its training run and register it; the version appears together with its tags."""
-    from mlflow.entities import LoggedModelOutput
+def _create_registered_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _log_model(client: MlflowClient, candidate: Candidate, lineage: Path) -> LoggedModel:
+    """Log the model to its training run."""
+    from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(candidate.lineage.training_run)
     logged = client.create_logged_model(
@@ -206,30 +309,50 @@ def _create(client: MlflowClient, candidate: Candidate, lineage: Path) -> str:
         tags={"weights_digest": candidate.lineage.weights_digest},
     )
     with tempfile.TemporaryDirectory() as folder:
-        _save_model(candidate.training, lineage, Path(folder) / "model", run.info.run_id, logged.model_id)
+        _save_model(candidate, lineage, Path(folder) / "model", run.info.run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    try:
-        client.create_registered_model(candidate.name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    return logged
+
+
+def _create_version(client: MlflowClient, candidate: Candidate, logged: LoggedModel) -> str:
+    """The version appears together with its tags."""
     # As a source, `models:/ID` would be looked up at MLflow's global URI.
-    source, tags = logged.artifact_location, candidate.tags()
-    version = client.create_model_version(candidate.name, source, run.info.run_id, tags, model_id=logged.model_id)
+    source, tags, run = logged.artifact_location, candidate.tags(), candidate.lineage.training_run
+    version = client.create_model_version(candidate.name, source, run, tags, model_id=logged.model_id)
     link = json.dumps([{"name": candidate.name, "version": str(version.version)}])
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # the UI leads from one to the other
     return str(version.version)
 
 
-def _save_model(training: Path, lineage: Path, folder: Path, run_id: str, model_id: str) -> None:
+def _save_model(candidate: Candidate, lineage: Path, folder: Path, run_id: str, model_id: str) -> None:
+    """The files of the training in `artifacts`, and a pyfunc of them where a video is all that the model needs.
+
+    Detection also needs boxes of people: it is saved without a flavor, so that nothing offers to serve it.
+    """
+    from mlflow.models import Model
+
+    training = candidate.training
+    files = {"weights": training / "model.safetensors", "config": training / "checkpoint.json", "lineage": lineage}
+    if (training / LEARNED_FROM).is_file():  # who starts from this model is kept from evaluating on its videos
+        files["learned_from"] = training / LEARNED_FROM
+    described = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+    if candidate.servable:
+        _save_pyfunc(files, folder, described)
+        return
+    (folder / "artifacts").mkdir(parents=True)
+    for path in files.values():
+        shutil.copy(path, folder / "artifacts")
+    described.save(str(folder / "MLmodel"))
+
+
+def _save_pyfunc(files: Mapping[str, Path], folder: Path, described: Model) -> None:
     """A pyfunc whose code is `serving/pyfunc.py`, with this package's sources beside the weights."""
     import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
+    from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    files = {"weights": training / "model.safetensors", "config": training / "checkpoint.json", "lineage": lineage}
     outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of no input example: it would be a video
@@ -240,7 +363,7 @@ def _save_model(training: Path, lineage: Path, folder: Path, run_id: str, model_
             code_paths=[str(PACKAGE)],
             signature=ModelSignature(Schema([ColSpec("string", "video")]), Schema(outputs)),
             pip_requirements=_requirements(),
-            mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+            mlflow_model=described,
         )
 
 

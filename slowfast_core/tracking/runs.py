@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel
 
-from slowfast_core.errors import InputError
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.lineage import Environment, environment
+from slowfast_core.tracking.locked import when_unlocked
+from slowfast_core.tracking.store_failures import store_failures_in_one_line
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -99,17 +100,11 @@ def open_run(tracking: Tracking, at: Workspace, name: str, key: str, tags: Mappi
 
     The environment of the process is recorded with it, which registration reads as lineage.
     """
-    quiet_mlflow()
-    from mlflow.exceptions import MlflowException
-
     uri = store_uri(tracking, at)
-    try:
+    with store_failures_in_one_line(uri):
         client = connect(uri)
         experiment = _experiment(client, tracking.experiment, None if uri.startswith("http") else at.artifacts.as_uri())
         begun = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"MLflow cannot use the store: {reason}", uri, "correct tracking.uri of the recipe") from None
     if begun:
         run = Run(uri, begun[0].info.run_id)
         client.update_run(run.id, status="RUNNING")
@@ -156,7 +151,8 @@ def connect(uri: str) -> MlflowClient:
 
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, registry_uri=uri)
+    with store_failures_in_one_line(uri):
+        return when_unlocked(lambda: MlflowClient(uri, registry_uri=uri))
 
 
 def quiet_mlflow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -118,6 +119,9 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises OSError when the checkpoint is not the one that was saved."""
+    if not is_whole(path):
+        raise OSError(errno.EIO, "the checkpoint is damaged", str(path))
     state: dict[str, Any] = torch.load(path / STATE, weights_only=True, map_location="cpu")
     return state
 

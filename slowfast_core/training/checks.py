@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from slowfast_core.errors import InputError
+from slowfast_core.model.checkpoint_folder import load_verified, read_record
 from slowfast_core.recipe import Recipe
 from slowfast_core.training.plan import Plan
 
@@ -17,17 +16,17 @@ SHARED = 2  # workers to a core; more would be slower than fewer
 def check_machine(recipe: Recipe) -> None:
     """Raises InputError for workers that this machine has no place for. What a named cluster has is Ray's to know."""
     compute = recipe.compute
-    if recipe.train.batch_norm == "sync" and not compute.gpus_per_worker:
+    if recipe.train.batch_norm == "sync" and not compute.gpus:
         raise InputError("synchronised batch norm needs GPUs", "train.batch_norm", "take 'groups' on CPUs")
     if compute.address is not None:
         return
     least = compute.min_workers or compute.workers
-    if compute.gpus_per_worker:
+    if compute.gpus:
         import torch
 
-        wanted, there = least * compute.gpus_per_worker, torch.cuda.device_count()
+        wanted, there = least * compute.gpus, torch.cuda.device_count()
         if wanted > there:
-            what = f"{wanted} GPUs are asked for ({least} x {compute.gpus_per_worker}), this machine has {there}"
+            what = f"{wanted} GPUs are asked for ({least} x {compute.gpus}), this machine has {there}"
             mend = "set compute.workers and compute.gpus_per_worker (0: CPU), or compute.address of a cluster"
             raise InputError(what, "compute.gpus_per_worker", mend)
     cores = os.cpu_count() or 1
@@ -43,10 +42,10 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
 
     manifest = read_manifest(store / "manifest.parquet")
     where = store / "manifest.parquet"
-    if len(manifest.labels) > recipe.model.classes:
-        raise InputError(
-            f"the data has {len(manifest.labels)} classes, the model {recipe.model.classes}", where, "set model.classes"
-        )
+    if (classes := len(manifest.labels)) != recipe.model.classes:
+        what = f"the data has {classes} classes, the model {recipe.model.classes}"
+        mend = f"set model.classes to {classes}, or name all classes in data.labels"
+        raise InputError(what, where, mend)
     if recipe.model.takes_flow and not flow_file(store / manifest.rows["path"].iloc[0]).is_file():
         raise InputError("the clip store has no optical flow", store, "extract with data.store.flow true")
     samples = len(manifest.split("train").rows) * recipe.train.clips_per_video
@@ -72,29 +71,17 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
 def check_start(recipe: Recipe, start: Path, labels: list[str]) -> bool:
     """Whether the classifier of the checkpoint folder `start` is for these labels, and so may be taken over too.
 
-    Raises InputError when the weights are damaged or of another kind of network.
+    Raises InputError when the weights are damaged, changed or of another kind of network.
     """
     import torch
 
     from slowfast_core.model.build import build_model
-    from slowfast_core.model.weights import compare, load_weights
+    from slowfast_core.model.weights import compare
 
     with torch.device("meta"):
         network = build_model(recipe.model, recipe.clip)
     record = read_record(start)
     same_head = record.get("model", {}).get("head") == recipe.model.head
     same_classes = same_head and record.get("labels") == labels
-    compare(network, load_weights(start / "model.safetensors"), same_classes)
+    compare(network, load_verified(start), same_classes)
     return same_classes
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    """What is known of the weights in a checkpoint folder. Raises InputError."""
-    path = checkpoint / "checkpoint.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError("no readable JSON", path, "name a folder that `slowfast train` or `convert` wrote") from None
-    if not isinstance(record, dict) or not isinstance(record.get("weights_digest"), str):
-        raise InputError("does not tell the digest of its weights", path, "train or convert it again")
-    return record

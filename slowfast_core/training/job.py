@@ -26,6 +26,7 @@ class Job:
     folder: Path  # checkpoints, log.jsonl and the final weights go here
     init_weights: Path | None
     init_classifier: bool = False  # they are for the same classes
+    init_digest: str | None = None  # of these weights
 
     @property
     def log(self) -> Path:

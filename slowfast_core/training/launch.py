@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.files import copy_whole, write_whole
+from slowfast_core.model.checkpoint_folder import WEIGHTS, recorded_digest
 from slowfast_core.recipe import Recipe
 from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
-from slowfast_core.training.checks import check_data, check_machine, check_start, read_record
+from slowfast_core.training.checks import check_data, check_machine, check_start
 from slowfast_core.training.follow import followed, last_metrics
+from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
 from slowfast_core.training.job import Job, Stopped
+from slowfast_core.training.log import JsonLines
 from slowfast_core.training.workers import RAY, cluster_of, run_workers
 from slowfast_core.workspace import Workspace
 
@@ -42,24 +45,51 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     `init_from` is a checkpoint folder to start from. Killed, the next call goes on from the last checkpoint. Raises
     InputError when recipe, data, start weights and machine do not go together.
     """
+    recipe, notes = _with_gpus(recipe, extracted, output, init_from)
     inputs = _inputs(recipe, extracted, init_from)
     parent, data_version = inputs["parent"], inputs["data_version"]
 
     def work(partial: Path) -> Mapping[str, Any]:
-        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version)
+        return _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version, notes)
 
     return run_once("train", output, inputs, work, keep="checkpoints")
 
 
 def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
-    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do."""
-    return finished(output, _inputs(recipe, extracted, init_from))
+    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do.
+
+    With `compute.gpus_per_worker: auto` it is the same whether it was done with GPUs or without.
+    """
+    found = _finished(recipe, extracted, output, init_from)
+    return found and found[1]
+
+
+def _finished(
+    recipe: Recipe, extracted: Path, output: Path, init_from: Path | None
+) -> tuple[Recipe, StageResult] | None:
+    for known in (recipe.with_gpus(0), recipe.with_gpus(1)):
+        if result := finished(output, _inputs(known, extracted, init_from)):
+            return known, result
+    return None
+
+
+def _with_gpus(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None) -> tuple[Recipe, list[str]]:
+    """The recipe with a number for `compute.gpus_per_worker: auto`, and what is to be noted of that.
+
+    The number is that of a finished training of these inputs, else by the GPUs that there are.
+    """
+    if recipe.compute.gpus_per_worker != "auto":
+        return recipe, []
+    if done := _finished(recipe, extracted, output, init_from):
+        return done[0], []
+    found = gpus_found(recipe.compute)
+    return recipe.with_gpus(gpus_of_a_worker(recipe.compute, found)), unused_gpus(recipe.compute, found)
 
 
 def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
     """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
-    parent = read_record(init_from)["weights_digest"] if init_from else None
+    parent = recorded_digest(init_from) if init_from else None
     start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
     kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
     compute = recipe.compute.model_dump(include=kept)
@@ -82,6 +112,7 @@ def _fit(
     init_from: Path | None,
     parent: str | None,
     data_version: str,
+    notes: Sequence[str],
 ) -> Mapping[str, Any]:
     from slowfast_core.data.manifest import read_manifest
     from slowfast_core.training.checkpoint_store import fetch_newest
@@ -92,15 +123,17 @@ def _fit(
     manifest = read_manifest(store / "manifest.parquet")
     classifier = check_start(recipe, init_from, labels) if init_from else False
     overlap = check_overlap(recipe, manifest, init_from) if init_from else []
-    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier)
+    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier, parent)
     job.prepare()
     write_learned_from(folder, manifest, init_from)
     if init_from:  # every worker sees this folder, and a registered model is on disk only for now
-        copy_whole(init_from / "model.safetensors", folder / START)
+        copy_whole(init_from / WEIGHTS, folder / START)
     fetched = fetch_newest(job)
+    for note in notes:
+        JsonLines(job.log, enabled=True)(note=note)
     with cluster_of(job):
         run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
-        with run, followed(job.log, steps, run.log_metrics) as notes:
+        with run, followed(job.log, steps, run.log_metrics) as logged:
             try:
                 run_workers(job)
             finally:
@@ -112,7 +145,7 @@ def _fit(
     for spent in (folder / START, job.refusal):
         spent.unlink(missing_ok=True)
     known = {"labels": labels, "data_version": data_version, "parent_checkpoint": parent, "run_id": run.id}
-    return _told(job, known, [*fetched, *notes, *overlap])
+    return _told(job, known, [*fetched, *logged, *overlap])
 
 
 def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:

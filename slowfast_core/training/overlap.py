@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
+from slowfast_core.model.checkpoint_folder import LEARNED_FROM
 
 if TYPE_CHECKING:
     from slowfast_core.data.manifest import Manifest
     from slowfast_core.recipe import Recipe
 
-FILE = "learned_from.npy"
 HELD_OUT_IN = {"kinetics400": "kinetics600"}  # training videos of the one are in the validation of the other
 MEND = "start from another model, or set train.allow_overlap"
 Hashes = NDArray[np.uint64]
@@ -30,7 +30,7 @@ Hashes = NDArray[np.uint64]
 def write_learned_from(folder: Path, manifest: Manifest, start: Path | None) -> None:
     """Keep what the `train` split of `manifest`, and the training in `start` before it, learned from."""
     before = _learned_from(start) if start else np.empty(0, np.uint64)
-    with whole_file(folder / FILE) as temporary:
+    with whole_file(folder / LEARNED_FROM) as temporary:
         np.save(temporary, np.union1d(_hashes(manifest.split("train")), before), allow_pickle=False)
 
 
@@ -48,7 +48,7 @@ def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> list[str]:
         what = f"the start weights are of {behind[0]}, which trains on validation videos of {data_name(recipe)}"
     else:
         unknown = "the start weights do not tell which videos they were trained on"
-        return [] if (start / FILE).is_file() else [unknown]
+        return [] if (start / LEARNED_FROM).is_file() else [unknown]
     if not recipe.train.allow_overlap:
         raise InputError(what, start, MEND)
     return [f"allowed: {what}"]
@@ -64,7 +64,7 @@ def _learned_from(start: Path) -> Hashes:
     """Of the videos; of the name of the data set where the weights came without a list of them."""
     from slowfast_core.evaluation.scoring import read_checkpoint
 
-    path = start / FILE
+    path = start / LEARNED_FROM
     if not path.is_file():
         return _hashed("data", [data_name(read_checkpoint(start)[0])])
     try:

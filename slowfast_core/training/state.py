@@ -50,7 +50,7 @@ def begin(job: Job, device: torch.device, smallest: Callable[[int], int]) -> Sta
     network: nn.Module = build_model(recipe.model, recipe.clip)
     notes = []
     if job.init_weights:
-        report = start_from(network, load_weights(job.init_weights), job.init_classifier)
+        report = start_from(network, load_weights(job.init_weights, job.init_digest), job.init_classifier)
         notes.append(f"start weights: {report}")
     network = with_norm(network.to(device), recipe.train, device)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.compute.precision == "fp16")

@@ -39,16 +39,14 @@ def run_workers(job: Job) -> None:
 
     compute = job.recipe.compute
     resources: dict[str, float] = {"CPU": compute.cpus_per_worker}
-    if compute.gpus_per_worker:
-        resources["GPU"] = compute.gpus_per_worker
+    if compute.gpus:
+        resources["GPU"] = compute.gpus
     least = compute.min_workers or compute.workers
     count = compute.workers if least == compute.workers else (least, compute.workers)
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config=_as_config(job),
-        scaling_config=ScalingConfig(
-            num_workers=count, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(compute.gpus), resources_per_worker=resources),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
             storage_path=str(job.folder / RAY),
@@ -65,7 +63,7 @@ def run_workers(job: Job) -> None:
 
 def _as_config(job: Job) -> dict[str, Any]:
     init = str(job.init_weights) if job.init_weights else None
-    start = {"init": init, "classifier": job.init_classifier}
+    start = {"init": init, "classifier": job.init_classifier, "init_digest": job.init_digest}
     paths = {"store": str(job.store), "folder": str(job.folder)}
     return {"recipe": job.recipe.to_json(), "data_version": job.data_version, **paths, **start}
 
@@ -78,7 +76,8 @@ def _ray_worker(config: dict[str, Any]) -> None:
 
     init = Path(config["init"]) if config["init"] else None
     recipe, store, folder = parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"])
-    job = Job(recipe, config["data_version"], store, folder, init, config["classifier"])
+    start = {"init_classifier": config["classifier"], "init_digest": config["init_digest"]}
+    job = Job(recipe, config["data_version"], store, folder, init, **start)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     train_worker(

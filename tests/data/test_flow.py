@@ -23,7 +23,7 @@ from slowfast_core.data.validation import validate
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Data, Pixels, Recipe, Store, parse_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.training.checks import check_data
@@ -189,7 +189,8 @@ def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tm
     outcome.mean.backward()  # type: ignore[no-untyped-call]
     make_optimizer(network, tiny.train).step()
     save_weights(tmp_path / "model.safetensors", network.state_dict())
-    (tmp_path / "checkpoint.json").write_text(json.dumps({**json.loads(tiny.to_json()), "labels": ["left", "right"]}))
+    record = {"labels": ["left", "right"], "weights_digest": weights_digest(network.state_dict())}
+    (tmp_path / "checkpoint.json").write_text(json.dumps({**json.loads(tiny.to_json()), **record}))
     scorer = Scorer(tmp_path)
     for video in (store / "clips" / "c.mp4", root / "ingest" / "videos" / "2.mp4"):  # with its flow, and a plain one
         scores_A = scorer.score_video(video)

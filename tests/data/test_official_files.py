@@ -182,13 +182,15 @@ def test_the_maximum_over_views_is_what_scores(charades: Path) -> None:
     """Scores of the stage's own network: of each class the largest, where the mean is another."""
     from slowfast_core.evaluation.scoring import Scorer
     from slowfast_core.model.build import build_model
-    from slowfast_core.model.weights import save_weights
+    from slowfast_core.model.weights import save_weights, weights_digest
 
     recipe = load_recipe(str(charades / "charades.yaml"))
     folder = charades / "checkpoint"
     folder.mkdir()
-    save_weights(folder / "model.safetensors", build_model(recipe.model, recipe.clip).state_dict())
-    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), "labels": ["a", "b", "c"]}))
+    weights = build_model(recipe.model, recipe.clip).state_dict()
+    save_weights(folder / "model.safetensors", weights)
+    record = {"labels": ["a", "b", "c"], "weights_digest": weights_digest(weights)}
+    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), **record}))
     video = charades / "source" / "Charades_v1_480" / "V0.mp4"
     scores = {
         how: Scorer(folder, recipe.evaluate.model_copy(update={"aggregation": how})).score_video(video)

@@ -21,7 +21,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections
 from slowfast_core.evaluation.evaluate import column_to_score, evaluate
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.sections import Evaluate
 from slowfast_core.stage import run_once
@@ -81,10 +81,11 @@ def training(of: Recipe, folder: Path, labels: tuple[str, ...]) -> Path:
 
     def work(partial: Path) -> dict[str, Any]:
         torch.manual_seed(0)
-        save_weights(partial / "model.safetensors", build_model(of.model, of.clip).state_dict())
-        record = {**json.loads(of.to_json()), "labels": labels}
+        weights = build_model(of.model, of.clip).state_dict()
+        save_weights(partial / "model.safetensors", weights)
+        record = {**json.loads(of.to_json()), "labels": labels, "weights_digest": weights_digest(weights)}
         (partial / "checkpoint.json").write_text(json.dumps(record))
-        return {"weights_digest": "random"}
+        return {"weights_digest": weights_digest(weights)}
 
     run_once("train", folder, {}, work)
     return folder

@@ -17,7 +17,7 @@ from slowfast_core.data.decoding import pick_frames
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Store, parse_recipe
 
 RECIPE = {
@@ -38,8 +38,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     recipe = parse_recipe(RECIPE)
     torch.manual_seed(0)
-    save_weights(folder / "model.safetensors", build_model(recipe.model, recipe.clip).state_dict())
-    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), "labels": ["a", "b", "c"]}))
+    weights = build_model(recipe.model, recipe.clip).state_dict()
+    save_weights(folder / "model.safetensors", weights)
+    record = {"labels": ["a", "b", "c"], "weights_digest": weights_digest(weights)}
+    (folder / "checkpoint.json").write_text(json.dumps({**json.loads(recipe.to_json()), **record}))
     return folder
 
 

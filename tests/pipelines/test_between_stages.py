@@ -51,6 +51,12 @@ def test_prepare_refuses_workers_that_the_pod_has_no_room_for(tmp_path: Path) ->
     prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(0, 0))  # a Ray cluster has them
 
 
+def test_prepare_refuses_gpus_that_were_not_settled_when_the_pods_were_compiled(tmp_path: Path) -> None:
+    for part in ("", "finetune."):
+        with pytest.raises(InputError, match="gpus_per_worker is 'auto', but the pods were compiled before"):
+            prepare(tmp_path, f"{part}compute.gpus_per_worker=auto")
+
+
 def test_prepare_refuses_a_recipe_of_another_dag(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another DAG"):
         prepared("kinetics400/slow_8x8_r50", str(tmp_path), 0, 0, "", (0, 0), True)

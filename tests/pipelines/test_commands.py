@@ -201,15 +201,24 @@ def test_no_server_is_one_line() -> None:
     assert "cannot be reached" in one_line(done)
 
 
-@pytest.mark.parametrize(("gpus", "gpu_image", "lines"), [(1, False, 1), (1, True, 0), (0, False, 0)])
-def test_gpus_without_an_image_of_their_own_are_told(gpus: int, gpu_image: bool, lines: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "gpu_image", "said"),
+    [
+        ("1", False, "no gpu_image in the settings: stages on GPUs run in"),
+        ("1", True, ""),
+        ("0", False, ""),
+        ("auto", True, "compute.gpus_per_worker is auto: 1, as the settings name a gpu_image"),
+        ("auto", False, "compute.gpus_per_worker is auto: 0, as the settings name no gpu_image"),
+    ],
+)
+def test_how_the_settings_decide_about_gpus_is_printed(gpus: str, gpu_image: bool, said: str, tmp_path: Path) -> None:
     kept = [line for line in CLUSTER.read_text().splitlines() if gpu_image or not line.startswith("gpu_image")]
     (tmp_path / "cluster.yaml").write_text("\n".join(kept))
     where = ("--cluster", tmp_path / "cluster.yaml", "--output", tmp_path / "p", "--json")
     done = slowfast("pipeline", "compile", *ONE, "--set", f"compute.gpus_per_worker={gpus}", *where)
     assert told(done)["tasks"]
-    assert len(done.stderr.splitlines()) == lines
-    assert ("no gpu_image" in done.stderr) == bool(lines)
+    assert len(done.stderr.splitlines()) == bool(said)
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

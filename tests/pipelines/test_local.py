@@ -85,6 +85,14 @@ def test_predict_with_the_champion(first: Results, workspace: Path) -> None:
     assert scored["top"][0]["score"] >= scored["top"][1]["score"]
 
 
+def test_a_detection_model_is_refused_in_one_line(first: Results, workspace: Path) -> None:
+    video = next((workspace / "data/tiny-actors/extract/store/clips").glob("*.mp4"))
+    done = slowfast("predict", video, "--model", "models:/tiny-ava@champion", "--workspace", workspace)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "this model needs boxes of people" in line
+
+
 def test_a_stage_that_refuses_its_input_ends_the_run_in_one_line(tmp_path: Path) -> None:
     done = slowfast("run", TINY, "--workspace", tmp_path, "--set", "data.source=/nowhere")
     assert done.returncode == 2

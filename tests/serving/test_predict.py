@@ -15,10 +15,10 @@ import torch
 
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import parse_recipe
 from slowfast_core.serving.predict import predict
-from slowfast_core.stage import StageResult
+from slowfast_core.stage import StageResult, read_result
 from slowfast_core.tracking.registry import download_version, register
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
@@ -63,10 +63,13 @@ def checkpoint(root: Path) -> Path:
     with open_run(RECIPE.tracking, at, "train", "train") as run:
         pass
     torch.manual_seed(0)
-    save_weights(folder / "model.safetensors", build_model(RECIPE.model, RECIPE.clip).state_dict())
-    record = {"labels": LABELS, "data_version": "d", "parent_checkpoint": None, "run_id": run.id, "weights_digest": "w"}
+    weights = build_model(RECIPE.model, RECIPE.clip).state_dict()
+    save_weights(folder / "model.safetensors", weights)
+    digest = weights_digest(weights)
+    record = {"labels": LABELS, "data_version": "d", "parent_checkpoint": None, "run_id": run.id}
+    record["weights_digest"] = digest
     (folder / "checkpoint.json").write_text(json.dumps({**json.loads(RECIPE.to_json()), **record}))
-    finished(folder, StageResult(stage="train", weights_digest="w", data_version="d"))
+    finished(folder, StageResult(stage="train", weights_digest=digest, data_version="d"))
     (folder / "run.json").write_text(json.dumps({"run_id": run.id}))
     return folder
 
@@ -76,7 +79,10 @@ def registered(root: Path, checkpoint: Path) -> Workspace:
     evaluation = root / "evaluate"
     evaluation.mkdir()
     (evaluation / "run.json").write_text((checkpoint / "run.json").read_text())
-    finished(evaluation, StageResult(stage="evaluate", weights_digest="w", data_version="d", metrics={"top1": 0.5}))
+    digest = read_result(checkpoint).weights_digest
+    measured = {"top1": 0.5, "samples": 100, "lower_bound": 0.4, "chance": 0.25}
+    (evaluation / "metrics.json").write_text(json.dumps(measured))
+    finished(evaluation, StageResult(stage="evaluate", weights_digest=digest, data_version="d", metrics={"top1": 0.5}))
     register(RECIPE, checkpoint, evaluation, root / "register", Workspace(root))
     return Workspace(root)
 
@@ -149,5 +155,5 @@ def test_detection_model_is_refused(video: Path, checkpoint: Path, tmp_path: Pat
     record["model"]["head"] = "detect"
     (tmp_path / "checkpoint.json").write_text(json.dumps(record))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="needs boxes"):
+    with pytest.raises(InputError, match="needs boxes of people"):
         predict([video], str(tmp_path), Workspace(tmp_path))

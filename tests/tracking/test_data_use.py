@@ -16,7 +16,7 @@ from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tests.tracking.conftest import Flow
+    from flows import Flow
 
 DATA_VERSION = "0123456789abcdef0123456789abcdef.dir"  # of the flow's trainings
 

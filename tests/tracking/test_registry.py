@@ -4,17 +4,31 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+import yaml
+from mlflow.exceptions import MlflowException
+from safetensors.numpy import save_file
 
+from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import Register
-from slowfast_core.stage import StageResult
+from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified
+from slowfast_core.model.weights import weights_digest
+from slowfast_core.recipe import Register, parse_recipe
+from slowfast_core.serving.predict import predict
+from slowfast_core.stage import StageResult, read_result
+from slowfast_core.tracking import registry, turns
+from slowfast_core.tracking.gate import Decision
 from slowfast_core.tracking.lineage import Lineage, missing
 from slowfast_core.tracking.registry import download_version
 from slowfast_core.tracking.runs import connect
+from slowfast_core.training.overlap import check_overlap, write_learned_from
 
 if TYPE_CHECKING:
-    from tests.tracking.conftest import Flow
+    from flows import Flow
 
 NAME = "slowfast-tiny"
 RegisterIt = Callable[[str, float], StageResult]
@@ -28,7 +42,8 @@ def aliases(flow: Flow) -> dict[str, int]:
 def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: RegisterIt) -> None:
     result = registered("w1", 0.5)
     assert result.summary == "slowfast-tiny v1: champion (no champion before)"
-    assert (result.weights_digest, result.data_version) == ("w1", "0123456789abcdef0123456789abcdef.dir")
+    assert result.weights_digest == read_result(flow.root / "train-w1").weights_digest
+    assert result.data_version == "0123456789abcdef0123456789abcdef.dir"
     assert result.metrics == {"top1": 0.5, "top5": 1.0}
     with open(result.outputs["version"]) as file:
         record = json.load(file)
@@ -81,6 +96,114 @@ def test_gain_of_the_recipe_is_asked_for(flow: Flow, registered: RegisterIt) -> 
     assert "does not beat the champion's 0.5000 by more than 0.2" in result.summary
 
 
+@pytest.mark.parametrize(
+    ("top1", "samples", "reason"),
+    [
+        (1.0, 2, "top1 1.0000 is measured on 2 samples, register.floor needs 20"),
+        (0.15, 100, "top1 0.1500 is not above chance: the 95 % interval begins at 0.1200, chance is 0.1250"),
+    ],
+)
+def test_a_model_below_the_floor_is_no_champion(flow: Flow, top1: float, samples: int, reason: str) -> None:
+    training, evaluation = flow.train("w1"), flow.evaluate("w1", top1, samples=samples)
+    assert flow.register(training, evaluation).summary == f"slowfast-tiny v1: challenger ({reason})"
+    assert aliases(flow) == {"challenger": 1}
+    tags = connect(flow.at.tracking_uri).get_model_version(NAME, "1").tags
+    assert (tags["decision"], tags["decision_reason"]) == ("challenger", reason)
+    anything = flow.recipe.model_copy(update={"register_": Register(model=NAME, floor=None)})
+    assert flow.register(training, evaluation, anything).summary == "slowfast-tiny v1: champion (no champion before)"
+
+
+def test_each_decision_is_a_tag_of_its_version(flow: Flow, registered: RegisterIt) -> None:
+    for weights, top1 in (("w1", 0.5), ("w2", 0.4), ("w3", 0.6)):
+        registered(weights, top1)
+    client = connect(flow.at.tracking_uri)
+    tags = [client.get_model_version(NAME, str(number)).tags for number in (1, 2, 3)]
+    assert [(each["decision"], each["decision_reason"]) for each in tags] == [
+        ("champion", "no champion before"),
+        ("challenger", "top1 0.4000 does not beat the champion's 0.5000"),
+        ("champion", "top1 0.6000 beats the champion's 0.5000"),
+    ]
+
+
+@pytest.mark.parametrize(("other", "champion"), [(0.75, 2), (0.55, 1)])
+def test_a_process_that_slept_through_its_turn_looks_again(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, other: float, champion: int
+) -> None:
+    """After its decision, and before it sets the alias, another one takes it for dead and is promoted."""
+    asleep = flow.train("asleep"), flow.evaluate("asleep", 0.65)
+    awake = flow.train("awake"), flow.evaluate("awake", other)
+    decided = registry._decide
+    monkeypatch.setattr(turns, "PATIENCE", 0.3)
+
+    def decide_and_sleep(*arguments: Any) -> Decision:
+        decision = decided(*arguments)
+        monkeypatch.setattr(registry, "_decide", decided)
+        assert flow.register(*awake, folder="other").summary == "slowfast-tiny v2: champion (no champion before)"
+        return decision
+
+    monkeypatch.setattr(registry, "_decide", decide_and_sleep)
+    result = flow.register(*asleep)
+    assert aliases(flow)["champion"] == champion
+    expected = {
+        1: "v1: champion (no champion before)",
+        2: "v1: challenger (top1 0.6500 does not beat the 0.7500 of v2, which was promoted meanwhile)",
+    }
+    assert result.summary == f"slowfast-tiny {expected[champion]}"
+
+
+def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: RegisterIt) -> None:
+    registered("w1", 0.5)
+    (artifacts,) = (path.parent for path in flow.at.artifacts.rglob("checkpoint.json"))
+    weights, config = artifacts / "model.safetensors", artifacts / "checkpoint.json"
+    recorded = json.loads(config.read_text())["weights_digest"]
+    save_file({"w": np.ones(2, dtype=np.float32)}, weights)
+    got = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got") / "artifacts"
+    with pytest.raises(InputError, match=rf"weights were changed: .* recorded is {recorded} \(.*/model\.safetensors"):
+        load_verified(got)
+    changed = weights_digest({"w": torch.ones(2)})
+    config.write_text(config.read_text().replace(recorded, changed))
+    with pytest.raises(InputError, match=f"other weights than were registered: .* {changed}, .* tag has {recorded}"):
+        download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "again")
+
+
+def test_a_registered_model_knows_the_videos_it_learned_from(flow: Flow) -> None:
+    """Whoever starts from it is kept from evaluating on them, as when starting from the training's folder."""
+    training = flow.train("w1")
+    rows = [
+        {"id": video, "video": video, "split": split, "labels": [0], "sha256": video}
+        for video, split in (("seen", "train"), ("held out", "val"))
+    ]
+    write_learned_from(training, Manifest(pd.DataFrame(rows, columns=SCHEMA.names, dtype=object), ("class",)), None)
+    flow.register(training, flow.evaluate("w1", 0.5))
+    got = download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "got") / "artifacts"
+    assert (got / LEARNED_FROM).read_bytes() == (training / LEARNED_FROM).read_bytes()
+    swapped = [{**row, "split": "val"} for row in rows[:1]]
+    seen = Manifest(pd.DataFrame(swapped, columns=SCHEMA.names, dtype=object), ("class",))
+    with pytest.raises(InputError, match="the start weights were trained on 1 of the 1 val clips, such as 'seen'"):
+        check_overlap(flow.recipe, seen, got)
+
+
+def test_a_detection_model_offers_nothing_that_cannot_run(flow: Flow) -> None:
+    model = {**json.loads(flow.recipe.to_json())["model"], "head": "detect"}
+    data = {"name": "people", "format": "ava"}
+    recipe = parse_recipe({**json.loads(flow.recipe.to_json()), "data": data, "model": model})
+    training, evaluation = flow.train("w1", model=model), flow.evaluate("w1", 0.5)
+    stage = json.loads((evaluation / "stage.json").read_text())
+    (evaluation / "stage.json").write_text(json.dumps({**stage, "metrics": {"mAP": 0.5}}))
+    assert flow.register(training, evaluation, recipe).summary == "slowfast-tiny v1: champion (no champion before)"
+    folder = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got")
+    assert {path.name for path in folder.iterdir()} >= {"MLmodel", "artifacts"}
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    assert described.get("flavors", {}) == {}
+    assert "signature" not in described
+    with pytest.raises(MlflowException, match='does not have the "python_function" flavor'):
+        mlflow.pyfunc.load_model(str(folder))
+    video = flow.root / "video.mp4"
+    video.touch()
+    with pytest.raises(InputError, match=r"this model needs boxes of people.*models:/slowfast-tiny@champion"):
+        predict([video], f"models:/{NAME}@champion", flow.at)
+
+
 def test_lineage_holds_the_recipe_that_was_trained(flow: Flow) -> None:
     training, evaluation = flow.train("w1"), flow.evaluate("w1", 0.5)
     edited = flow.recipe.model_copy(update={"seed": 7})
@@ -107,8 +230,9 @@ def test_incomplete_lineage_is_refused_by_name(flow: Flow, changes: dict[str, An
 
 
 def test_evaluation_of_other_weights_is_refused(flow: Flow) -> None:
-    with pytest.raises(InputError, match=r"the evaluation is of other weights \(w2\)"):
+    with pytest.raises(InputError, match=r"the evaluation is of other weights \(([0-9a-f]{64})\)") as refused:
         flow.register(flow.train("w1"), flow.evaluate("w2", 0.5))
+    assert str(read_result(flow.root / "evaluate-w2").weights_digest) in str(refused.value)
 
 
 def test_killed_before_the_aliases_goes_on_with_the_same_version(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

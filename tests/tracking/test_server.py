@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from slowfast_core.tracking.runs import open_run, read_environment, run_exists
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tests.tracking.conftest import Flow
+    from flows import Flow
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def at(tmp_path_factory: pytest.TempPathFactory, workspace: Callable[[Path], Wor
 
 @pytest.fixture(scope="module")
 def uri(at: Workspace) -> Iterator[str]:
+    with serving(at) as address:
+        yield address
+
+
+@contextmanager
+def serving(at: Workspace) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -16,7 +16,7 @@ from slowfast_core.stages import run_train
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tests.tracking.conftest import Flow
+    from flows import Flow
 
 
 def test_a_training_takes_the_weights_of_a_version(

@@ -15,11 +15,12 @@ from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.build import build_model
-from slowfast_core.model.weights import save_weights
+from slowfast_core.model.checkpoint_folder import LEARNED_FROM
+from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import run_once
 from slowfast_core.training.launch import train
-from slowfast_core.training.overlap import FILE, check_overlap, write_learned_from
+from slowfast_core.training.overlap import check_overlap, write_learned_from
 from slowfast_core.workspace import Workspace
 
 
@@ -97,15 +98,15 @@ def test_weights_that_do_not_know_their_videos_go_by_their_data(tmp_path: Path) 
 
 def test_eight_bytes_a_name(tmp_path: Path) -> None:
     write_learned_from(tmp_path, manifest([str(n) for n in range(1000)], ["x"]), None)
-    hashes = np.load(tmp_path / FILE, allow_pickle=False)
+    hashes = np.load(tmp_path / LEARNED_FROM, allow_pickle=False)
     assert (hashes.dtype, len(hashes)) == (np.uint64, 2000)
     write_learned_from(tmp_path, manifest([str(n) for n in range(500)], ["x"]), tmp_path)
-    assert np.array_equal(np.load(tmp_path / FILE), hashes)
+    assert np.array_equal(np.load(tmp_path / LEARNED_FROM), hashes)
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "s", recipe("kinetics400"), manifest(["a"], []))
-    (start / FILE).write_bytes((start / FILE).read_bytes()[:-1])
+    (start / LEARNED_FROM).write_bytes((start / LEARNED_FROM).read_bytes()[:-1])
     with pytest.raises(InputError, match=r"damaged: .*learned_from\.npy"):
         check_overlap(recipe("kinetics600"), K600, start)
 
@@ -119,10 +120,11 @@ def test_the_training_stage_refuses_before_ray_starts(
     seen.rows["split"] = seen.rows["split"].map({"train": "val", "val": "train"})
 
     def work(partial: Path) -> dict[str, Any]:
-        save_weights(partial / "model.safetensors", build_model(tiny.model, tiny.clip).state_dict())
+        weights = build_model(tiny.model, tiny.clip).state_dict()
+        save_weights(partial / "model.safetensors", weights)
         write_learned_from(partial, seen, None)
-        write_whole(partial / "checkpoint.json", json.dumps({"weights_digest": "of another training"}))
-        return {"weights_digest": "of another training"}
+        write_whole(partial / "checkpoint.json", json.dumps({"weights_digest": weights_digest(weights)}))
+        return {"weights_digest": weights_digest(weights)}
 
     run_once("train", start, {}, work)
     with pytest.raises(InputError, match=r"were trained on 16 of the 16 val clips"):

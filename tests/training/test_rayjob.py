@@ -39,6 +39,7 @@ SETTINGS = {
     "pull_secrets": ["registry"],
     "sub_path": "videos",
 }
+AUTO = "compute.gpus_per_worker=auto"
 POD = {"KFP_POD_NAME": "slowfast-train-1", "KFP_POD_UID": "8d6b5b1e-0000-4000-8000-000000000001"}
 ACCESS = Path(__file__).resolve().parents[2] / "infra" / "kubernetes" / "base" / "access.yaml"
 
@@ -221,8 +222,35 @@ def test_a_wrong_token_and_missing_settings(
     with pytest.raises(InputError, match="401"):
         run_rayjob(job, _recipe())
     monkeypatch.setenv(VARIABLE, "{}")
-    with pytest.raises(InputError, match="image: Field required"):
+    with pytest.raises(InputError, match=r"\bimage: "):
         run_rayjob(job, _recipe())
+
+
+@pytest.mark.parametrize("gpu_image", [True, False])
+def test_auto_is_settled_before_its_pods_are_sized(
+    in_pod: KubernetesApi,
+    tiny_recipe: Path,
+    tiny_workspace: Callable[[Path], Workspace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_image: bool,
+) -> None:
+    settings = SETTINGS | ({} if gpu_image else {"gpu_image": None})
+    monkeypatch.setenv(VARIABLE, json.dumps(settings))
+    at, created = tiny_workspace(tmp_path / "at"), []
+
+    def operate(api: KubernetesApi, name: str) -> None:
+        created.append((copy.deepcopy(api.jobs[name]), json.loads((at.root / "jobs" / name / "job.json").read_text())))
+        _ends("FAILED", "seen")(api, name)
+
+    in_pod.on_create = operate
+    with pytest.raises(RuntimeError, match="seen"):
+        run_stage("train", load_recipe(str(tiny_recipe), ["compute.run_on=rayjob", AUTO]), at)
+    (resource, job) = created[0]
+    _, container = _workers(resource)
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == ("2" if gpu_image else None)
+    assert container["image"] == settings["gpu_image" if gpu_image else "image"]
+    assert job["recipe"]["compute"]["gpus_per_worker"] == int(gpu_image)
 
 
 def test_a_stage_with_nothing_to_do_brings_up_no_cluster(

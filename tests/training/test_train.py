@@ -18,6 +18,7 @@ from slowfast_core.evaluation.scoring import read_checkpoint
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe import load_recipe
 from slowfast_core.stage import read_result
+from slowfast_core.stages import trained_already
 from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 
@@ -61,7 +62,8 @@ def trained(
         checkpoints = sorted(path.name for path in (killed.partial / "checkpoints").glob("step-*"))
         torn = killed.partial / "checkpoints" / checkpoints[-1] / "state.pt"
         torn.write_bytes(torn.read_bytes()[:-100])
-        killed.overrides = ("compute.loader_workers=1", "compute.frame_cache_mb=0", "train.keep_checkpoints=1")
+        changed = ("compute.loader_workers=1", "compute.frame_cache_mb=0", "train.keep_checkpoints=1")
+        killed.overrides = (*changed, "compute.gpus_per_worker=auto")  # which is 0 on a machine without GPUs
         killed.start()
         results = {"plain": plain.finish()}
         changes = ("model.lateral_kernel=3", "train.epochs=1", "compute.workers=1")
@@ -113,6 +115,10 @@ def test_a_finished_training_is_not_run_again(trained: Trained) -> None:
     again = trained.plain.finish()
     assert again["status"] == "unchanged"
     assert again["weights_digest"] == trained.results["plain"]["weights_digest"]
+    auto = load_recipe(str(trained.plain.recipe), ["compute.gpus_per_worker=auto"])
+    done = trained_already(auto, trained.plain.at)  # also on another machine, whatever GPUs it has
+    assert done is not None
+    assert done.weights_digest == again["weights_digest"]
 
 
 def test_the_output_is_a_checkpoint_that_others_can_read(trained: Trained) -> None:
@@ -165,6 +171,7 @@ def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
     [
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (("model.classes=7",), "the data has 8 classes, the model 7"),
+        (("model.classes=9",), "the data has 8 classes, the model 9 ("),
         (("train.init_from=nowhere",), "no model.safetensors (nowhere); name a checkpoint folder"),
         (("model.width=16", "train.init_from={plain}"), "the start weights are of another kind of network"),
     ],

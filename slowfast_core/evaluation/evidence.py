@@ -1,0 +1,57 @@
+"""How far a metric is from what chance gives, for the promotion gate: its 95 % interval, and the number of samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slowfast_core.tracking.gate import Evidence
+
+Z = 1.96  # standard deviations on each side of a 95 % interval
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+def of_accuracy(confusion: Ints) -> Evidence:
+    """Of top-1, from counts [C, C] with the true class down: Wilson's interval (Wilson, 1927).
+
+    Chance is the share of the most frequent class: always naming that class gives as much without any recognition.
+    """
+    videos = int(confusion.sum())
+    most_frequent = float(confusion.sum(axis=1).max()) / videos
+    return Evidence(videos, wilson_lower(int(confusion.trace()), videos), most_frequent)
+
+
+def of_average_precision(precision: Floats, chance: Floats, samples: int) -> Evidence:
+    """Of mAP, from the AP of each class [C] (NaN: none) and what a random order gives it [C].
+
+    The interval is that of the mean difference over the classes; one class alone has none.
+    """
+    there = ~np.isnan(precision)
+    gain, level = precision[there] - chance[there], float(chance[there].mean())
+    margin = Z * float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return Evidence(samples, level + float(gain.mean()) - margin, level)
+
+
+def wilson_lower(successes: int, trials: int) -> float:
+    share = successes / trials
+    centre = share + Z**2 / (2 * trials)
+    spread = Z * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    return max(0.0, (centre - spread) / (1 + Z**2 / trials))
+
+
+def random_precision(hits: Ints, ranked: Ints) -> Floats:
+    """Expected average precision [C] of a random order of `ranked` items, `hits` of them right (Bestgen, 2015)."""
+    return np.array([_random_precision(int(r), int(n)) for r, n in zip(hits, ranked, strict=True)])
+
+
+def _random_precision(hits: int, ranked: int) -> float:
+    if not hits:
+        return 0.0
+    if hits == ranked:
+        return 1.0
+    harmonic = float((1 / np.arange(1, ranked + 1)).sum())
+    return ((hits - 1) / (ranked - 1) * (ranked - harmonic) + harmonic) / ranked

@@ -1,0 +1,110 @@
+"""Nothing that a recipe, a record or the environment names lies outside the workspace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slowfast_core.data.catalogue import Version
+from slowfast_core.errors import InputError
+from slowfast_core.recipe import parse_recipe
+from slowfast_core.stage import read_result, run_once
+from slowfast_core.workspace import Workspace
+
+DATA = {"name": "motion"}
+OUTSIDE = ["a/../../../victim", "../../victim", "/victim", "a//b", "a/./b", "a/", ".a", "a/.b", "", "a\n", "a\0", "ä"]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "x" * 101, "a/" + "x" * 101, "demo/train", "demo/evaluate/x"])
+def test_a_recipe_and_its_branch_are_refused_a_name_that_leaves_their_folder(name: str) -> None:
+    with pytest.raises(InputError, match=r"name: .*(cannot be the name of a folder|inside the results of another)"):
+        parse_recipe({"name": name, "data": DATA})
+    ava = {"data": {"name": "actors", "format": "ava"}, "model": {"head": "detect"}}
+    with pytest.raises(InputError, match=r"finetune\.name: "):
+        parse_recipe({"name": "fine", "data": DATA, "finetune": {**ava, "name": name}})
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "a/b", "x" * 101])
+def test_a_data_set_a_model_and_a_recorded_version_have_one_folder_for_a_name(name: str) -> None:
+    with pytest.raises(InputError, match=r"data\.name: "):
+        parse_recipe({"name": "fine", "data": {"name": name}})
+    with pytest.raises(InputError, match=r"register\.model: "):
+        parse_recipe({"name": "fine", "data": DATA, "register": {"model": name}})
+    with pytest.raises(ValueError, match="data"):
+        Version(hash="0" * 32 + ".dir", data=name, created="", files=1, bytes=1)
+
+
+def test_names_that_are_fine() -> None:
+    for name in ("demo", "kinetics400/slowfast_8x8_r50", "a.b-c_d/1/x" * 3, "train", "train/one", "x" * 100):
+        assert parse_recipe({"name": name, "data": DATA}).name == name
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("slowfast")), "ingest", "demo", "--workspace", str(tmp_path / "w")]
+    done = subprocess.run([*command, "--set", "name=a/../../../victim"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "name: '..' cannot be the name of a folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_never_replaces_a_folder_outside_whoever_asks(tmp_path: Path) -> None:
+    at, victim = Workspace(tmp_path / "deep" / "workspace"), tmp_path / "victim" / "train"
+    victim.mkdir(parents=True)
+    (victim / "thesis.txt").write_text("years of work")
+    (at.root / "runs" / "a").mkdir(parents=True)
+    for name in ("a/../../../../victim", str(victim.parent)):
+        with pytest.raises(InputError, match="a path leaves the workspace"):
+            run_once("train", at.run(name, "train"), {}, lambda _: {})
+    with pytest.raises(InputError, match="a path leaves the workspace"):
+        at.data("../runs", "ingest")  # another stage's folder of the same workspace
+    assert (victim / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("link", ["runs", "runs/demo", "runs/demo/train"])
+def test_a_symbolic_link_out_of_the_workspace_is_not_followed(tmp_path: Path, link: str) -> None:
+    """A copy of the workspace would write into the original."""
+    at, elsewhere = Workspace(tmp_path / "workspace"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (at.root / link).parent.mkdir(parents=True)
+    (at.root / link).symlink_to(elsewhere)
+    with pytest.raises(InputError, match="a path leaves the workspace"):
+        at.run("demo", "train")
+
+
+def test_every_folder_of_a_workspace_is_checked(tmp_path: Path) -> None:
+    at = Workspace(tmp_path / "workspace")
+    at.root.mkdir()
+    for name in ("sources", "data", "runs", "dvc-remote", "mlflow.db", "mlartifacts"):
+        (at.root / name).symlink_to(tmp_path)
+    for look in (
+        lambda: at.source("x"),
+        lambda: at.data("x", "ingest"),
+        lambda: at.run("x", "train"),
+        lambda: at.dvc_remote,
+        lambda: at.tracking_uri,
+        lambda: at.artifacts,
+    ):
+        with pytest.raises(InputError, match="a path leaves the workspace"):
+            look()
+
+
+def test_the_workspace_itself_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "workspace").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path)
+    assert Workspace.at().run("demo", "train") == tmp_path / "disk" / "runs" / "demo" / "train"
+    assert Workspace(tmp_path / "workspace").run("demo", "train").name == "train"
+
+
+def test_a_record_of_a_stage_names_only_files_of_its_folder(tmp_path: Path) -> None:
+    """It may have come from a remote, and what it names is handed on."""
+    run_once("extract", tmp_path / "extract", {}, lambda _: {})
+    record = json.loads((tmp_path / "extract" / "stage.json").read_text())
+    (tmp_path / "extract" / "stage.json").write_text(json.dumps(record | {"outputs": {"store": "../../etc/passwd"}}))
+    with pytest.raises(InputError, match="leaves the data root"):
+        read_result(tmp_path / "extract")

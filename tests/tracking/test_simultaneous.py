@@ -1,0 +1,81 @@
+"""Registrations at the same time: the champion is the best of them, and each decision is right and recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_server import serving
+
+from slowfast_core.tracking.runs import connect
+from slowfast_core.workspace import Workspace
+
+PROCESSES = 8
+SCRIPT = Path(__file__).with_name("simultaneous.py")
+
+
+def played(root: Path, database: Path, rounds: int, processes: int, *uri: str) -> list[dict[str, Any]]:
+    command = [sys.executable, str(SCRIPT), str(root), str(database), str(rounds), str(processes), *uri]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]  # MLflow prints too
+
+
+def check(found: dict[str, Any], processes: int) -> None:
+    """The decisions are those of the same registrations one after the other."""
+    assert len(found["versions"]) == processes
+    best, champion = 0.0, 0
+    for number, version in enumerate(found["versions"], 1):
+        metric = float(version["metric_top1"])
+        if metric > best:
+            reason = f"{metric:.4f} beats the champion's {best:.4f}" if best else "no champion before"
+            assert version["decision"] == "champion"
+            assert version["decision_reason"].endswith(reason)
+            best, champion = metric, number
+        else:
+            assert version["decision"] == "challenger"
+            assert version["decision_reason"].endswith(f"{metric:.4f} does not beat the champion's {best:.4f}")
+    assert found["aliases"] == {"champion": champion, "challenger": processes}
+    assert found["tags"] == {}  # no claim is left
+
+
+def test_a_store_is_opened_while_another_process_writes(tmp_path: Path, database: Path) -> None:
+    """For longer than the 5 s that SQLite waits by itself."""
+    at = Workspace(tmp_path)
+    shutil.copy(database, tmp_path)
+    writer = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(7, writer.rollback)
+    release.start()
+    assert len(connect(at.tracking_uri).search_experiments()) == 1
+    release.join()
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])])
+def test_the_best_of_eight_is_champion_in_sqlite(tmp_path: Path, database: Path, rounds: int) -> None:
+    found = played(tmp_path / "rounds", database, rounds, PROCESSES)
+    assert len(found) == rounds
+    for each in found:
+        check(each, PROCESSES)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "processes"),
+    [(1, 3), pytest.param(10, PROCESSES, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])],
+)
+def test_the_best_is_champion_on_a_server_that_is_all_they_share(
+    tmp_path: Path, database: Path, workspace: Callable[[Path], Workspace], rounds: int, processes: int
+) -> None:
+    with serving(workspace(tmp_path / "served")) as uri:
+        found = played(tmp_path / "rounds", database, rounds, processes, uri)
+    assert len(found) == rounds
+    for each in found:
+        check(each, processes)
