@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from slowfast_core.credentials import stripped
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -28,6 +39,11 @@ def _fraction(value: object) -> object:
 class Section(BaseModel):
     # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_serializer(mode="wrap")
+    def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Credentials in addresses are for connecting: whatever is written of a recipe is without them."""
+        return {name: stripped(value) for name, value in write(self).items()}
 
 
 class Clip(Section):

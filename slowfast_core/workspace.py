@@ -36,3 +36,8 @@ class Workspace:
     @property
     def artifacts(self) -> Path:
         return self.root / "mlartifacts"
+
+    @property
+    def unsent(self) -> Path:
+        """What an MLflow server did not take yet."""
+        return self.root / "unsent"
