@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from pipelines.commands import pipeline
-from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
+from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout, tracked
 from slowfast_core.cli_data import data
+from slowfast_core.credentials import without_credentials
 from slowfast_core.errors import FULL, InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
@@ -41,7 +42,8 @@ def run(
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
+    with tracked(resolved, workspace):
+        results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
         return
@@ -69,7 +71,7 @@ def main() -> None:
         app()
     except InputError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         print(f"slowfast: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
@@ -77,9 +79,14 @@ def main() -> None:
         sys.exit(143)  # as if SIGTERM had ended it
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         if isinstance(error, OSError) and error.errno in FULL:
             print(f"slowfast: {error.strerror} ({error.filename}); make room and run again", file=sys.stderr)
             sys.exit(2)
-        print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        line = without_credentials(f"{type(error).__name__}: {error}")
+        print(f"slowfast: {line} (--debug shows more)", file=sys.stderr)
         sys.exit(1)
+
+
+def _print_traceback() -> None:
+    print(without_credentials(traceback.format_exc()), file=sys.stderr)

@@ -40,6 +40,14 @@ def for_stages(*trees: Any) -> str:
     return json.dumps({bare: text for text in found if (bare := without_credentials(text)) != text})
 
 
+def left_out(where: str, *trees: Any) -> list[str]:
+    """A line for each address whose credentials do not go to `where`."""
+    bare = sorted(json.loads(for_stages(*trees)))
+    return [
+        f"the credentials in {address} are left out of {where}, whose environment has to have them" for address in bare
+    ]
+
+
 def restored(tree: Any, environment: Mapping[str, str] = os.environ) -> Any:
     """`tree` with the credentials that VARIABLE holds for its addresses."""
     known = json.loads(environment.get(VARIABLE) or "{}")

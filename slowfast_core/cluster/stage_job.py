@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_core.credentials import left_out
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
@@ -119,6 +120,8 @@ class StageJob:
 
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
+    for line in left_out("the job", recipe):
+        print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,9 +15,11 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of
+from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.gate import Decision, decide
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
-from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
+from slowfast_core.tracking.runs import connect, read_environment, run_exists, send_unsent, store_name, store_uri
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -64,15 +67,17 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
     start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint tells it
     inputs = {
         "recipe": recipe.model_copy(update=start).to_json(),
-        "uri": uri,
+        "uri": store_name(uri, at),
         "checkpoint": _read(training / "checkpoint.json"),
         "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
         "weights": trained.weights_digest,
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
-        candidate = _candidate(recipe, training, evaluation, uri)
-        return _register(candidate, recipe.register_.min_gain, folder, uri)
+        with mlflow_in_one_line(uri):
+            send_unsent(recipe.tracking, at)
+            candidate = _candidate(recipe, training, evaluation, uri)
+            return _register(candidate, recipe.register_.min_gain, folder, uri)
 
     return run_once("register", output, inputs, work)
 
@@ -89,8 +94,11 @@ def download_version(model: str, uri: str, folder: Path) -> Path:
         source = client.get_model_version_download_uri(name, str(version))
         return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+        if is_unanswered(error):
+            what = f"cannot look for {model!r} in MLflow: {reason_of(error)}"
+            raise InputError(what, uri, "start the server, or correct tracking.uri of the recipe") from None
+        what = f"no such model {model!r}: {reason_of(error)}"
+        raise InputError(what, uri, "`slowfast ui` lists the registered ones") from None
 
 
 def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:
@@ -231,13 +239,17 @@ def _save_model(training: Path, lineage: Path, folder: Path, run_id: str, model_
 
     files = {"weights": training / "model.safetensors", "config": training / "checkpoint.json", "lineage": lineage}
     outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as code:
         warnings.simplefilter("ignore")  # of no input example: it would be a video
+        for source in sources(PACKAGE):  # and nothing else that lies in the folder
+            target = Path(code) / PACKAGE.name / source.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PACKAGE / "serving" / "pyfunc.py"),
             artifacts={name: str(path) for name, path in files.items()},
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(Path(code) / PACKAGE.name)],
             signature=ModelSignature(Schema([ColSpec("string", "video")]), Schema(outputs)),
             pip_requirements=_requirements(),
             mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),

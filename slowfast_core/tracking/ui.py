@@ -7,7 +7,9 @@ import sys
 from typing import NoReturn
 
 from slowfast_core.errors import InputError
+from slowfast_core.tracking.location import settle
 from slowfast_core.tracking.runs import quiet_mlflow
+from slowfast_core.tracking.unsent import described
 from slowfast_core.workspace import Workspace
 
 
@@ -16,6 +18,9 @@ def serve_ui(at: Workspace, host: str = "127.0.0.1", port: int = 5000) -> NoRetu
     database = at.root / "mlflow.db"
     if not database.is_file():
         raise InputError("nothing has been tracked here yet", database, "run `slowfast run RECIPE` or name --workspace")
+    for line in described(at):
+        print(f"slowfast: {line}", file=sys.stderr)
+    settle(database)
     quiet_mlflow()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", at.tracking_uri]
     command += ["--artifacts-destination", at.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1"]
