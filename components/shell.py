@@ -82,7 +82,7 @@ def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
     except InputError as error:
         _tell(event="refused", recipe=recipe, stage=stage, message=str(error))
         sys.exit(f"slowfast {stage}: {error}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  ended here, as a traceback of KFP may show an address
         message = without_credentials(f"{type(error).__name__}: {error}")
         _tell(event="failed", recipe=recipe, stage=stage, message=message)
         print(without_credentials(traceback.format_exc()), file=sys.stderr)
