@@ -277,11 +277,11 @@ def _artifacts(uri: str, at: Workspace) -> str | None:
 
 
 def quiet_mlflow() -> None:
-    """No telemetry, progress bars or migration logs, and no waiting for minutes.
+    """No telemetry, progress bars, migration logs or addresses on stdout, and no waiting for minutes.
 
     MLflow reads the environment, in part when it is first imported. What the user has set there stays.
     """
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

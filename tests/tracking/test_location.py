@@ -44,13 +44,23 @@ def values_with(text: str, database: Path) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.fixture
-def original(tmp_path: Path, workspace: Callable[[Path], Workspace], make_flow: type[Flow]) -> Flow:
-    """A workspace with a registered model, in a folder whose name has to be quoted in a URI."""
-    root = tmp_path / "a b é"
-    root.mkdir()
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
+) -> Flow:
+    root = tmp_path_factory.mktemp("made")
     flow = make_flow(root, workspace(root / "workspace"))
     flow.register(flow.train("w1"), flow.evaluate("w1", 0.5))
+    return flow
+
+
+@pytest.fixture
+def original(made: Flow, tmp_path: Path) -> Flow:
+    """A workspace with a registered model, in a folder whose name has to be quoted in a URI."""
+    root = tmp_path / "a b é"
+    shutil.copytree(made.root, root)
+    flow = type(made)(root, Workspace(root / "workspace"))
+    connect(flow.at.tracking_uri)
     return flow
 
 
@@ -96,7 +106,7 @@ def test_a_store_from_before_locations_were_recorded_is_moved_too(original: Flow
 def test_artifacts_of_a_store_that_is_no_workspace_are_beside_it(
     tmp_path: Path, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
 ) -> None:
-    at, shared = workspace(tmp_path / "workspace"), tmp_path / "shared"
+    at, shared = workspace(tmp_path / "workspace"), workspace(tmp_path / "shared").root
     flow = make_flow(tmp_path, at, f"sqlite:///{shared / 'mlflow.db'}")
     flow.register(flow.train("w1"), flow.evaluate("w1", 0.5))
     assert not at.artifacts.exists()
