@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,11 +76,11 @@ def lists_artifacts(at: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("original") / "workspace"
     done = slowfast("run", TINY, "--workspace", root)
     assert done.returncode == 0, done.stderr
-    yield root
+    return root
 
 
 @pytest.mark.exhaustive
