@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def values_with(text: str, database: Path) -> list[tuple[str, str]]:
-    """Every table and column of the database that holds `text`, but for what recipes and datasets say of their past."""
+    """Every table and column of the database that holds `text`."""
     found = []
     with closing(sqlite3.connect(database)) as store:
         for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -41,6 +41,16 @@ def values_with(text: str, database: Path) -> list[tuple[str, str]]:
                 query = f"SELECT count(*) FROM {table} WHERE instr(CAST({column} AS TEXT), ?)"
                 if store.execute(query, (text,)).fetchone()[0]:
                     found.append((table, column))
+    return found
+
+
+def locations(database: Path) -> list[str]:
+    """Every value in the database that names the folder of artifacts."""
+    found: list[str] = []
+    with closing(sqlite3.connect(database)) as store:
+        for table, column in values_with(f"/{ARTIFACTS}", database):
+            query = f"SELECT {column} FROM {table} WHERE instr(CAST({column} AS TEXT), ?)"
+            found += [str(value) for (value,) in store.execute(query, (f"/{ARTIFACTS}",))]
     return found
 
 
@@ -91,6 +101,8 @@ def test_a_moved_workspace_may_be_moved_on_and_back(original: Flow, tmp_path: Pa
         target.parent.mkdir(exist_ok=True)
         at = at.rename(target)
         assert download_version(f"models:/{NAME}/1", Workspace(at).tracking_uri, tmp_path / f"got{number}")
+        assert len(locations(at / "mlflow.db")) > 6
+        assert {location.startswith(f"{at.as_uri()}/{ARTIFACTS}") for location in locations(at / "mlflow.db")} == {True}
 
 
 def test_a_store_from_before_locations_were_recorded_is_moved_too(original: Flow, tmp_path: Path) -> None:
@@ -140,6 +152,7 @@ def test_several_processes_may_open_a_moved_workspace_at_once(original: Flow, tm
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
+    assert {location.startswith(at.artifacts.as_uri()) for location in locations(at.root / "mlflow.db")} == {True}
     assert download_version(f"models:/{NAME}/1", at.tracking_uri, tmp_path / "got")
 
 
