@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -151,17 +151,28 @@ def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
     from slowfast_core.tracking.unsent import all_of, described
 
     if all_of(at):
-        from slowfast_core.tracking.runs import send_unsent
-
-        for part in filter(None, (recipe, recipe.finetune)):
-            for sent in send_unsent(part.tracking, at):
-                what = f"{len(sent.points)} points of {sent.name} that were kept are now in MLflow"
-                print(f"slowfast: {what} ({sent.store or at.tracking_uri})", file=sys.stderr)
+        _send_unsent(recipe, at)
+    before = described(at)
     try:
         yield
-    finally:
-        for line in described(at):
-            print(f"slowfast: {line}", file=sys.stderr)
+    except BaseException:
+        _say(line for line in described(at) if line not in before)  # an error is one line where nothing new was kept
+        raise
+    _say(described(at))
+
+
+def _send_unsent(recipe: Recipe, at: Workspace) -> None:
+    from slowfast_core.tracking.runs import send_unsent
+
+    for part in filter(None, (recipe, recipe.finetune)):
+        for sent in send_unsent(part.tracking, at):
+            kept = f"{len(sent.points)} points of {sent.name} that were kept"
+            _say([f"{kept} are now in MLflow ({sent.store or at.tracking_uri})"])
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"slowfast: {line}", file=sys.stderr)
 
 
 for _stage, _help in STAGES.items():
