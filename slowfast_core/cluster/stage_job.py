@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.credentials import left_out
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
@@ -125,6 +126,8 @@ def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
     if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
         recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
+    for line in left_out("the job", recipe):
+        print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
