@@ -199,8 +199,10 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
         version = _find(client, candidate)
         if version is None:
             version = _create_version(client, candidate, logged or _log_model(client, candidate, lineage))
-        elif logged is not None:  # another process registered the same weights meanwhile
-            client.delete_logged_model(logged.model_id)
+        else:
+            _renew_tags(client, candidate, version)
+            if logged is not None:  # another process registered the same weights meanwhile
+                client.delete_logged_model(logged.model_id)
         decision = _promote(client, candidate, version, settings)
     (folder / OWNER).unlink()
     aliases = [CHALLENGER, CHAMPION] if decision.promote else [CHALLENGER]
@@ -291,15 +293,16 @@ def _decide(client: MlflowClient, candidate: Candidate, version: str, settings: 
 
 
 def _find(client: MlflowClient, candidate: Candidate) -> str | None:
-    """The version these weights of this recipe already have, with the tags of this evaluation."""
+    """The version that these weights of this recipe already have."""
     same = f"name = '{candidate.name}' and tags.weights_digest = '{candidate.lineage.weights_digest}'"
     found = [v for v in client.search_model_versions(same) if v.tags.get("recipe") == candidate.recipe]
-    if not found:
-        return None
-    version = str(found[0].version)
+    return str(found[0].version) if found else None
+
+
+def _renew_tags(client: MlflowClient, candidate: Candidate, version: str) -> None:
+    """The metrics are those of the newest evaluation."""
     for key, value in candidate.tags().items():
         client.set_model_version_tag(candidate.name, version, key, value)
-    return version
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:
