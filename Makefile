@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params images image-cpu image-gpu lock upgrade
+.PHONY: setup demo test test-all test-gpu test-containers lint params confirm-stages images image-cpu image-gpu \
+	lock upgrade
 
 # Installs what dev.lock pins and refuses any file with another checksum. Only torch goes by its version: whether its build
 # is for CUDA, and brings CUDA's packages, is up to where pip finds it. `pip check` fails if the lock leaves out anything.
@@ -31,8 +32,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
+# In two processes, of a thread each, and file by file, since the tests of a file share what takes long to make. The files
+# that mostly wait for Ray and for KFP go first, so that none of them begins when the other process has finished.
 test: lint
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/training tests/pipelines tests
 
 test-all: lint
 	$(BIN)/pytest -q -m 'not gpu and not containers'
@@ -40,6 +43,10 @@ test-all: lint
 # params.yaml is the active recipe of the DVC pipeline, resolved.
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
+
+# Records the code behind each stage's results, and the versions of the stages (docs/reproducing.md).
+confirm-stages: setup
+	$(BIN)/python tests/stage_code.py
 
 # The container images (docs/images.md), each tried by `slowfast doctor`.
 images: image-cpu image-gpu

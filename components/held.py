@@ -1,20 +1,23 @@
-"""What the workspace holds, as an input of stages that Kubeflow's cache may answer for."""
+"""The results in the workspace, as an input of stages that Kubeflow's cache may answer for."""
 
 import hashlib
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from slowfast_core.stage import edition
+from slowfast_core.stage import edition, stage_version
 
 
 def held(folders: Iterable[Path]) -> str:
-    """Identity of the stages' results there are; another one at each call where one is missing.
+    """Identity of the stages' results in `folders` and of the code that makes them; a new one at each call where a
+    result is missing.
 
     A result that is replaced never comes back under its old edition, not even with the same content. So a run that
-    began with these and left them found nothing to do, and only what it handed on may be handed on again.
+    began with these and left them found nothing to do, and only what it handed on may be handed on again. A stage's
+    folder has the stage's name.
     """
-    editions = [edition(folder) for folder in folders]
-    if None in editions:
+    found = {folder: edition(folder) for folder in folders}
+    if None in found.values():
         return uuid.uuid4().hex
-    return hashlib.sha256("\n".join(map(str, editions)).encode()).hexdigest()[:32]
+    lines = [f"{there} {folder.name} {stage_version(folder.name)}" for folder, there in found.items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from pipelines.commands import pipeline
-from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
+from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout, tracked
 from slowfast_core.cli_data import data
+from slowfast_core.credentials import without_credentials
 from slowfast_core.environment import explained, machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
@@ -45,7 +46,7 @@ def run(
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    with machine_failures_in_one_line(workspace.root):
+    with machine_failures_in_one_line(workspace.root), tracked(resolved, workspace):
         results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
@@ -75,7 +76,7 @@ def main() -> None:
         app(arguments)
     except InputError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         print(f"slowfast: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
@@ -83,7 +84,7 @@ def main() -> None:
         sys.exit(143)  # as if SIGTERM had ended it
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         if line := explained(error, Workspace.at().root):
             print(f"slowfast: {line}", file=sys.stderr)
             sys.exit(2)
@@ -92,5 +93,9 @@ def main() -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    line = " ".join(str(error).split())
+    line = without_credentials(" ".join(str(error).split()))
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+
+def _print_traceback() -> None:
+    print(without_credentials(traceback.format_exc()), file=sys.stderr)

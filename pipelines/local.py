@@ -18,10 +18,12 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from pipelines.containers import docker_runner, give_to_owner
+from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE, bar
 from slowfast_core.recipe import Recipe
+from slowfast_core.scratch import scratch
 from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
 
@@ -38,14 +40,15 @@ def run_local(
     events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
-    with _runner(recipe, at, events, in_containers) as runner:
+    with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
+        variables = _environment(PROGRESS_FILE, str(events)), _environment(VARIABLE, for_stages(recipe))
+        with display.follow(events), _kfp_output_to(kfp_log), variables[0], variables[1]:
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
-                _run_pipeline(recipe, at, runner)
+                _run_pipeline(recipe, at, runner, temporary)
             except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
                 problem = error
     if display.refusal:
@@ -62,7 +65,7 @@ def run_local(
 @contextlib.contextmanager
 def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
     if in_containers:
-        with docker_runner(recipe, at, {PROGRESS_FILE: str(events)}) as runner:
+        with docker_runner(recipe, at, {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}) as runner:
             yield runner
         return
     from kfp import local
@@ -70,13 +73,14 @@ def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) ->
     yield local.SubprocessRunner(use_venv=False)
 
 
-def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any) -> None:
+def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -> None:
     from kfp import local
 
     from pipelines.training import classification, with_finetuning
 
     warnings.filterwarnings("ignore", module="kfp")
-    local.init(runner, pipeline_root=str(at.below("kfp")), raise_on_error=True)
+    folders = {"pipeline_root": str(at.below("kfp")), "workspace_root": str(temporary)}
+    local.init(runner, **folders, raise_on_error=True)
     if recipe.finetune is None:
         classification(recipe=recipe.to_json(), workspace=str(at.root))
         return
@@ -146,7 +150,8 @@ class Display:
             self.bars.remove_task(self.task)
             self.task = None
         unchanged = "nothing to do: its inputs are as they were; " if result.status == "unchanged" else ""
-        said = unchanged + result.summary
+        again = f"run again: {result.reason}; " if result.reason else ""
+        said = unchanged + again + result.summary
         self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
 
 

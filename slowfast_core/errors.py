@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Self
 
+from slowfast_core.credentials import without_credentials
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room on disk
 LONGEST = 2000  # characters of each part of a message
 
@@ -13,10 +15,12 @@ class InputError(Exception):
     """The input or the recipe is wrong; the command line prints it as one line and exits with 2.
 
     What comes from a file may hold line ends, escape sequences of terminals or megabytes, and is shortened and escaped.
+    Addresses in the line are without their credentials.
     """
 
     def __init__(self, what: str, where: object, mend: str) -> None:
-        super().__init__(f"{one_line(what)} ({one_line(str(where))}); {one_line(mend)}")
+        parts = (one_line(without_credentials(part)) for part in (what, str(where), mend))
+        super().__init__("{} ({}); {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         return InputError.said, (str(self),)  # it crosses process borders
@@ -25,7 +29,7 @@ class InputError(Exception):
     def said(cls, line: str) -> Self:
         """An error whose line another process has already written."""
         error = cls.__new__(cls)
-        Exception.__init__(error, line)
+        Exception.__init__(error, without_credentials(line))
         return error
 
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from slowfast_core.credentials import stripped
 from slowfast_core.names import Name
 
 Positive = Annotated[int, Field(gt=0)]
@@ -37,6 +48,11 @@ Address = Annotated[str, AfterValidator(_address)]  # of a server or a store; an
 class Section(BaseModel):
     # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Credentials in addresses are for connecting: whatever is written of a recipe is without them."""
+        return {name: stripped(value) for name, value in write(self).items()}
 
 
 class Clip(Section):

@@ -1,4 +1,4 @@
-"""What makes a stage a stage: its output appears whole or not at all, and the same inputs are not worked on twice."""
+"""What makes a stage a stage: its output appears whole or not at all, and the same inputs and code run once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slowfast_core.documents import read_json_object
@@ -20,6 +22,9 @@ from slowfast_core.files import inside, sync, write_whole
 
 RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
 RERUN = "run the stage again"
+VERSIONS = Path(__file__).with_name("stage_versions.yaml")
+VERSION = "stage_version"  # among the inputs of a stage: its name and the version of its code
+LONGEST = 80  # characters of a value that a reason shows
 
 
 class StageResult(BaseModel):
@@ -32,7 +37,9 @@ class StageResult(BaseModel):
     seconds: float = 0.0
     outputs: dict[str, str] = {}
     summary: str = ""  # one line for people
+    reason: str = ""  # why it was run again, as "extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
     digest: str = ""  # identity of what the next stage reads
+    versions: dict[str, int] = {}  # of the code of this stage, and of those whose results it read
     weights_digest: str | None = None
     data_version: str | None = None
     metrics: dict[str, float] = {}
@@ -48,31 +55,59 @@ def run_once(
 ) -> StageResult:
     """Run `work(partial)` once for these inputs and publish the folder it filled as `output`.
 
-    `inputs` is everything the result depends on, as JSON values. `work` returns the fields of StageResult; paths in
-    `outputs` are relative to the folder. When it is killed, the next call with the same inputs hands it the same
-    partial folder, with whatever it had finished there. Where `work` salvages, it also gets what was begun for other
-    inputs, and keeps of it what is still right. Else that is cleared, but for what has something in its folder `keep`:
-    Raises InputError then.
+    `inputs` is everything the result depends on besides the version of the stage's code, as JSON values. `work` returns
+    the fields of StageResult; paths in `outputs` are relative to the folder. When it is killed, the next call with the
+    same inputs hands it the same partial folder, with whatever it had finished there. Where `work` salvages, it also
+    gets what was begun for other inputs, and keeps of it what is still right. Else that is cleared, but for what has
+    something in its folder `keep`: Raises InputError then.
     """
+    inputs = _versioned(stage, inputs)
     key = _key(inputs)
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with alone(output):
-        if result := finished(output, inputs):
+        if result := _unchanged(output, key):
             return result
         if _key_of(partial) != key:
             _start_partial(partial, key, inputs, keep, salvages)
-            started = time.monotonic()
-            fields = dict(work(partial))
-            result = StageResult(stage=stage, seconds=round(time.monotonic() - started, 2), **fields)
-            write_whole(partial / RECORD, json.dumps({"key": key, **result.model_dump()}, indent=1))
+            if reason := _reason(output, key, inputs):
+                print(f"{stage} runs again: {reason}", file=sys.stderr)
+            _work(stage, partial, key, work, reason)
         _publish(partial, output)
         return _result(output)
 
 
-def finished(output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
-    """The whole result in `output`, if it is of these inputs."""
-    if _key_of(output) == _key(inputs) and _complete(result := read_result(output)):
+def _work(stage: str, partial: Path, key: str, work: Callable[[Path], Mapping[str, Any]], reason: str) -> None:
+    started = time.monotonic()
+    fields = dict(work(partial))
+    versions = {**fields.pop("versions", {}), stage: stage_version(stage)}
+    seconds = round(time.monotonic() - started, 2)
+    result = StageResult(stage=stage, seconds=seconds, reason=reason, versions=versions, **fields)
+    write_whole(partial / RECORD, json.dumps({"key": key, **result.model_dump()}, indent=1))
+
+
+def finished(stage: str, output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
+    """The whole result in `output`, if it is of these inputs and of the stage's present code."""
+    return _unchanged(output, _key(_versioned(stage, inputs)))
+
+
+def stage_version(stage: str) -> int:
+    """The version of the stage's code, which is raised when a change of it changes results."""
+    return int(yaml.safe_load(VERSIONS.read_text(encoding="utf-8"))[stage])
+
+
+def outdated(stage: str, folder: Path) -> str:
+    """How the stage's code changed since the result in `folder`, as `extract 3 -> 4`; "" where it did not."""
+    made = read_result(folder).versions.get(stage, "none")
+    return "" if made == stage_version(stage) else f"{stage} {made} -> {stage_version(stage)}"
+
+
+def _versioned(stage: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {VERSION: {stage: stage_version(stage)}, **inputs}
+
+
+def _unchanged(output: Path, key: str) -> StageResult | None:
+    if _key_of(output) == key and _complete(result := read_result(output)):
         return result
     return None
 
@@ -81,7 +116,7 @@ def read_result(folder: Path) -> StageResult:
     """The result of the finished stage in `folder`. Raises InputError when there is none."""
     if _key_of(folder) is None:
         raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
-    return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0})
+    return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0, "reason": ""})
 
 
 def edition(folder: Path) -> str | None:
@@ -165,14 +200,29 @@ def _start_partial(partial: Path, key: str, inputs: Mapping[str, Any], keep: str
         write_whole(begun, key)
 
 
-def _difference(partial: Path, inputs: Mapping[str, Any]) -> str:
-    """The first few inputs that are not those of the partial folder, as `train.epochs 3, now 4`."""
-    if not (partial / INPUTS).is_file():
-        return "unknown"
-    old = _flat(json.loads((partial / INPUTS).read_text()))
+def _reason(output: Path, key: str, inputs: Mapping[str, Any]) -> str:
+    """Why the result in `output` is not the one asked for; "" where there is none."""
+    before = _key_of(output)
+    if before is None:
+        return ""
+    return "one of its outputs is missing" if before == key else _difference(output, inputs)
+
+
+def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
+    """The first few inputs that are not those of `folder`, as `train.epochs 3 -> 4`."""
+    if not (folder / INPUTS).is_file():
+        return "its inputs are not recorded"
+    old = _flat(json.loads((folder / INPUTS).read_text()))
     new = _flat(json.loads(json.dumps(inputs, default=str)))
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} {old.get(name)}, now {new.get(name)}" for name in names[:3])
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    shown = [_change(name, old.get(name, "none"), new.get(name, "none")) for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _change(name: str, old: Any, new: Any) -> str:
+    """`extract 3 -> 4`; what is too long for a line is only named."""
+    name = name.removeprefix(f"{VERSION}.")
+    return f"{name} {old} -> {new}" if len(f"{old}{new}") <= LONGEST else f"{name} changed"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
+from slowfast_core.scratch import scratch
 from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stage import StageResult
 from slowfast_core.tracking.registry import register
@@ -106,8 +107,11 @@ ALREADY = {"extract": extracted_already, "train": trained_already}  # of the sta
 
 
 def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names."""
-    with machine_failures_in_one_line(at.root):
+    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names.
+
+    What a killed run in this workspace left of processes and temporary files is ended first.
+    """
+    with machine_failures_in_one_line(at.root), scratch(at.root):
         return _run_stage(stage, recipe, at)
 
 

@@ -31,13 +31,13 @@ class Work:
 
 def test_the_same_inputs_are_worked_on_once(tmp_path: Path) -> None:
     work = Work()
-    first = run_once("make", tmp_path / "out", {"a": 1, "b": [2]}, work)
-    again = run_once("make", tmp_path / "out", {"b": [2], "a": 1}, work)
+    first = run_once("extract", tmp_path / "out", {"a": 1, "b": [2]}, work)
+    again = run_once("extract", tmp_path / "out", {"b": [2], "a": 1}, work)
     assert len(work.found) == 1
     assert (first.status, again.status) == ("done", "unchanged")
     assert again == first.model_copy(update={"status": "unchanged"})
     assert first.outputs == {"text": str(tmp_path / "out" / "out.txt")}
-    assert (first.stage, first.digest, first.summary, first.metrics) == ("make", "made", "made it", {"n": 1})
+    assert (first.stage, first.digest, first.summary, first.metrics) == ("extract", "made", "made it", {"n": 1})
     assert read_result(tmp_path / "out") == again
 
 
@@ -47,27 +47,27 @@ def test_other_inputs_are_worked_on_again_in_an_empty_folder(tmp_path: Path, inp
         (partial / "stray.txt").touch()
         return Work("old")(partial)
 
-    run_once("make", tmp_path / "out", {"a": 1}, before)
+    run_once("extract", tmp_path / "out", {"a": 1}, before)
     work = Work("new")
-    assert run_once("make", tmp_path / "out", inputs, work).status == "done"
+    assert run_once("extract", tmp_path / "out", inputs, work).status == "done"
     assert work.found == [["inputs.json", "inputs.sha256"]]
     assert (tmp_path / "out" / "out.txt").read_text() == "new"
     assert not (tmp_path / "out" / "stray.txt").exists()
 
 
 def test_a_failure_keeps_the_old_output_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
 
     def fail(partial: Path) -> dict[str, Any]:
         (partial / "half.txt").write_text("half")
         raise RuntimeError("broke")
 
     with pytest.raises(RuntimeError, match="broke"):
-        run_once("make", tmp_path / "out", {"a": 2}, fail)
+        run_once("extract", tmp_path / "out", {"a": 2}, fail)
     assert (tmp_path / "out" / "out.txt").read_text() == "old"
     assert read_result(tmp_path / "out").digest == "old"
     work = Work("new")
-    run_once("make", tmp_path / "out", {"a": 2}, work)
+    run_once("extract", tmp_path / "out", {"a": 2}, work)
     assert work.found == [["half.txt", "inputs.json", "inputs.sha256"]]
     assert read_result(tmp_path / "out").digest == "new"
 
@@ -78,21 +78,21 @@ def test_what_was_begun_for_other_inputs_is_cleared(tmp_path: Path) -> None:
         raise RuntimeError("broke")
 
     with pytest.raises(RuntimeError, match="broke"):
-        run_once("make", tmp_path / "out", {"a": 1}, fail)
+        run_once("extract", tmp_path / "out", {"a": 1}, fail)
     work = Work()
-    run_once("make", tmp_path / "out", {"a": 2}, work)
+    run_once("extract", tmp_path / "out", {"a": 2}, work)
     assert work.found == [["inputs.json", "inputs.sha256"]]
 
 
 def test_work_that_salvages_gets_what_was_begun_for_other_inputs(tmp_path: Path) -> None:
     """Even what was finished and not yet published, as a kill before the rename leaves it."""
-    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     (tmp_path / "out").rename(tmp_path / ".out.partial")
     work = Work("new")
-    run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True)
+    run_once("extract", tmp_path / "out", {"a": 2}, work, salvages=True)
     assert work.found == [["inputs.json", "inputs.sha256", "out.txt"]]
-    assert run_once("make", tmp_path / "out", {"a": 2}, work, salvages=True).status == "unchanged"
-    assert run_once("make", tmp_path / "out", {"a": 1}, work, salvages=True).status == "done"
+    assert run_once("extract", tmp_path / "out", {"a": 2}, work, salvages=True).status == "unchanged"
+    assert run_once("extract", tmp_path / "out", {"a": 1}, work, salvages=True).status == "done"
 
 
 KILLED = """
@@ -110,7 +110,7 @@ def published(folder, status):
     time.sleep(600)
 
 if sys.argv[2] == "in work":
-    stage.run_once("make", Path(sys.argv[1]), {"a": 2}, work)
+    stage.run_once("extract", Path(sys.argv[1]), {"a": 2}, work)
 else:  # everything is written, not yet under its name
     real = Path.rename
     def rename(path, target):
@@ -122,7 +122,7 @@ else:  # everything is written, not yet under its name
     def make(partial):
         (partial / "out.txt").write_text("new")
         return {"outputs": {"text": "out.txt"}, "digest": "new"}
-    stage.run_once("make", Path(sys.argv[1]), {"a": 2}, make)
+    stage.run_once("extract", Path(sys.argv[1]), {"a": 2}, make)
 """
 
 
@@ -149,24 +149,24 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 
 
 def test_killed_in_its_work_the_next_call_gets_the_same_folder(tmp_path: Path, started: Start) -> None:
-    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     process = started("in work")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "out" / "out.txt").read_text() == "old"
     work = Work("new")
-    assert run_once("make", tmp_path / "out", {"a": 2}, work).status == "done"
+    assert run_once("extract", tmp_path / "out", {"a": 2}, work).status == "done"
     assert work.found == [["half.txt", "inputs.json", "inputs.sha256"]]
     assert (tmp_path / "out" / "half.txt").read_text() == "half"
 
 
 def test_killed_while_publishing_the_next_call_only_publishes(tmp_path: Path, started: Start) -> None:
-    run_once("make", tmp_path / "out", {"a": 1}, Work("old"))
+    run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     process = started("in publishing")
     process.send_signal(signal.SIGKILL)
     process.wait()
     work = Work("again")
-    assert run_once("make", tmp_path / "out", {"a": 2}, work).status == "done"
+    assert run_once("extract", tmp_path / "out", {"a": 2}, work).status == "done"
     assert work.found == []
     assert (tmp_path / "out" / "out.txt").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
@@ -175,20 +175,20 @@ def test_killed_while_publishing_the_next_call_only_publishes(tmp_path: Path, st
 def test_two_processes_never_work_on_one_stage(tmp_path: Path, started: Start) -> None:
     process = started("in work")
     with pytest.raises(InputError, match="another process is working on this stage"):
-        run_once("make", tmp_path / "out", {"a": 1}, Work())
-    run_once("make", tmp_path / "other", {"a": 1}, Work())  # another stage is free
+        run_once("extract", tmp_path / "out", {"a": 1}, Work())
+    run_once("extract", tmp_path / "other", {"a": 1}, Work())  # another stage is free
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert run_once("make", tmp_path / "out", {"a": 1}, Work()).status == "done"
+    assert run_once("extract", tmp_path / "out", {"a": 1}, Work()).status == "done"
 
 
-@pytest.mark.parametrize("record", ["", "{", "[]", '{"stage": "make"}'])
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"stage": "extract"}'])
 def test_a_damaged_record_is_no_result(tmp_path: Path, record: str) -> None:
-    run_once("make", tmp_path / "out", {"a": 1}, Work())
+    run_once("extract", tmp_path / "out", {"a": 1}, Work())
     (tmp_path / "out" / "stage.json").write_text(record)
     with pytest.raises(InputError, match="has not been run"):
         read_result(tmp_path / "out")
-    assert run_once("make", tmp_path / "out", {"a": 1}, Work()).status == "done"
+    assert run_once("extract", tmp_path / "out", {"a": 1}, Work()).status == "done"
     assert read_result(tmp_path / "out").digest == "made"
 
 
@@ -198,12 +198,12 @@ def test_a_stage_that_was_not_run_has_no_result(tmp_path: Path) -> None:
 
 
 def test_a_moved_output_knows_where_it_is(tmp_path: Path) -> None:
-    run_once("make", tmp_path / "out", {"a": 1}, Work())
+    run_once("extract", tmp_path / "out", {"a": 1}, Work())
     (tmp_path / "out").rename(tmp_path / "moved")
     assert read_result(tmp_path / "moved").outputs == {"text": str(tmp_path / "moved" / "out.txt")}
 
 
 def test_a_result_is_json_with_the_keys_that_others_rely_on(tmp_path: Path) -> None:
-    fields = json.loads(run_once("make", tmp_path / "out", {}, Work()).model_dump_json())
+    fields = json.loads(run_once("extract", tmp_path / "out", {}, Work()).model_dump_json())
     assert {"stage", "status", "seconds", "outputs", "weights_digest", "data_version", "metrics"} <= set(fields)
     assert StageResult(**fields).digest == "made"

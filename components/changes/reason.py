@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import read_result
+from slowfast_core.stage import outdated, read_result
 from slowfast_core.stages import trained_already
 from slowfast_core.workspace import Workspace
 
@@ -40,10 +40,12 @@ def starting_from(recipe: Recipe, start: str) -> Recipe:
 
 
 def _why(recipe: Recipe, at: Workspace, version: str) -> str:
+    folder = at.run(recipe.name, "train")
     try:
-        before = json.loads((at.run(recipe.name, "train") / "checkpoint.json").read_text())["data_version"]
-    except (OSError, ValueError, KeyError):
+        before = json.loads((folder / "checkpoint.json").read_text())["data_version"]
+        code = outdated("train", folder)
+    except (OSError, ValueError, KeyError, InputError):
         return "there is no finished training of this recipe"
     if before != version:
         return f"the data version was {before}, is {version}"
-    return "the recipe or the weights it starts from changed"
+    return f"the code of training changed: {code}" if code else "the recipe or the weights it starts from changed"

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.credentials import left_out
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stage import StageResult, alone, read_result
+from slowfast_core.stage import StageResult, alone, read_result, stage_version
 from slowfast_core.termination import on_sigterm
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
@@ -55,12 +57,13 @@ class StageJob:
             start = str(Path(start).resolve())
         train = recipe.train.model_copy(update={"init_from": start})
         text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
-        key = hashlib.sha256("\n".join((stage, text, str(at.root), read)).encode()).hexdigest()
+        version = stage_version(stage)
+        key = hashlib.sha256("\n".join((stage, str(version), text, str(at.root), read)).encode()).hexdigest()
         name = f"slowfast-{stage}-{key[:12]}"
         job = cls(name, stage, at.below("jobs", name))
         job.folder.mkdir(parents=True, exist_ok=True)
-        told = {"stage": stage, "workspace": str(at.root), "patience_seconds": patience, "recipe": json.loads(text)}
-        write_whole(job.folder / "job.json", json.dumps(told, indent=1))
+        order = {"stage": stage, "version": version, "workspace": str(at.root), "patience_seconds": patience}
+        write_whole(job.folder / "job.json", json.dumps({**order, "recipe": json.loads(text)}, indent=1))
         return job
 
     @property
@@ -123,6 +126,8 @@ def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
     if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
         recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
+    for line in left_out("the job", recipe):
+        print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
@@ -146,6 +151,7 @@ def run_here(folder: Path) -> int:
     try:
         at = Workspace(Path(told["workspace"]))
         with machine_failures_in_one_line(at.root):
+            _check_version(told["stage"], told.get("version"))
             result = STAGES[told["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
@@ -155,6 +161,13 @@ def run_here(folder: Path) -> int:
         return 143
     write_whole(folder / "result.json", result.model_dump_json())
     return 2 if result.status == "failed" else 0
+
+
+def _check_version(stage: str, asked: int | None) -> None:
+    """Results of another version would be made again at every run. Raises InputError."""
+    if (here := stage_version(stage)) != asked:
+        what = f"the cluster has version {here} of {stage}, asked for {asked}"
+        raise InputError(what, socket.gethostname(), "give cluster and client the same image")
 
 
 def _stop_unless_followed(sign: Path, patience: float) -> None:

@@ -67,7 +67,7 @@ def keep(version: Version, repository: Path, remote: Remote, address: Address) -
     known = there or here or version
     folder = repository / FOLDER
     folder.mkdir(exist_ok=True)
-    pushed = tuple(dict.fromkeys([*(here.remotes if here else ()), address]))
+    pushed = tuple(dict.fromkeys([*(here.remotes if here else ()), address.recorded]))
     with whole_file(folder / name) as temporary:
         if there is None:
             temporary.write_text(known.model_copy(update={"remotes": ()}).model_dump_json(indent=1), encoding="utf-8")
@@ -78,7 +78,7 @@ def keep(version: Version, repository: Path, remote: Remote, address: Address) -
 
 def is_kept(version: str, repository: Path, address: Address) -> bool:
     known = in_repository(repository).get(version)
-    return known is not None and address in known.remotes
+    return known is not None and address.recorded in known.remotes
 
 
 def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, list[str]]]:

@@ -23,7 +23,7 @@ from slowfast_core.data.cutting import Cut, LeftOut, Written, write_clips
 from slowfast_core.data.disk import full_disk_in_one_line
 from slowfast_core.data.flow import flow_file
 from slowfast_core.data.manifest import Manifest, read_manifest
-from slowfast_core.data.validation_report import QUARANTINE, write_quarantine
+from slowfast_core.data.validation_report import QUARANTINE, quarantined, write_quarantine
 from slowfast_core.data.versions import data_version
 from slowfast_core.data.workers import Failed, run_isolated
 from slowfast_core.errors import InputError
@@ -69,6 +69,7 @@ def extract(
             "summary": f"{len(table)} clips, {megabytes:.1f} MB, data version {version[:8]}…{listed}",
             "digest": version,
             "data_version": version,
+            "versions": read_result(validated).versions,
             "metrics": {"clips": len(table), "files": len(outcomes), "left_out": len(left_out)},
         }
 
@@ -77,7 +78,7 @@ def extract(
 
 def extracted(data: Data, clip: Clip, validated: Path, output: Path) -> StageResult | None:
     """The store in `output` that `extract` would find to be of these inputs, so that it had nothing to do."""
-    return finished(output, _inputs(data, clip, validated))
+    return finished("extract", output, _inputs(data, clip, validated))
 
 
 def _inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
@@ -144,10 +145,10 @@ def _accept(data: Data, manifest: Manifest, left_out: Mapping[int, list[str]], p
     rows = manifest.rows.drop(index=list(left_out))
     lost = sorted({*manifest.rows["split"]} - {*rows["split"]})
     if len(left_out) <= limit * total and not lost:
-        write_quarantine(manifest.rows, left_out, partial / STORE / QUARANTINE)
+        write_quarantine(quarantined(manifest.rows, left_out), partial / STORE / QUARANTINE)
         return
     rejected.mkdir()
-    write_quarantine(manifest.rows, left_out, rejected / QUARANTINE)
+    write_quarantine(quarantined(manifest.rows, left_out), rejected / QUARANTINE)
     what = f"{len(left_out)} of {total} clips cannot be extracted ({len(left_out) / total:.1%}, allowed {limit:.1%})"
     what = f"split {lost[0]!r} has no clip left, {what}" if lost else what
     what += f", the first: cannot extract {manifest.rows['id'].iloc[first]}: {left_out[first][0]}"

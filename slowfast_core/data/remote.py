@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slowfast_core.credentials import without_credentials
 from slowfast_core.environment import full_disk
 from slowfast_core.errors import InputError
 from slowfast_core.files import md5_of
@@ -37,6 +38,13 @@ class Address:
     def __post_init__(self) -> None:
         if self.url and "://" not in self.url:
             object.__setattr__(self, "url", str(Path(self.url).expanduser().resolve()))
+
+    @property
+    def recorded(self) -> Address:
+        """As it is written down: without credentials."""
+        return Address(
+            self.url and without_credentials(self.url), self.endpoint_url and without_credentials(self.endpoint_url)
+        )
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def open_remote(repository: Path, default: Path, address: Address) -> Iterator[R
             remote = repo.cloud.get_remote(ASKED if address.url else None)
             objects = remote.odb
         where = f"s3://{remote.path}" if "s3" in remote.fs.protocol else remote.path
-        yield Remote(repo, repo.cache.local, objects, remote.path, where)
+        yield Remote(repo, repo.cache.local, objects, remote.path, without_credentials(where))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,6 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
     if data.validation.shared_videos == "quarantine":
         suites.append(SUITES / "videos.json")
-    inputs: dict[str, Any] = {
-        "ingested": read_result(ingested).digest,
-        "validation": data.validation.model_dump(),
-        "format": data.format,
-        "store": data.store.model_dump(include=SIZE_FIELDS),
-        "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
-    }
-    if names_come_from_rows(data):
-        inputs["names"] = "from the rows"  # they are looked at; with a label file they are not
 
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
@@ -88,10 +79,25 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
             "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE, "coverage": COVERAGE},
             "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings, names),
             "digest": sha256_of(partial / MANIFEST),
+            "versions": read_result(ingested).versions,
             "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
         }
 
-    return run_once("validate", output, inputs, work)
+    return run_once("validate", output, _inputs(data, ingested, suites), work)
+
+
+def _inputs(data: Data, ingested: Path, suites: Sequence[Path]) -> dict[str, Any]:
+    """Everything that decides which rows are good."""
+    inputs: dict[str, Any] = {
+        "ingested": read_result(ingested).digest,
+        "validation": data.validation.model_dump(),
+        "format": data.format,
+        "store": data.store.model_dump(include=SIZE_FIELDS),
+        "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
+    }
+    if names_come_from_rows(data):
+        inputs["names"] = "from the rows"  # they are looked at; with a label file they are not
+    return inputs
 
 
 def _flatten(manifest: Manifest, segments: pd.DataFrame, store: Store) -> pd.DataFrame:

@@ -18,10 +18,12 @@ from slowfast_core.files import write_whole
 from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
 from slowfast_core.recipe import Recipe, Register, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of
+from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
 from slowfast_core.tracking.locked import when_unlocked
-from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
+from slowfast_core.tracking.runs import connect, read_environment, run_exists, send_unsent, store_name, store_uri
 from slowfast_core.tracking.turns import turn
 from slowfast_core.workspace import Workspace
 
@@ -61,6 +63,7 @@ class Candidate:
         short = ("seed", "data_version", "code_revision", "code_diff_sha256", "image", "parent_checkpoint")
         ids = ("weights_digest", "training_run", "evaluation_run")
         tags = {name: str(getattr(known, name)) for name in (*short, *ids)}
+        tags["stage_versions"] = ", ".join(f"{stage} {version}" for stage, version in known.stage_versions.items())
         metrics = {f"metric_{name}": repr(value) for name, value in known.metrics.items()}
         return {"recipe": self.recipe, EVALUATED_ON: self.evaluated_on, **tags, **metrics}
 
@@ -73,22 +76,29 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
         raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
     uri = store_uri(recipe.tracking, at)
     recipe = recipe.model_copy(update={"finetune": None})  # another model
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint tells it
-    inputs = {
-        "recipe": recipe.model_copy(update=start).to_json(),
-        "uri": uri,
-        "checkpoint": _read(training / "checkpoint.json"),
-        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
-        "measured": _read(evaluation / "metrics.json"),
-        "weights": trained.weights_digest,
-    }
 
     def work(folder: Path) -> Mapping[str, Any]:
         load_verified(training)
-        candidate = _candidate(recipe, training, evaluation, uri)
-        return _register(candidate, recipe.register_, folder, uri)
+        with mlflow_in_one_line(uri):
+            send_unsent(recipe.tracking, at)
+            candidate = _candidate(recipe, training, evaluation, uri)
+            return _register(candidate, recipe.register_, folder, uri)
 
-    return run_once("register", output, inputs, work)
+    return run_once("register", output, _inputs(recipe, training, evaluation, store_name(uri, at)), work)
+
+
+def _inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
+    """Everything that a version records."""
+    evaluated = read_result(evaluation)
+    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
+    return {
+        "recipe": json.loads(recipe.model_copy(update=start).to_json()),
+        "uri": store,
+        "checkpoint": _read(training / "checkpoint.json"),
+        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
+        "measured": _read(evaluation / "metrics.json"),
+        "weights": read_result(training).weights_digest,
+    }
 
 
 def download_version(model: str, uri: str, folder: Path) -> Path:
@@ -107,8 +117,11 @@ def download_version(model: str, uri: str, folder: Path) -> Path:
         source = client.get_model_version_download_uri(name, str(version.version))
         downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+        if is_unanswered(error):
+            what = f"cannot look for {model!r} in MLflow: {reason_of(error)}"
+            raise InputError(what, uri, "start the server, or correct tracking.uri of the recipe") from None
+        what = f"no such model {model!r}: {reason_of(error)}"
+        raise InputError(what, uri, "`slowfast ui` lists the registered ones") from None
     if (digest := recorded_digest(downloaded / "artifacts")) != (tag := version.tags.get("weights_digest")):
         what = f"other weights than were registered: their digest is {digest}, the version's tag has {tag}"
         raise InputError(what, source, "restore the version's artifacts, or register the model again")
@@ -170,6 +183,7 @@ def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Linea
         training_run=run if run and run_exists(uri, run) else "",
         evaluation_run=evaluation_run if evaluation_run and run_exists(uri, evaluation_run) else "",
         metrics=evaluated.metrics,
+        stage_versions=trained.versions | evaluated.versions,
     )
 
 
@@ -204,6 +218,7 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
         "digest": record["uri"],
         "weights_digest": candidate.lineage.weights_digest,
         "data_version": candidate.lineage.data_version,
+        "versions": candidate.lineage.stage_versions,
         "metrics": candidate.lineage.metrics,
     }
 
@@ -355,13 +370,17 @@ def _save_pyfunc(files: Mapping[str, Path], folder: Path, described: Model) -> N
     from mlflow.types import ColSpec, Schema
 
     outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as code:
         warnings.simplefilter("ignore")  # of no input example: it would be a video
+        for source in sources(PACKAGE):  # and nothing else that lies in the folder
+            target = Path(code) / PACKAGE.name / source.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PACKAGE / "serving" / "pyfunc.py"),
             artifacts={name: str(path) for name, path in files.items()},
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(Path(code) / PACKAGE.name)],
             signature=ModelSignature(Schema([ColSpec("string", "video")]), Schema(outputs)),
             pip_requirements=_requirements(),
             mlflow_model=described,

@@ -9,7 +9,8 @@ import sys
 from typing import NoReturn
 
 from slowfast_core.errors import InputError
-from slowfast_core.tracking.runs import connect
+from slowfast_core.tracking.runs import connect, quiet_mlflow
+from slowfast_core.tracking.unsent import described
 from slowfast_core.workspace import Workspace
 
 
@@ -19,7 +20,10 @@ def serve_ui(at: Workspace, host: str = "127.0.0.1", port: int = 5000) -> NoRetu
     if not database.is_file():
         raise InputError("nothing has been tracked here yet", database, "run `slowfast run RECIPE` or name --workspace")
     _require_port(host, port)
+    for line in described(at):
+        print(f"slowfast: {line}", file=sys.stderr)
     connect(at.tracking_uri)  # the server would print pages about a database that it cannot use
+    quiet_mlflow()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", at.tracking_uri]
     command += ["--artifacts-destination", at.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)

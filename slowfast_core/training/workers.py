@@ -13,6 +13,7 @@ from slowfast_core.cluster.connection import connected
 from slowfast_core.recipe import parse_recipe
 from slowfast_core.termination import on_sigterm
 from slowfast_core.training.job import Job
+from slowfast_core.workspace import Workspace
 
 RAY = "ray"  # Ray's own records of the run, below the stage's folder
 # glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
@@ -24,12 +25,12 @@ GAUGES = {
 }
 
 
-def cluster_of(job: Job) -> AbstractContextManager[Any]:
+def cluster_of(job: Job, at: Workspace) -> AbstractContextManager[Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     compute = job.recipe.compute
     local = {"num_cpus": compute.workers * compute.cpus_per_worker, "include_dashboard": False}
     variables = KEEP_MEMORY | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if compute.deterministic else {})
-    return connected(compute.address, local, runtime_env={"env_vars": variables})
+    return connected(compute.address, local, at.root, runtime_env={"env_vars": variables})
 
 
 def run_workers(job: Job) -> None:

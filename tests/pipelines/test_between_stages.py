@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.changes.reason import changed
 from components.close.ending import cause_of, end
 from components.prepare.operator import prepared
 from components.trained.versions import versions_of
+from slowfast_core import stage as stage_module
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
 from slowfast_core.stage import read_result, run_once
@@ -169,6 +171,52 @@ def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace:
     extract("two.dir")
     extract("one.dir")
     assert versions() != first
+
+
+@pytest.fixture
+def raise_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Go on with a release in which the version of this stage's code is higher by one."""
+
+    def to_next(stage: str) -> None:
+        versions = yaml.safe_load(stage_module.VERSIONS.read_text())
+        file = tmp_path / "next.yaml"
+        file.write_text(yaml.safe_dump({**versions, stage: versions[stage] + 1}))
+        monkeypatch.setattr(stage_module, "VERSIONS", file)
+
+    return to_next
+
+
+def test_kubeflows_cache_does_not_answer_for_other_code(
+    trained_workspace: tuple, raise_version: Callable[[str], None]
+) -> None:
+    recipe, at, _ = trained_workspace
+    for stage in STAGES[:2]:
+        run_once(stage, at.data("tiny-motion", stage), {}, lambda _: {})
+    for stage in ("evaluate", "register"):
+        run_once(stage, at.run("tiny", stage), {}, lambda _: {})
+
+    def source() -> str:
+        return prepare(at.root)[1]
+
+    def versions() -> str:
+        return versions_of(recipe.to_json(), str(at.root))
+
+    for look, stages in ((source, STAGES), (versions, ("evaluate", "register"))):
+        for stage in stages:
+            before = look()
+            assert look() == before
+            raise_version(stage)
+            assert look() != before
+
+
+def test_a_new_version_of_training_trains_again(trained_workspace: tuple, raise_version: Callable[[str], None]) -> None:
+    recipe, at, _ = trained_workspace
+    now = yaml.safe_load(stage_module.VERSIONS.read_text())["train"]
+    raise_version("evaluate")
+    assert changed(recipe.to_json(), str(at.root), "", "").train == "no"
+    raise_version("train")
+    again = changed(recipe.to_json(), str(at.root), "", "")
+    assert again[:2] == ("yes", f"the code of training changed: train {now} -> {now + 1}")
 
 
 def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:

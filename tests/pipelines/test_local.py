@@ -28,15 +28,13 @@ def by_stage(printed: str) -> Results:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
+def workspace(flow_workspace: Path) -> Path:
+    return flow_workspace
 
 
 @pytest.fixture(scope="module")
-def first(workspace: Path) -> Results:
-    done = slowfast("run", TINY, "--workspace", workspace, "--json")
-    assert done.returncode == 0, done.stderr
-    return by_stage(done.stdout)
+def first(flow: Results) -> Results:
+    return flow
 
 
 def test_every_stage_of_both_branches_is_done(first: Results) -> None:

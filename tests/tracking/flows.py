@@ -82,5 +82,6 @@ def digest_of(weights: str) -> str:
 
 
 def finished(folder: Path, result: StageResult) -> Path:
+    result = result.model_copy(update={"versions": {result.stage: 1}})
     (folder / "stage.json").write_text(json.dumps({"key": folder.name, **result.model_dump()}))
     return folder

@@ -19,6 +19,7 @@ from kubernetes_api import KubernetesApi
 from manifests import validate
 from policies import complaints
 
+from slowfast_core import stage as stage_module
 from slowfast_core.cluster.rayjob import run_rayjob
 from slowfast_core.cluster.rayjob_resource import rayjob_of
 from slowfast_core.cluster.rayjob_settings import VARIABLE, RayJobSettings
@@ -316,3 +317,31 @@ def test_a_job_that_nobody_follows_ends(
     assert process.returncode in (143, -15)
     assert "nobody has followed this job" in process.stderr
     assert not (job.folder / "result.json").exists()
+
+
+def test_a_cluster_with_other_code_refuses_the_job(
+    tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    """Its result would be another version's, and so be made again at every run."""
+    at = tiny_workspace(tmp_path / "at")
+    job = StageJob.write("extract", load_recipe(str(tiny_recipe)), at)
+    order = json.loads((job.folder / "job.json").read_text())
+    (job.folder / "job.json").write_text(json.dumps({**order, "version": order["version"] + 1}))
+    command = [sys.executable, *job.entrypoint.split()[1:]]
+    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert ran.returncode == 2
+    expected = f"the cluster has version {order['version']} of extract, asked for {order['version'] + 1}"
+    assert expected in ran.stderr
+    with pytest.raises(InputError, match=expected):
+        job.result("")
+
+
+def test_a_new_version_of_the_code_is_another_job(
+    tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, recipe = tiny_workspace(tmp_path / "at"), load_recipe(str(tiny_recipe))
+    before = StageJob.write("extract", recipe, at)
+    assert StageJob.write("extract", recipe, at) == before
+    (tmp_path / "next.yaml").write_text("extract: 1000")
+    monkeypatch.setattr(stage_module, "VERSIONS", tmp_path / "next.yaml")
+    assert StageJob.write("extract", recipe, at).name != before.name

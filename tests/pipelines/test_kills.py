@@ -1,0 +1,205 @@
+"""A flow that is killed again and again ends as one that was not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from slowfast_core.tracking.runs import connect
+from slowfast_core.workspace import Workspace
+
+TINY = Path(__file__).parent / "tiny.yaml"
+STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
+How = Literal["group", "run", "stage"]  # the whole process group, `slowfast run` alone, the stage's process alone
+Results = dict[tuple[str, str], dict[str, Any]]
+DEADLINE = 1200.0
+OF_RUNS = ("kfp", "logs", "mlartifacts")  # folders with a part for each start, or named by ids
+
+
+@dataclass(frozen=True)
+class Kill:
+    stage: str
+    share: float  # of the time that the stage takes
+    how: How
+
+
+@dataclass
+class Flow:
+    """`slowfast run` of the tiny recipe, started anew after each kill, with a temporary directory of its own."""
+
+    root: Path
+    temporary: Path
+    killed: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [str(Path(sys.executable).with_name("slowfast")), "run", str(TINY), "--workspace", str(self.root)]
+        command += ["--json", "--set", "finetune=null", "--set", "train.checkpoint_steps=1"]
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        before = set(self.events())
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+        while not (new := set(self.events()) - before):
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.01)
+        self.log = new.pop()
+
+    def events(self) -> list[Path]:
+        return list(self.root.glob("logs/*/events.jsonl"))
+
+    def kill(self, kill: Kill, seconds: float) -> None:
+        """At this share of the stage's time, or when it ends before."""
+        assert self.process is not None
+        limit = time.monotonic() + DEADLINE
+        while not self.has_seen("start", kill.stage):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.002)
+        moment = time.monotonic() + kill.share * seconds
+        while time.monotonic() < moment and not self.has_seen("end", kill.stage):
+            time.sleep(0.002)
+        assert self.process.poll() is None, self.process.communicate()
+        if kill.how == "group":
+            os.killpg(self.process.pid, signal.SIGKILL)
+        elif kill.how == "run":
+            self.process.kill()
+        else:
+            for pid in executors(self.root):
+                os.kill(pid, signal.SIGKILL)
+        self.killed.append(f"{kill.stage} at {kill.share:.2f} ({kill.how})")
+        self.wait()
+
+    def wait(self) -> None:
+        """For the end of the process alone: what it started may hold its pipes."""
+        assert self.process is not None
+        self.process.wait(DEADLINE)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+    def has_seen(self, event: str, stage: str) -> bool:
+        lines = self.log.read_text().splitlines(keepends=True)
+        told = [json.loads(line) for line in lines if line.endswith("\n")]
+        return any(one.get("event") == event and one["stage"] == stage for one in told)
+
+    def finish(self) -> Results:
+        assert self.process is not None
+        output, errors = self.process.communicate(timeout=DEADLINE)
+        assert self.process.returncode == 0, errors
+        return {(result["recipe"], result["stage"]): result for result in json.loads(output)}
+
+
+def executors(root: Path) -> list[int]:
+    """The processes of KFP that run a stage in this workspace."""
+    return [pid for pid, command in commands().items() if b"kfp.dsl.executor_main" in command and of(root, command)]
+
+
+def commands() -> dict[int, bytes]:
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found[int(file.parent.name)] = file.read_bytes()
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def of(folder: Path, text: bytes) -> bool:
+    return str(folder).encode() in text
+
+
+def processes_of(temporary: Path) -> dict[int, bytes]:
+    """All processes that were started with this temporary directory, below which each run has its own."""
+    found = {}
+    for pid, command in commands().items():
+        try:
+            if of(temporary, Path(f"/proc/{pid}/environ").read_bytes()):
+                found[pid] = command
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Flow]:
+    """Its temporary directory has a short name: sockets of Ray are below it."""
+    temporary = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
+    flow = Flow(tmp_path / "workspace", temporary)
+    yield flow
+    for pid in processes_of(temporary):
+        os.kill(pid, signal.SIGKILL)
+    if flow.process:
+        flow.process.wait()
+    shutil.rmtree(temporary)
+
+
+def files_of(root: Path) -> set[str]:
+    paths = (path.relative_to(root) for path in root.rglob("*"))
+    return {str(path) for path in paths if path.parts[0] not in OF_RUNS}
+
+
+def check_ended_well(flow: Flow, results: Results, undisturbed: Results, workspace: Path) -> None:
+    first, at = {key[1]: result for key, result in undisturbed.items() if key[0] == "tiny"}, Workspace(flow.root)
+    for stage in STAGES:
+        ours = results["tiny", stage]
+        names = ("digest", "weights_digest", "data_version")
+        assert [ours[name] for name in names] == [first[stage][name] for name in names], stage
+    client = connect(at.tracking_uri)
+    (version,) = client.search_model_versions()
+    assert version.aliases or client.get_model_version_by_alias("tiny", "champion").version == version.version
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    ended = sorted((run.info.run_name, run.info.status) for run in runs)
+    assert ended == [("tiny evaluate", "FINISHED"), ("tiny train", "FINISHED")]
+    (model,) = client.search_logged_models(experiments)
+    assert model.status == "READY"
+    branch = ("tiny_ava", "tiny-actors")
+    expected = {name for name in files_of(workspace) if not any(part in name for part in branch)}
+    assert {name for name in files_of(flow.root) if ".versions" not in name} == {
+        name for name in expected if ".versions" not in name
+    }
+    assert processes_of(flow.temporary) == {}
+    assert [path.name for path in flow.temporary.rglob("*") if path.is_file() or path.is_socket()] == [".lock"]
+
+
+def disturb(flow: Flow, kills: list[Kill], undisturbed: Results, workspace: Path) -> None:
+    flow.start()
+    for kill in kills:
+        flow.kill(kill, float(undisturbed["tiny", kill.stage]["seconds"]))
+        flow.start()
+    check_ended_well(flow, flow.finish(), undisturbed, workspace)
+    print("killed in", "; ".join(flow.killed))
+
+
+@pytest.mark.timeout(1800)  # with the undisturbed flow
+def test_killed_in_training_evaluation_and_registration(killed: Flow, flow: Results, flow_workspace: Path) -> None:
+    kills = [Kill("train", 0.7, "run"), Kill("evaluate", 0.6, "group"), Kill("register", 0.5, "stage")]
+    disturb(killed, kills, flow, flow_workspace)
+
+
+def lives() -> list[list[Kill]]:
+    """Twenty kills in four lives: random moments of all stages, in the order of the flow."""
+    moments = random.Random(11)
+    hows: tuple[How, ...] = ("group", "run", "stage")
+    kills = [Kill(STAGES[n % 6], round(moments.random(), 2), hows[(n + n // 6) % 3]) for n in range(20)]
+    return [sorted(kills[life::4], key=lambda kill: (STAGES.index(kill.stage), kill.share)) for life in range(4)]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("life", range(4))
+def test_killed_at_twenty_moments(killed: Flow, flow: Results, flow_workspace: Path, life: int) -> None:
+    disturb(killed, lives()[life], flow, flow_workspace)

@@ -1,0 +1,150 @@
+"""dvc.yaml against the stages: it runs one again for what decides its results, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from stage_code import ROOT
+
+from slowfast_core.data import extraction, validation
+from slowfast_core.evaluation import evaluate
+from slowfast_core.recipe import Data, Recipe, load_recipe
+from slowfast_core.stage import run_once
+from slowfast_core.tracking import registry
+from slowfast_core.training import launch
+
+VERSIONS = "slowfast_core/stage_versions.yaml"
+STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
+DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# What ingestion does not look at: how it copies, what comes after it, and where that goes.
+NOT_INGESTED = {"requester_pays", "fetch_workers", "validation", "store", "remote", "remote_endpoint_url"}
+# Of the weights to start from, the stage looks at the digest; DVC can only look at the name.
+NAMED = {"train.init_from"}
+
+
+def params(stage: str) -> set[str]:
+    return {entry for entry in DVC[stage]["params"] if isinstance(entry, str)}
+
+
+def test_the_stages_are_those_of_both_branches() -> None:
+    assert list(DVC) == [*STAGES, *(f"finetune_{stage}" for stage in STAGES)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_version_of_its_code_and_on_no_source(stage: str) -> None:
+    for name in (stage, f"finetune_{stage}"):
+        of_files = [entry for entry in DVC[name]["params"] if isinstance(entry, dict)]
+        assert of_files == [{VERSIONS: [stage]}]
+        of_code = [Path(ROOT, path) for path in DVC[name].get("deps", ()) if path.startswith("slowfast_core")]
+        assert not [path for path in of_code if path.suffix == ".py" or list(path.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_branch_is_as_the_recipe(stage: str) -> None:
+    assert params(f"finetune_{stage}") == {f"finetune.{name}" for name in params(stage)}
+
+
+def test_ingestion_depends_on_what_it_looks_at() -> None:
+    assert params("ingest") == {f"data.{name}" for name in set(Data.model_fields) - NOT_INGESTED}
+
+
+@pytest.fixture(scope="module")
+def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable[[Recipe], dict[str, Any]]]:
+    """What each stage says that its result depends on, of a recipe."""
+    root = tmp_path_factory.mktemp("stages")
+    for stage in ("validate", "extract", "ingest", "train", "evaluate"):
+        run_once(stage, root / stage, {}, lambda _: {"digest": "d", "data_version": "v", "weights_digest": "w"})
+    (root / "train" / "checkpoint.json").write_text("{}")
+    (root / "evaluate" / "run.json").write_text("{}")
+    return {
+        "validate": lambda recipe: validation._inputs(recipe.data, root / "ingest", []),
+        "extract": lambda recipe: extraction._inputs(recipe.data, recipe.clip, root / "validate"),
+        "train": lambda recipe: launch._inputs(recipe, root / "extract", None),
+        "evaluate": lambda recipe: evaluate._inputs(recipe, "v", "w"),
+        "register": lambda recipe: registry._inputs(recipe, root / "train", root / "evaluate", "uri"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_depends_on_the_fields_that_its_key_has(
+    stage: str, inputs_of: Mapping[str, Callable[[Recipe], dict[str, Any]]]
+) -> None:
+    """Every field of recipes of either kind is changed, and the key looked at."""
+    decisive, fields = set(), set()
+    for name in ("demo", "demo_ava"):
+        for final in ("last", "best"):
+            recipe = load_recipe(name, [f"train.final={final}", "train.validate_every=1"])
+            recipe = recipe.model_copy(update={"finetune": None})
+            before = inputs_of[stage](recipe)
+            for field, changed in variants(recipe):
+                fields.add(field)
+                if inputs_of[stage](changed) != before:
+                    decisive.add(field)
+    listed = {field for field in fields for name in params(stage) if f"{field}.".startswith(f"{name}.")}
+    assert len(fields) > 100
+    assert decisive <= listed
+    assert listed <= decisive | NAMED
+
+
+def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The section with one of its fields changed to another value, which need not be valid; for each field."""
+    for name, info in type(section).model_fields.items():
+        value, field = getattr(section, name), prefix + (info.alias or name)
+        if name == "finetune":
+            continue
+        if isinstance(value, BaseModel):
+            for below, changed in variants(value, f"{field}."):
+                yield below, section.model_copy(update={name: changed})
+        else:
+            other = value + 1 if isinstance(value, int | float) and not isinstance(value, bool) else f"not {value}"
+            yield field, section.model_copy(update={name: other})
+
+
+@pytest.mark.exhaustive
+def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
+    """By DVC itself, on folders that stand for the stages' results."""
+    for name in ("slowfast_core", ".dvc"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for data, run in (("motion", "demo"), ("actors", "demo_ava")):
+        for stage in STAGES:
+            folder = tmp_path / "workspace/dvc" / (f"data/{data}" if stage in STAGES[:3] else f"runs/{run}") / stage
+            (folder / "store").mkdir(parents=True)
+            for file in ("manifest.parquet", "model.safetensors", "store/clip.mp4"):
+                (folder / file).write_text(stage)
+
+    def changed() -> set[str]:
+        return set(json.loads(dvc("status", "--json", cwd=tmp_path)))
+
+    dvc("commit", "--force", cwd=tmp_path)
+    assert changed() == set()
+    for module in ("data/decoding.py", "training/loop.py"):
+        with (tmp_path / "slowfast_core" / module).open("a") as file:
+            file.write("# a comment\n")
+    assert changed() == set()
+    versions = yaml.safe_load((tmp_path / VERSIONS).read_text())
+    (tmp_path / VERSIONS).write_text(yaml.safe_dump({**versions, "extract": versions["extract"] + 1}))
+    assert changed() == {"extract", "finetune_extract"}
+    (tmp_path / "workspace/dvc/data/motion/extract/stage.json").write_text("done again, with the same clips")
+    assert "train" not in changed()
+    (tmp_path / "workspace/dvc/data/motion/extract/store/clip.mp4").write_text("other clips")
+    assert {"train", "evaluate"} <= changed()
+
+
+def dvc(*arguments: str, cwd: Path) -> str:
+    command = [str(Path(sys.executable).with_name("dvc")), *arguments]
+    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout

@@ -1,0 +1,153 @@
+"""The scratch folder of a process ends with it, at the latest when the next one starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slowfast_core.errors import InputError
+from slowfast_core.scratch import VARIABLE, processes_of, scratch
+
+# Holds a scratch folder with a file and a process that does not react to SIGTERM, until it is killed.
+HOLDER = """
+import subprocess, sys, tempfile
+from pathlib import Path
+from slowfast_core.scratch import scratch
+with scratch(Path(sys.argv[1])) as folder:
+    Path(tempfile.mkdtemp(), "left").touch()
+    child = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 60; done"], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    print(folder, child.pid, flush=True)
+    sys.stdin.read()
+"""
+Hold = Callable[[Path], tuple["subprocess.Popen[str]", Path, int]]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """After pytest has made its own."""
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
+
+
+@pytest.fixture
+def hold(temporary: Path) -> Iterator[Hold]:
+    """Start a process that holds a scratch folder for an owner: the process, the folder, its child."""
+    held: list[tuple[subprocess.Popen[str], Path]] = []
+
+    def start(owner: Path) -> tuple[subprocess.Popen[str], Path, int]:
+        command = [sys.executable, "-c", HOLDER, str(owner)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        folder, child = process.stdout.readline().split()
+        held.append((process, Path(folder)))
+        return process, Path(folder), int(child)
+
+    yield start
+    for process, folder in held:
+        process.kill()
+        for pid in processes_of(folder):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def lives(pid: int) -> bool:
+    """And is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_it_is_the_temporary_directory_of_the_block_and_gone_after_it(temporary: Path, tmp_path: Path) -> None:
+    with scratch(tmp_path) as folder:
+        assert Path(tempfile.mkdtemp()).parent == folder
+        child = subprocess.Popen(["sh", "-c", "mktemp; exec sleep 60"], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert Path(child.stdout.readline().strip()).parent == folder
+    assert child.wait(10) == -signal.SIGKILL
+    child.stdout.close()
+    assert not folder.exists()
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(temporary)
+    assert VARIABLE not in os.environ
+    assert [path.name for path in temporary.rglob("*") if path.is_file()] == [".lock"]
+
+
+@pytest.mark.parametrize("below", ["", "runs/demo"])
+def test_what_a_killed_process_left_ends_at_the_next_start(hold: Hold, tmp_path: Path, below: str) -> None:
+    process, folder, child = hold(tmp_path / below)
+    process.kill()
+    process.wait()
+    assert lives(child)
+    assert list(folder.rglob("left"))
+    with scratch(tmp_path):
+        assert not lives(child)
+        assert not folder.exists()
+
+
+def test_what_a_living_process_holds_stays(hold: Hold, tmp_path: Path) -> None:
+    _, folder, child = hold(tmp_path)
+    with scratch(tmp_path):
+        assert lives(child)
+        assert list(folder.rglob("left"))
+
+
+def test_what_was_left_for_another_owner_goes_when_nothing_works_there(hold: Hold, tmp_path: Path) -> None:
+    process, folder, child = hold(tmp_path / "one")
+    process.kill()
+    process.wait()
+    with scratch(tmp_path / "two"):
+        assert lives(child)
+        assert folder.exists()
+    while pids := processes_of(folder):
+        os.kill(pids[0], signal.SIGKILL)
+    with scratch(tmp_path / "two"):
+        assert not folder.exists()
+
+
+def test_a_process_is_known_by_its_environment_and_not_by_its_name(hold: Hold, tmp_path: Path) -> None:
+    process, folder, _ = hold(tmp_path)
+    same = subprocess.Popen(["sh", "-c", f"exec sleep 60 # {folder}"], env={**os.environ, VARIABLE: f"{folder}0"})
+    process.kill()
+    process.wait()
+    with scratch(tmp_path):
+        assert same.poll() is None
+    same.kill()
+    same.wait()
+
+
+def test_nested_folders_lie_beside_each_other_and_each_ends_with_its_own(temporary: Path, tmp_path: Path) -> None:
+    with scratch(tmp_path) as outer:
+        with scratch(tmp_path / "runs") as inner:
+            assert inner.parent == outer.parent
+            assert tempfile.gettempdir() == str(inner)
+        assert not inner.exists()
+        assert tempfile.gettempdir() == str(outer)
+
+
+def test_sockets_fit_below_it_wherever_the_temporary_directory_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A session of Ray adds up to 63 characters; the system takes 107."""
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with scratch(tmp_path) as folder:
+        assert len(str(folder)) + 63 <= 107
+
+
+def test_a_folder_of_another_user_is_refused(temporary: Path, tmp_path: Path) -> None:
+    root = temporary / f"slowfast-{os.geteuid()}"
+    root.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="belongs to another user"), scratch(tmp_path):
+        pass
