@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.workspace import Workspace
 
@@ -24,13 +25,13 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     for video in videos:
         if not video.is_file():
             raise InputError("no such video", video, "name files that exist")
-    from slowfast_core.evaluation.scoring import Scorer, read_checkpoint
-
     with checkpoint_of(model, at) as checkpoint:
-        recipe, _ = read_checkpoint(checkpoint)
-        if recipe.model.head == "detect":
+        record = read_json_object(checkpoint / "checkpoint.json", "no checkpoint", "name a folder written by `train`")
+        if isinstance(record.get("model"), dict) and record["model"].get("head") == "detect":
             what = "this model needs boxes of people, a video alone is not enough"
             raise InputError(what, model, "name a classification model")
+        from slowfast_core.evaluation.scoring import Scorer
+
         scorer = Scorer(checkpoint)
         return [{"video": str(video), "top": best(scorer, video, top)} for video in videos]
 
