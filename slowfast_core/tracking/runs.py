@@ -100,6 +100,7 @@ def open_run(tracking: Tracking, at: Workspace, name: str, key: str, tags: Mappi
 
     The environment of the process is recorded with it, which registration reads as lineage.
     """
+    quiet_mlflow()
     uri = store_uri(tracking, at)
     with store_failures_in_one_line(uri):
         client = connect(uri)
