@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from slowfast_core.credentials import restored, without_credentials
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe import parse_recipe
@@ -28,7 +30,7 @@ def run(stage: str, recipe: str, workspace: str, artifact: Any, output: str, **t
 
     `train` overrides of the recipe come from the artifacts of other components.
     """
-    resolved = parse_recipe(recipe)
+    resolved = parse_recipe(restored(json.loads(recipe)))
     if train:
         resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update=train)})
     started = time.monotonic()
@@ -77,14 +79,16 @@ def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the run was cancelled or its pod is moved"))
     _tell(event="start", recipe=recipe, stage=stage)
     try:
-        yield
+        with machine_failures_in_one_line(Workspace.at(workspace).root):
+            yield
     except InputError as error:
         _tell(event="refused", recipe=recipe, stage=stage, message=str(error))
         sys.exit(f"slowfast {stage}: {error}")
-    except Exception as error:
-        _tell(event="failed", recipe=recipe, stage=stage, message=f"{type(error).__name__}: {error}")
-        traceback.print_exc()
-        raise
+    except Exception as error:  # noqa: BLE001  ended here, as a traceback of KFP may show an address
+        message = without_credentials(f"{type(error).__name__}: {error}")
+        _tell(event="failed", recipe=recipe, stage=stage, message=message)
+        print(without_credentials(traceback.format_exc()), file=sys.stderr)
+        sys.exit(f"slowfast {stage}: {message}")
 
 
 def events_folder(at: Workspace, pipeline_run: str) -> Path:

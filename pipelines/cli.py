@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 
 from pipelines.commands import pipeline
-from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout
+from slowfast_core.cli import At, Json, Overrides, RecipeName, app, stdout, tracked
 from slowfast_core.cli_data import data
-from slowfast_core.errors import FULL, InputError
+from slowfast_core.credentials import without_credentials
+from slowfast_core.environment import explained, machine_failures_in_one_line
+from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe, load_recipe
 from slowfast_core.stage import StageResult
 from slowfast_core.training.job import Stopped
@@ -21,6 +23,9 @@ from slowfast_core.workspace import Workspace
 
 app.add_typer(data, name="data")
 app.add_typer(pipeline, name="pipeline")
+
+
+LONGEST_LINE = 500  # characters of another library's message
 
 
 class Runner(StrEnum):
@@ -41,7 +46,8 @@ def run(
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
+    with machine_failures_in_one_line(workspace.root), tracked(resolved, workspace):
+        results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
         return
@@ -64,12 +70,13 @@ def _say_what_next(recipe: Recipe, results: list[tuple[str, StageResult]], at: W
 
 def main() -> None:
     """Exit codes: 0 done; 2 the input or the recipe is wrong (one line); 143 stopped by SIGTERM; 1 anything else."""
-    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # it may stand anywhere
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app()
+        app(arguments)
     except InputError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         print(f"slowfast: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
@@ -77,9 +84,18 @@ def main() -> None:
         sys.exit(143)  # as if SIGTERM had ended it
     except Exception as error:  # noqa: BLE001  the last line of defence of a command
         if debug:
-            traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in FULL:
-            print(f"slowfast: {error.strerror} ({error.filename}); make room and run again", file=sys.stderr)
+            _print_traceback()
+        if line := explained(error, Workspace.at().root):
+            print(f"slowfast: {line}", file=sys.stderr)
             sys.exit(2)
-        print(f"slowfast: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        print(f"slowfast: {type(error).__name__}: {_in_one_line(error)} (--debug shows more)", file=sys.stderr)
         sys.exit(1)
+
+
+def _in_one_line(error: Exception) -> str:
+    line = without_credentials(" ".join(str(error).split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+
+def _print_traceback() -> None:
+    print(without_credentials(traceback.format_exc()), file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.placement import Placement
 from pipelines.settings import Cluster
+from slowfast_core.credentials import without_credentials
 from slowfast_core.errors import InputError
 from slowfast_core.recipe import Recipe
 
@@ -38,7 +39,7 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
 
     recipe = recipe.with_gpus(auto_gpus(cluster))
     place, branch = Placement(recipe, cluster), recipe.finetune
-    at, uri = cluster.data.path, cluster.tracking_uri or recipe.tracking.uri or ""
+    at, uri = cluster.data.path, without_credentials(cluster.tracking_uri or recipe.tracking.uri or "")
     cpus, gpus = place.training_pod
     inputs = {"workspace": at, "tracking_uri": uri}
     experiments = sorted({one.tracking.experiment for one in (recipe, branch) if one})

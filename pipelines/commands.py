@@ -11,6 +11,7 @@ import typer
 
 from pipelines.settings import Cluster, load_cluster
 from slowfast_core.cli import Json, Overrides, RecipeName
+from slowfast_core.credentials import left_out
 from slowfast_core.files import write_whole
 from slowfast_core.recipe import Recipe, load_recipe
 
@@ -131,6 +132,8 @@ def _compiled(recipe: Recipe, cluster: Cluster, manifest: bool = False) -> str:
         typer.echo(f"slowfast: compute.gpus_per_worker is auto: {chosen}", err=True)
     if 1 in asked and not cluster.gpu_image:
         typer.echo(f"slowfast: no gpu_image in the settings: stages on GPUs run in {cluster.image}", err=True)
+    for line in left_out("the pipeline", recipe, cluster.tracking_uri or ""):
+        typer.echo(f"slowfast: {line} (`secrets` of the settings)", err=True)
     return compile_pipeline(recipe, cluster, manifest)
 
 

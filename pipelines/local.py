@@ -18,6 +18,8 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from pipelines.containers import docker_runner, give_to_owner
+from slowfast_core.credentials import VARIABLE, for_stages
+from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
 from slowfast_core.progress import PROGRESS_FILE, bar
 from slowfast_core.recipe import Recipe
@@ -41,7 +43,8 @@ def run_local(
     with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        with display.follow(events), _kfp_output_to(kfp_log), _environment(PROGRESS_FILE, str(events)):
+        variables = _environment(PROGRESS_FILE, str(events)), _environment(VARIABLE, for_stages(recipe))
+        with display.follow(events), _kfp_output_to(kfp_log), variables[0], variables[1]:
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
@@ -51,6 +54,8 @@ def run_local(
     if display.refusal:
         raise InputError.said(display.refusal)
     if problem is not None:
+        if line := explained(problem, at.root) or without_room(at.root):
+            raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
     if unfinished := display.unfinished(recipe):  # KFP can miss how a container ended, and goes on
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
@@ -60,7 +65,7 @@ def run_local(
 @contextlib.contextmanager
 def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
     if in_containers:
-        with docker_runner(recipe, at, {PROGRESS_FILE: str(events)}) as runner:
+        with docker_runner(recipe, at, {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}) as runner:
             yield runner
         return
     from kfp import local

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.settings import Cluster
+from slowfast_core.credentials import without_credentials
 from slowfast_core.errors import InputError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubeflow/pipelines/token")  # projected into pods that ask for it
@@ -180,7 +181,7 @@ class Server:
 
     @property
     def _ui(self) -> str:
-        return (self.cluster.ui or self.cluster.host).rstrip("/")
+        return without_credentials(self.cluster.ui or self.cluster.host).rstrip("/")
 
 
 def read_token(cluster: Cluster) -> str:

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from slowfast_core.cluster.rayjob_settings import Name, RayJobPods, Secret, Toleration
+from slowfast_core.documents import read_yaml_file
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import key_of, sentence
 from slowfast_core.sections import Count, Positive, Section
 
 DEFAULT = Path("cluster.yaml")
@@ -115,19 +116,14 @@ class Cluster(Section):
 def load_cluster(path: Path | None, **changes: str | None) -> Cluster:
     """The settings of a cluster, from `path`, $SLOWFAST_CLUSTER or ./cluster.yaml. Raises InputError."""
     path = path or Path(os.environ.get("SLOWFAST_CLUSTER") or DEFAULT)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        mend = "write it (pipelines/cluster.example.yaml shows how) or name one with --cluster"
-        raise InputError("no cluster settings", path, mend) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}", path, "mend the file") from None
+    if not path.is_file():
+        fix = "write it (pipelines/cluster.example.yaml shows how) or name one with --cluster"
+        raise InputError("no cluster settings", path, fix)
+    tree = read_yaml_file(path, "correct the settings")
     if not isinstance(tree, dict):
         raise InputError("cluster settings are a mapping", path, "see pipelines/cluster.example.yaml")
     try:
         return Cluster.model_validate(tree | {key: value for key, value in changes.items() if value})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{key}: {message}", path, "correct the settings") from None
+        raise InputError(f"{key_of(first)}: {sentence(first)}", path, "correct the settings") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import load_recipe, recipe_names
+from slowfast_core.recipe import Recipe, load_recipe, recipe_names
 from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
 
@@ -38,7 +40,7 @@ stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
 @app.callback()
 def slowfast(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """SlowFast video recognition, from raw video to a registered model.
 
@@ -134,12 +136,43 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
     if finetune:
         resolved = stages.finetune_branch(resolved, workspace)
     try:
-        result = stages.run_stage(stage, resolved, workspace)
+        with tracked(resolved, workspace):
+            result = stages.run_stage(stage, resolved, workspace)
     except InputError as error:
         if as_json:
             print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())
         raise
     print_result(result, as_json)
+
+
+@contextmanager
+def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
+    """Before the block, send what an MLflow server did not take when it was away; after it, say what it has not got."""
+    from slowfast_core.tracking.unsent import all_of, described
+
+    if all_of(at):
+        _send_unsent(recipe, at)
+    before = described(at)
+    try:
+        yield
+    except BaseException:
+        _say(line for line in described(at) if line not in before)  # an error is one line where nothing new was kept
+        raise
+    _say(described(at))
+
+
+def _send_unsent(recipe: Recipe, at: Workspace) -> None:
+    from slowfast_core.tracking.runs import send_unsent
+
+    for part in filter(None, (recipe, recipe.finetune)):
+        for sent in send_unsent(part.tracking, at):
+            kept = f"{len(sent.points)} points of {sent.name} that were kept"
+            _say([f"{kept} are now in MLflow ({sent.store or at.tracking_uri})"])
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"slowfast: {line}", file=sys.stderr)
 
 
 for _stage, _help in STAGES.items():

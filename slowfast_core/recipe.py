@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from slowfast_core.data.sections import Data, Store, Synthetic, Validation
+from slowfast_core.documents import read_yaml, read_yaml_file
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import key_of, sentence
 from slowfast_core.names import PathOfNames
 from slowfast_core.sections import Clip, Compute, Evaluate, Model, NonLocal, Pixels, Register, Section, Tracking, Train
 
@@ -127,38 +129,49 @@ def load_recipe(name_or_path: str, overrides: typing.Sequence[str] = ()) -> Reci
     tree = _read(path)
     for override in overrides:
         _override(tree, override)
-    return parse_recipe(tree, where=str(path))
+    return parse_recipe(tree, str(path), overrides)
 
 
-def parse_recipe(tree: dict[str, Any] | str, where: str = "recipe") -> Recipe:
+def parse_recipe(tree: dict[str, Any] | str, where: str = "recipe", overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Raises InputError, which names the override rather than `where` when the wrong value is one of `overrides`."""
     try:
         if isinstance(tree, str):
             return Recipe.model_validate_json(tree)
         return Recipe.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        key = key_of(first) or "recipe"
+        where = next((f"--set {text}" for text in reversed(overrides) if _sets(text, key)), where)
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown recipe key {key!r}", where, _nearest(first["loc"])) from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{key}: {message}", where, "correct the value") from None
+        raise InputError(f"{key}: {sentence(first)}", where, "correct the value") from None
+
+
+def _sets(override: str, key: str) -> bool:
+    """Whether the override gives `key`, or a section that holds it."""
+    given = override.partition("=")[0]
+    return key == given or key.startswith(f"{given}.")
 
 
 def _find(name_or_path: str) -> Path:
     named = RECIPES / f"{name_or_path}.yaml"
-    path = named if named.is_file() else Path(name_or_path)
-    if path.is_file():
+    path = named if _is_file(named) else Path(name_or_path)
+    if _is_file(path):
         return path
     near = difflib.get_close_matches(name_or_path, recipe_names(), n=1, cutoff=0.3)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"no recipe {name_or_path!r}", RECIPES, f"{hint}`slowfast recipes` lists them")
 
 
-def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[str, Any]:
+def _is_file(path: Path) -> bool:
     try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}", path, "mend the file") from None
+        return path.is_file()
+    except OSError:  # longer than a name may be
+        return False
+
+
+def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[str, Any]:
+    tree: Any = read_yaml_file(path, "correct the file")
     if not isinstance(tree, dict):
         raise InputError("a recipe is a mapping of sections", path, "see `slowfast show demo`")
     if parent := tree.pop("extends", None):
@@ -177,7 +190,7 @@ def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[
 
 def _find_beside(path: Path, name: str) -> Path:
     beside = path.parent / f"{name}.yaml"
-    return beside if beside.is_file() else _find(name)
+    return beside if _is_file(beside) else _find(name)
 
 
 def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -190,11 +203,10 @@ def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     other_format = (
         isinstance(data, dict)
         and isinstance(of_child, dict)
-        and of_child.get("format", data.get("format")) != data.get("format", "kinetics")
+        and of_child.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
     )
     dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
-    kept = {section: _without(value, dropped.get(section, ())) for section, value in base.items()}
-    return _without(kept, ("name",))
+    return {section: _without(value, dropped.get(section, ())) for section, value in base.items() if section != "name"}
 
 
 def _without(section: Any, keys: typing.Sequence[str]) -> Any:
@@ -227,8 +239,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
             raise InputError(f"{parent!r} in {key!r} is not a section", "--set", "see `slowfast show RECIPE`")
         tree = child
     try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        tree[last] = read_yaml(value, "--set")
+    except InputError:
         raise InputError(f"the value of {key!r} is not YAML: {value!r}", "--set", "quote it") from None
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from slowfast_core.credentials import stripped
 from slowfast_core.names import Name
 
 Positive = Annotated[int, Field(gt=0)]
@@ -21,15 +32,27 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 def _fraction(value: object) -> object:
-    try:
-        return float(Fraction(value)) if isinstance(value, str) else value
-    except (ValueError, ZeroDivisionError):
-        return value
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", value) if isinstance(value, str) else None
+    return int(match[1]) / int(match[2]) if match and int(match[2]) else value
+
+
+def _address(text: str) -> str:
+    if match := re.match(r"(https?|s3):(?!//[^/\s])", text):
+        raise ValueError(f"an address starts with {match[1]}:// and a name, is {text!r}")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]  # of a server or a store; anything else may be a folder
 
 
 class Section(BaseModel):
     # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Credentials in addresses are for connecting: whatever is written of a recipe is without them."""
+        return {name: stripped(value) for name, value in write(self).items()}
 
 
 class Clip(Section):
@@ -195,8 +218,8 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
     checkpoint_steps: Count = 0  # iterations; 0: by the clock only
     keep_checkpoints: Positive = 3
-    checkpoint_store: str | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
-    checkpoint_endpoint_url: str | None = None  # of an S3-compatible store
+    checkpoint_store: Address | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
+    checkpoint_endpoint_url: Address | None = None  # of an S3-compatible store
     log_samples: bool = False  # the ids of every step's samples, in a file of each worker
     max_restarts: int = Field(2, ge=0)
 
@@ -257,7 +280,7 @@ class Compute(Section):
     preflight_seconds: Positive = 120  # in which all workers must have found each other
     address: str | None = None  # of a Ray cluster; None starts a local one
     run_on: Literal["here", "jobs", "rayjob"] = "here"  # extraction and training: here, or as a job of a Ray cluster
-    jobs_address: str | None = None  # of its Jobs API, as http://host:8265
+    jobs_address: Address | None = None  # of its Jobs API, as http://host:8265
 
     @field_validator("gpus_per_worker", mode="before")
     @classmethod
@@ -291,5 +314,5 @@ class Compute(Section):
 
 
 class Tracking(Section):
-    uri: str | None = None  # None: SQLite in the workspace
+    uri: Address | None = None  # None: SQLite in the workspace
     experiment: str = "slowfast"

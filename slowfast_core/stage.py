@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside, sync, write_whole
 
 RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
+RERUN = "run the stage again"
 VERSIONS = Path(__file__).with_name("stage_versions.yaml")
 VERSION = "stage_version"  # among the inputs of a stage: its name and the version of its code
 LONGEST = 80  # characters of a value that a reason shows
@@ -154,19 +156,29 @@ def _complete(result: StageResult) -> bool:
 def _key_of(folder: Path) -> str | None:
     """The key of the finished stage in `folder`; None when there is none, or its record is damaged."""
     try:
-        key: str = json.loads((folder / RECORD).read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _read_record(folder)[0]
+    except InputError:
         return None
-    return key
 
 
 def _result(folder: Path) -> StageResult:
-    fields = json.loads((folder / RECORD).read_text())
-    del fields["key"]
-    for path in fields["outputs"].values():
+    _, result = _read_record(folder)
+    for path in result.outputs.values():
         inside(folder, path)  # the record may have come from a remote
-    fields["outputs"] = {name: str(folder / path) for name, path in fields["outputs"].items()}
-    return StageResult(**fields)
+    return result.model_copy(update={"outputs": {name: str(folder / path) for name, path in result.outputs.items()}})
+
+
+def _read_record(folder: Path) -> tuple[str, StageResult]:
+    """The key and the result of the finished stage in `folder`, as they are written. Raises InputError."""
+    fields = read_json_object(folder / RECORD, "no record of a stage", RERUN)
+    key = fields.pop("key", None)
+    try:
+        result = StageResult(**fields)
+    except (ValidationError, TypeError):
+        key = None
+    if not isinstance(key, str):
+        raise InputError("a damaged record of a stage", folder / RECORD, RERUN)
+    return key, result
 
 
 def _start_partial(partial: Path, key: str, inputs: Mapping[str, Any], keep: str, salvages: bool) -> None:

@@ -15,6 +15,7 @@ from slowfast_core.data.ingestion import ingest
 from slowfast_core.data.remote import Address
 from slowfast_core.data.validation import validate
 from slowfast_core.data.versions import is_tracked, track
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evaluate import evaluate
 from slowfast_core.recipe import Recipe
@@ -110,7 +111,7 @@ def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
 
     What a killed run in this workspace left of processes and temporary files is ended first.
     """
-    with scratch(at.root):
+    with machine_failures_in_one_line(at.root), scratch(at.root):
         return _run_stage(stage, recipe, at)
 
 

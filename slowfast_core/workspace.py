@@ -39,6 +39,11 @@ class Workspace:
     def artifacts(self) -> Path:
         return self.below("mlartifacts")
 
+    @property
+    def unsent(self) -> Path:
+        """What an MLflow server did not take yet."""
+        return self.below("unsent")
+
     def below(self, folder: str, *names: str) -> Path:
         """The path of `names` in `folder`. Raises InputError when that is outside, also through a symbolic link."""
         top = self.root / folder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from slowfast_core.recipe import load_recipe
 from slowfast_core.stages import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
+DISK_MB = 12  # for the tiny workspace, and for 2 or 3 checkpoints of 3 MB
 TINY_RECIPE = """
 name: tiny
 data:
@@ -55,3 +57,19 @@ def tiny_workspace(_tiny_data: Path) -> Callable[[Path], Workspace]:
         return Workspace(folder)
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty disk of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # SQLite may have a file open still

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from slowfast_core.cluster.connection import ray_with_settings, reach
 from slowfast_core.cluster.stage_job import StageJob
+from slowfast_core.credentials import without_credentials
 from slowfast_core.errors import InputError
 
 POLL_SECONDS = 0.5
@@ -32,7 +33,7 @@ def run_by_jobs_api(job: StageJob, address: str) -> str:
     try:
         if not runs:
             _submit(client, job, submission)
-        print(f"{job.stage} is job {submission} of {address}", file=sys.stderr)
+        print(f"{job.stage} is job {submission} of {without_credentials(address)}", file=sys.stderr)
         with streamed_logs(client, submission):
             return _wait(client, submission)
     except BaseException:
@@ -112,7 +113,8 @@ def _stop(client: Any, submission: str, address: str) -> None:
         if _status(error) == 404:
             return  # it was not taken
         reason = " ".join(str(error).split())
-        print(f"slowfast: job {submission} of {address} could not be stopped: {reason}", file=sys.stderr)
+        line = without_credentials(f"slowfast: job {submission} of {address} could not be stopped: {reason}")
+        print(line, file=sys.stderr)
 
 
 @contextmanager

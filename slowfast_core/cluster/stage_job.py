@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_core.cluster.rayjob_settings import RayJobSettings
+from slowfast_core.credentials import left_out
+from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import PROGRESS_FILE
@@ -124,6 +126,8 @@ def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
     if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
         recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
+    for line in left_out("the job", recipe):
+        print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
     with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
@@ -145,8 +149,10 @@ def run_here(folder: Path) -> int:
     _stop_unless_followed(folder / "followed", told["patience_seconds"])
     recipe = parse_recipe(json.dumps(told["recipe"]))
     try:
-        _check_version(told["stage"], told.get("version"))
-        result = STAGES[told["stage"]](recipe, Workspace(Path(told["workspace"])))
+        at = Workspace(Path(told["workspace"]))
+        with machine_failures_in_one_line(at.root):
+            _check_version(told["stage"], told.get("version"))
+            result = STAGES[told["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
         result = StageResult(stage=told["stage"], status="failed", summary=str(error))

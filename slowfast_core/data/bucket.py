@@ -60,7 +60,7 @@ class Bucket:
 
     def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
         where = f"{self.root}, {item.key!r}"
-        with disk_in_one_line(where), s3_in_one_line(where):
+        with disk_in_one_line(where, target), s3_in_one_line(where):
             if len(self._transfer.parts(item.size)) > 1:
                 fetch = partial(self._fetch_parts, item, target, arrived)
                 return self._retried(fetch, lambda error: isinstance(error, WrongContentError))
@@ -70,7 +70,7 @@ class Bucket:
 
     def put(self, source: Path, key: str) -> StoredObject:
         where = f"{self.root}, {key!r}"
-        with disk_in_one_line(where), s3_in_one_line(where):
+        with disk_in_one_line(where, source), s3_in_one_line(where):
             return self._retried(partial(self._put, source, key))
 
     def remove(self, key: str) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.remote import Address, Remote, open_remote
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import key_of, sentence
 from slowfast_core.files import whole_file
 from slowfast_core.names import Name
 from slowfast_core.stage import RECORD, read_result
@@ -66,7 +67,7 @@ def keep(version: Version, repository: Path, remote: Remote, address: Address) -
     known = there or here or version
     folder = repository / FOLDER
     folder.mkdir(exist_ok=True)
-    pushed = tuple(dict.fromkeys([*(here.remotes if here else ()), address]))
+    pushed = tuple(dict.fromkeys([*(here.remotes if here else ()), address.recorded]))
     with whole_file(folder / name) as temporary:
         if there is None:
             temporary.write_text(known.model_copy(update={"remotes": ()}).model_dump_json(indent=1), encoding="utf-8")
@@ -77,7 +78,7 @@ def keep(version: Version, repository: Path, remote: Remote, address: Address) -
 
 def is_kept(version: str, repository: Path, address: Address) -> bool:
     known = in_repository(repository).get(version)
-    return known is not None and address in known.remotes
+    return known is not None and address.recorded in known.remotes
 
 
 def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, list[str]]]:
@@ -134,8 +135,8 @@ def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
         try:
             version = Version.model_validate_json(text)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise _damaged(reason, where) from None
+            first = error.errors()[0]
+            raise _damaged(f"{key_of(first)} {sentence(first)}".strip(), where) from None
         if not where.endswith(version.file_name()):
             raise _damaged(f"it is of {version.hash}", where)
         found[version.hash] = version

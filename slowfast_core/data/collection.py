@@ -40,7 +40,7 @@ def collect(
 
     What a killed run finished in `partial` stays, what the previous output has is linked, the rest is fetched.
     """
-    with disk_in_one_line(str(partial)):
+    with disk_in_one_line(str(partial), partial):
         kept = _kept(partial, previous, named)
         rest = {item.key: item for item in named if item.key not in kept}
         begun = _clear_torn(partial / VIDEOS, kept, rest.values())

@@ -1,9 +1,10 @@
-"""Video files to frames: all of decord, and where something else reads.
+"""Video files to frames: all uses of decord, and which files FFmpeg (PyAV) reads instead.
 
 Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
 closed after use. Everything is read in order from the first frame on, for decord's seeking is wrong in open GOPs,
-MPEG-TS and edit lists; files that decord shows wrong even so are read by FFmpeg: see `originals`. The clip store can be
-read at random: see `store_reader`.
+MPEG-TS and edit lists. Files that decord shows wrong even so, and files whose frames would not fit in memory, for it
+decodes ahead of its reader without limit, are read by FFmpeg: see `originals`. The clip store can be read at random:
+see `store_reader`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from slowfast_core.data.originals import Original, examine, inspect_in_order, re
 from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
 
 Frame = NDArray[np.uint8]
+# decord may hold all frames of a file at once: those of ten seconds of 640x480 fit, as Kinetics' usual copies do.
+DECORD_BYTES = 300_000_000
 SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
 
 __all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_range", "inspect", "pick_frames", "probe"]
@@ -94,7 +97,7 @@ def inspect(path: Path, seconds: float) -> Inspection:
 
 
 def _inspect_both(original: Original, reader: Any, wanted: int) -> Inspection | None:
-    """FFmpeg's word on how far it decodes and on damage, which decord conceals. None where decord fails.
+    """How far FFmpeg decodes and what it finds damaged, which decord conceals. None where decord fails.
 
     A frame that they show differently is damaged too: decoders leave traces of some damage in the picture alone.
     """
@@ -130,12 +133,19 @@ def _psnr(a: Frame, b: Frame) -> float:
     return 10 * math.log10(255**2 / max(float(np.square(np.subtract(small_a, small_b, dtype=np.float32)).mean()), 1e-9))
 
 
+def for_decord(original: Original) -> bool:
+    return not original.beyond_decord and original.decoded_bytes <= DECORD_BYTES
+
+
 @contextmanager
 def _reader(original: Original) -> Iterator[Any]:
-    """decord's, or None where FFmpeg must read: decord is known wrong there, does not open it, or counts otherwise."""
+    """decord's, or None where FFmpeg must read.
+
+    That is where decord is known to be wrong, would take too much memory, does not open the file, or counts otherwise.
+    """
     with ExitStack() as stack:
         reader = None
-        if not original.beyond_decord:
+        if for_decord(original):
             try:
                 reader = stack.enter_context(_open(original.path))
             except DecodeError:

@@ -1,4 +1,4 @@
-"""A disk that is full, or refuses a name, told in one line, whoever writes on it."""
+"""Errors of the file system while objects are copied or clips are written, as one line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from slowfast_core.errors import FULL, InputError
 
 
 @contextmanager
-def disk_in_one_line(where: str) -> Iterator[None]:
-    """Tell the failures of the file system as InputError."""
+def disk_in_one_line(where: str, target: Path) -> Iterator[None]:
+    """Raise failures of the file system as InputError; `where` names the object, `target` is the file to write."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             mend = "free some, or choose another --workspace; a rerun goes on from the finished files"
-            raise InputError(f"no space left on the disk: {error.strerror}", where, mend) from None
+            raise InputError(f"no space left on the disk: {error.strerror}", target, mend) from None
         what = f"cannot read or write {error.filename or 'the file'}: {error.strerror or error}"
         raise InputError(what, where, "mend the folder or the file") from None
 

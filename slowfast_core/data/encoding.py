@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 
 from slowfast_core.recipe import Store
 
+MAX_SIDE = 16384  # pixels, of x264
+X264_PARAMS = "open-gop=0"
+# With x264's macroblock tree the bytes of pictures with a side this small differ from one encoding to the next: 11
+# kinds of bytes in 60 encodings of the same 32x32 frames, and one kind without it.
+SMALL_SIDE = 32
+MAX_PIXELS = 139_264 * 16**2  # of H.264's highest level, 6.2 (ITU-T H.264, table A-1); 8K video has fewer
+
 
 class ClipEncoder:
     """Takes the `count` frames of a clip in order, at `fps`; writes each n-th of those nearest to the store's times."""
@@ -65,6 +72,9 @@ class ClipEncoder:
         height, width = stored_size(frame.shape[0], frame.shape[1], self.store)
         if not self.written:
             self._stream.width, self._stream.height = width, height
+            if self.store.codec == "h264" and min(width, height) <= SMALL_SIDE:
+                options = self._stream.codec_context.options
+                self._stream.codec_context.options = options | {"x264-params": f"{X264_PARAMS}:mbtree=0"}
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture = self._reformatter.reformat(picture, width, height, self._format, interpolation="BICUBIC", threads=1)
         picture.pts, picture.time_base = self.written, 1 / self._rate
@@ -77,7 +87,7 @@ def _codec(store: Store, preset: str) -> tuple[str, str, dict[str, str]]:
     if store.codec == "jpeg":
         scale = str(store.jpeg_scale)
         return "mjpeg", "yuvj420p", {"qmin": scale, "qmax": scale, "threads": "1"}
-    options = {"crf": str(store.crf), "preset": preset, "threads": "1", "x264-params": "open-gop=0"}
+    options = {"crf": str(store.crf), "preset": preset, "threads": "1", "x264-params": X264_PARAMS}
     if store.fast_decode:
         options["tune"] = "fastdecode"
     return "libx264", "yuv420p", options
@@ -90,3 +100,12 @@ def stored_size(height: int, width: int, store: Store) -> tuple[int, int]:
     else:
         scale = store.short_side / min(height, width) if store.short_side else 1.0
     return max(2 * round(height * scale / 2), 2), max(2 * round(width * scale / 2), 2)
+
+
+def too_large(height: int, width: int, store: Store) -> str | None:
+    """Why the clip store cannot hold pictures of this size; None: it can."""
+    stored = stored_size(height, width, store)
+    if max(stored) <= MAX_SIDE and stored[0] * stored[1] <= MAX_PIXELS:
+        return None
+    limits = f"{MAX_SIDE} pixels a side and {MAX_PIXELS / 1e6:.1f} million in all"
+    return f"{width}x{height} pixels become {stored[1]}x{stored[0]} in the clip store, which holds up to {limits}"

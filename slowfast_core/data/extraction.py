@@ -3,6 +3,10 @@
 Kinetics: one file a row. AVA: one file a source video, around its annotated key frames. Each source is decoded once,
 whatever number of files it gives, on the cores of this machine or of a Ray cluster; the bytes do not depend on which.
 Its optical flow, where asked for, is beside it.
+
+Clips that cannot be written because of what their source holds are left out, and listed in the store with the reason.
+What depends on the machine (time, memory, the disk, a source that changed) stops the stage instead, so that the same
+inputs give the same store.
 """
 
 from __future__ import annotations
@@ -15,15 +19,17 @@ from typing import Any
 
 import pandas as pd
 
-from slowfast_core.data.cutting import Cut, Written, write_clips
+from slowfast_core.data.cutting import Cut, LeftOut, Written, write_clips
 from slowfast_core.data.disk import full_disk_in_one_line
+from slowfast_core.data.flow import flow_file
 from slowfast_core.data.manifest import Manifest, read_manifest
+from slowfast_core.data.validation_report import QUARANTINE, quarantined, write_quarantine
 from slowfast_core.data.versions import data_version
 from slowfast_core.data.workers import Failed, run_isolated
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside
 from slowfast_core.progress import progress
-from slowfast_core.recipe import Clip, Data, Store
+from slowfast_core.recipe import Clip, Data, Store, Validation
 from slowfast_core.stage import StageResult, finished, read_result, run_once
 
 MANIFEST = "manifest.parquet"
@@ -46,23 +52,25 @@ def extract(
         files = _files(data, manifest.rows)
         cuts = [_cut(data, clip, manifest.rows.iloc[rows], ingested, name, partial) for name, rows in files.items()]
         with full_disk_in_one_line(partial):
-            written = _write_all(cuts, partial, workers, cluster)
-            rows = [
-                _row(data, manifest.rows.iloc[row], cut, written[cut.target])
-                for cut, of_file in zip(cuts, files.values(), strict=True)
-                for row in of_file
-            ]
-            table = pd.DataFrame(rows).sort_index()
+            outcomes = _write_all(cuts, partial, workers, cluster, data.validation)
+            cut_of = {row: cut for cut, of_file in zip(cuts, files.values(), strict=True) for row in of_file}
+            found = {row: outcomes[cut_of[row].target] for row in sorted(cut_of)}
+            left_out = {row: [outcome.reason] for row, outcome in found.items() if isinstance(outcome, LeftOut)}
+            _accept(data, manifest, left_out, partial, output)
+            written = {row: outcome for row, outcome in found.items() if isinstance(outcome, Written)}
+            rows = [_row(data, manifest.rows.iloc[row], cut_of[row], file) for row, file in written.items()]
+            table = pd.DataFrame(rows)
             Manifest(table, manifest.labels).write(partial / STORE / MANIFEST)
         version = data_version(partial / STORE)
-        megabytes = sum(file.bytes for file in written.values()) / 1e6
+        megabytes = sum(file.bytes for file in outcomes.values() if isinstance(file, Written)) / 1e6
+        listed = f"; {len(left_out)} left out, see {STORE}/{QUARANTINE}" if left_out else ""
         return {
             "outputs": {"store": STORE},
-            "summary": f"{len(table)} clips, {megabytes:.1f} MB, data version {version[:8]}…",
+            "summary": f"{len(table)} clips, {megabytes:.1f} MB, data version {version[:8]}…{listed}",
             "digest": version,
             "data_version": version,
             "versions": read_result(validated).versions,
-            "metrics": {"clips": len(table), "files": len(cuts)},
+            "metrics": {"clips": len(table), "files": len(outcomes), "left_out": len(left_out)},
         }
 
     return run_once("extract", output, _inputs(data, clip, validated), work)
@@ -110,7 +118,8 @@ def _cut(data: Data, clip: Clip, rows: pd.DataFrame, ingested: Path, name: str, 
         start = max(math.floor((rows["key"].min() - margin) * fps), 0)
         stop = math.ceil((rows["key"].max() + margin) * fps) + 1
         needed = math.floor(rows["key"].max() * fps)
-    return Cut(source, target, partial / SCRATCH, data.store, fps, start, stop, needed)
+    sha256 = first["sha256"] if isinstance(first["sha256"], str) else None
+    return Cut(source, target, partial / SCRATCH, data.store, fps, start, stop, needed, sha256)
 
 
 def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Series[Any]:
@@ -125,23 +134,59 @@ def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Seri
     return row
 
 
-def _write_all(cuts: list[Cut], partial: Path, workers: int, cluster: str | None) -> dict[Path, Written]:
-    """Files that a killed run finished are kept."""
-    written: dict[Path, Written] = {}
+def _accept(data: Data, manifest: Manifest, left_out: Mapping[int, list[str]], partial: Path, output: Path) -> None:
+    """List what is left out in the store. Raises InputError when that is too much."""
+    rejected = output.with_name(f"{output.name}.rejected")
+    shutil.rmtree(rejected, ignore_errors=True)
+    (partial / STORE / QUARANTINE).unlink(missing_ok=True)
+    if not left_out:
+        return
+    total, limit, first = len(manifest.rows), data.validation.max_bad_share, next(iter(left_out))
+    rows = manifest.rows.drop(index=list(left_out))
+    lost = sorted({*manifest.rows["split"]} - {*rows["split"]})
+    if len(left_out) <= limit * total and not lost:
+        write_quarantine(quarantined(manifest.rows, left_out), partial / STORE / QUARANTINE)
+        return
+    rejected.mkdir()
+    write_quarantine(quarantined(manifest.rows, left_out), rejected / QUARANTINE)
+    what = f"{len(left_out)} of {total} clips cannot be extracted ({len(left_out) / total:.1%}, allowed {limit:.1%})"
+    what = f"split {lost[0]!r} has no clip left, {what}" if lost else what
+    what += f", the first: cannot extract {manifest.rows['id'].iloc[first]}: {left_out[first][0]}"
+    raise InputError(what, rejected / QUARANTINE, "fix the source, or raise data.validation.max_bad_share")
+
+
+def _write_all(
+    cuts: list[Cut], partial: Path, workers: int, cluster: str | None, limits: Validation
+) -> dict[Path, Written | LeftOut]:
+    """What became of each target. Files that a killed run finished are kept."""
+    found: dict[Path, Written | LeftOut] = {}
     shutil.rmtree(partial / SCRATCH, ignore_errors=True)
     for folder in (partial / STORE / CLIPS, partial / SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
     with progress("extract", len(cuts)) as advance:
-        for of_source, outcome in _outcomes(_by_source(cuts), workers, cluster):
-            name = of_source[0].target.stem
-            if isinstance(outcome, Failed):
-                raise InputError(f"cannot extract {name}: {outcome.reason}", of_source[0].source, "validate again")
+        for of_source, outcome in _outcomes(_by_source(cuts), workers, cluster, limits):
             if isinstance(outcome, InputError):
                 raise outcome
-            written |= {cut.target: file for cut, file in zip(of_source, outcome, strict=True)}
-            advance(len(of_source), name)
+            found |= _left_out(of_source, outcome) if isinstance(outcome, Failed) else _each(of_source, outcome)
+            advance(len(of_source), of_source[0].target.stem)
     shutil.rmtree(partial / SCRATCH)
-    return written
+    return found
+
+
+def _each(of_source: list[Cut], outcomes: list[Written | LeftOut]) -> dict[Path, Written | LeftOut]:
+    return {cut.target: outcome for cut, outcome in zip(of_source, outcomes, strict=True)}
+
+
+def _left_out(of_source: list[Cut], failed: Failed) -> dict[Path, Written | LeftOut]:
+    """A source that crashes its worker loses all its clips. Raises InputError where another machine might succeed."""
+    if not failed.crashed:
+        what = f"cannot extract {of_source[0].target.stem}: {failed.reason}"
+        fix = "remove the video and ingest again, or raise data.validation.decode_timeout_seconds or .decode_memory_mb"
+        raise InputError(what, of_source[0].source, fix)
+    for cut in of_source:
+        cut.target.unlink(missing_ok=True)
+        flow_file(cut.target).unlink(missing_ok=True)
+    return {cut.target: LeftOut(failed.reason) for cut in of_source}
 
 
 def _by_source(cuts: list[Cut]) -> list[list[Cut]]:
@@ -153,10 +198,11 @@ def _by_source(cuts: list[Cut]) -> list[list[Cut]]:
 
 
 def _outcomes(
-    items: list[list[Cut]], workers: int, cluster: str | None
-) -> Iterator[tuple[list[Cut], list[Written] | InputError | Failed]]:
+    items: list[list[Cut]], workers: int, cluster: str | None, limits: Validation
+) -> Iterator[tuple[list[Cut], list[Written | LeftOut] | InputError | Failed]]:
+    seconds = limits.decode_timeout_seconds
     if cluster is None:
-        return run_isolated(write_clips, items, workers)
+        return run_isolated(write_clips, items, workers, seconds, limits.decode_memory_mb)
     from slowfast_core.data.cluster import run_on_cluster
 
-    return run_on_cluster(write_clips, items, cluster)
+    return run_on_cluster(write_clips, items, cluster, seconds)

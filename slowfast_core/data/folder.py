@@ -42,7 +42,8 @@ class Folder:
 
     def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
         source = inside(self.path, item.key)
-        with disk_in_one_line(f"{self.root}, {item.key!r}"), source.open("rb") as file, whole_file(target) as temporary:
+        failures = disk_in_one_line(f"{self.root}, {item.key!r}", target)
+        with failures, source.open("rb") as file, whole_file(target) as temporary:
             _, sha256, _ = write_chunks(iter(lambda: file.read(CHUNK), b""), temporary)
             if _identity(source.stat()) != item.identity:
                 mend = "run again when the source is still"
@@ -52,7 +53,7 @@ class Folder:
 
     def put(self, source: Path, key: str) -> StoredObject:
         target = inside(self.path, key)
-        with disk_in_one_line(f"{self.root}, {key!r}"):
+        with disk_in_one_line(f"{self.root}, {key!r}", target):
             if not target.is_file() or sha256_of(target) != sha256_of(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with source.open("rb") as file, whole_file(target) as temporary:
@@ -63,7 +64,7 @@ class Folder:
     def remove(self, key: str) -> None:
         """A folder that is empty then goes too, as in a bucket."""
         target = inside(self.path, key)
-        with disk_in_one_line(f"{self.root}, {key!r}"):
+        with disk_in_one_line(f"{self.root}, {key!r}", target):
             target.unlink(missing_ok=True)
             if target.parent != self.path.resolve() and not any(target.parent.iterdir()):
                 target.parent.rmdir()

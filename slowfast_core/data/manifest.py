@@ -36,6 +36,9 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(pa.list_(pa.float64()))),  # multi-label: [class, start, end] in seconds of the file
     ]
 )
+MOST_ROWS, LARGEST = 50_000_000, 2**34  # bytes once read
+DAMAGED = (pa.ArrowException, OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError)
+REWRITE = "write it again with its stage"
 OPTIONAL = ("proposals", "spans")  # not in the file where no row has them, so that the bytes of other data sets stay
 
 
@@ -63,12 +66,26 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise InputError("no manifest", path, "run the stage that writes it first")
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            _check_size(file.metadata)
+            table = file.read()
         labels = json.loads(table.schema.metadata[b"labels"])
         for name in OPTIONAL:
             if name not in table.column_names:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not a manifest: {error}", path, "write it again with its stage") from None
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        table.validate(full=True)  # offsets and text of a damaged file may point anywhere
+        rows = table.to_pandas()
+    except DAMAGED as error:
+        raise InputError(f"not a manifest: {' '.join(str(error).split())}", path, REWRITE) from None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise InputError("not a manifest: its labels are no names", path, REWRITE)
     return Manifest(rows, tuple(labels))
+
+
+def _check_size(metadata: pq.FileMetaData) -> None:
+    """Raises ValueError for sizes that a header of some bytes may claim."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups)
+    if not 0 <= metadata.num_rows <= MOST_ROWS or not 0 <= size <= LARGEST:
+        raise ValueError(f"it claims {metadata.num_rows:,} rows and {size:,} bytes")

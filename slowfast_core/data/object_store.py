@@ -49,9 +49,11 @@ def open_store(
     workers: int = Transfer.workers,
     attempts: int = Transfer.attempts,
 ) -> ObjectStore:
-    """Nothing is read, and no connection made, before the first call."""
+    """Nothing is read, and no connection made, before the first call. Raises InputError for another kind of address."""
     if root.startswith("s3://"):
         return Bucket(root, endpoint_url, requester_pays, Transfer(workers=workers, attempts=attempts))
+    if "://" in root:
+        raise InputError("neither a folder nor s3://bucket/prefix", root, "copy the data to one of these")
     return Folder(root, workers)
 
 
@@ -60,7 +62,7 @@ def place(folder: Path, key: str) -> Path:
     target = inside(folder, key)
     if Path(key).as_posix() != key:
         raise InputError(f"the key {key!r} is not the path of a file", folder, "rename the object, or leave it out")
-    with disk_in_one_line(f"{folder}, {key!r}"):
+    with disk_in_one_line(f"{folder}, {key!r}", target):
         target.parent.mkdir(parents=True, exist_ok=True)
     return target
 

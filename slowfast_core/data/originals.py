@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.orientation import AS_STORED, Orientation, orientation_of
 from slowfast_core.data.video import DecodeError, Inspection, VideoInfo
+from slowfast_core.data.workers import restart_time_limit
 
 if TYPE_CHECKING:
     import av
@@ -29,17 +31,24 @@ DECORD_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "ffv1"})
 NARROW = 64  # pixels: decord takes the padding of its rows for a fourth channel
 CUT_OFF_SECONDS = 1.0  # an AVI header may count a few frames too many
+ABSOLUTE_END = frozenset({"matroska,webm", "asf"})  # containers whose header has the time of the end, not the length
+LIMITED_SECONDS = 10.0  # of video, for which the time limit of a worker holds
 
 
 @dataclass(frozen=True)
 class Original:
     path: Path
     stream: int  # its index in the container
-    info: VideoInfo  # upright; of uneven frame times the mean rate
+    info: VideoInfo  # as shown; of uneven frame times the mean rate
     begin: float | None  # seconds of the first frame; None: the file has no frame times
-    turns: int  # quarters, anticlockwise, that make it upright
+    orientation: Orientation
     beyond_decord: str  # why decord does not show it right; empty: it does
     claimed_seconds: float
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of all its frames in RGB."""
+        return 3 * self.info.frames * self.info.width * self.info.height
 
 
 def examine(path: Path) -> Original:
@@ -61,31 +70,52 @@ def examine(path: Path) -> Original:
             fps = float((len(seconds) - 1) / (seconds[-1] - seconds[0]))
         if not 0 < fps < 1e6:
             raise DecodeError(path, "its header has no frame rate")
-        if frame.rotation % 90:
-            raise DecodeError(path, f"turned by {frame.rotation} degrees")
-        turns = frame.rotation // 90 % 4
-        width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        orientation = _orientation(path, frame)
+        width, height = (frame.height, frame.width) if orientation.transposed else (frame.width, frame.height)
         reasons = {
-            f"container {container.format.name}": container.format.name not in DECORD_CONTAINERS,
-            f"codec {stream.codec_context.codec.canonical_name}": (
-                stream.codec_context.codec.canonical_name not in DECORD_CODECS
-            ),
-            "several video streams": len(container.streams.video) > 1,  # decord takes another than players do
-            "rotated": turns > 0,
+            **_beyond_decord(container, stream),
+            "turned or mirrored": orientation != AS_STORED,
             "an edit list hides frames": hidden > 0,
             "uneven frame times": uneven,
             "narrow": min(width, height) < NARROW,
             "cut off": missing > 0,  # decord does not open it
         }
+        begin = None if seconds is None else float(seconds[0])
         return Original(
             path,
             stream.index,
             VideoInfo(len(times) + missing, fps, width, height),
-            None if seconds is None else float(seconds[0]),
-            turns,
+            begin,
+            orientation,
             ", ".join(reason for reason, holds in reasons.items() if holds),
-            container.duration / 1e6 if container.duration else math.nan,
+            _claimed_seconds(container, begin or 0.0),
         )
+
+
+def _orientation(path: Path, frame: av.VideoFrame) -> Orientation:
+    try:
+        return orientation_of(frame)
+    except ValueError as error:
+        raise DecodeError(path, str(error)) from None
+
+
+def _beyond_decord(container: Any, stream: Any) -> dict[str, bool]:
+    """What decord does not read, or reads wrongly, by the kind of the file."""
+    codec = stream.codec_context.codec.canonical_name
+    return {
+        f"container {container.format.name}": container.format.name not in DECORD_CONTAINERS,
+        f"codec {codec}": codec not in DECORD_CODECS,
+        "several video streams": len(container.streams.video) > 1,  # decord takes another than players do
+    }
+
+
+def _claimed_seconds(container: Any, begin: float) -> float:
+    """The length by the header; NaN: it has none."""
+    if not container.duration:
+        return math.nan
+    seconds = float(container.duration / 1e6)
+    # Some programs write the length there all the same.
+    return seconds - begin if container.format.name in ABSOLUTE_END and seconds > begin else seconds
 
 
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
@@ -101,7 +131,7 @@ def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray
     info, reformatter = original.info, VideoReformatter()
     number = start
     for frame in islice(_steady(original, _decoded(original)), start, stop):
-        frame_HWC = np.ascontiguousarray(np.rot90(to_rgb(frame, reformatter), original.turns))
+        frame_HWC = original.orientation.shown(to_rgb(frame, reformatter))
         if frame_HWC.shape[:2] != (info.height, info.width):
             raise DecodeError(original.path, f"frame {number}: the size of the picture changes")
         yield frame_HWC
@@ -182,7 +212,7 @@ def _packets(container: Any, stream: Any) -> tuple[av.VideoFrame | None, list[An
     stream.codec_context.thread_count = 1
     frame, times, hidden = None, [], 0
     try:
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if frame is None:
                 frame = next((shown for shown in _decode(packet) or () if isinstance(shown, av.VideoFrame)), None)
             hidden += packet.is_discard
@@ -191,6 +221,16 @@ def _packets(container: Any, stream: Any) -> tuple[av.VideoFrame | None, list[An
     except av.FFmpegError:
         pass  # what is not there is missing
     return frame, times, hidden
+
+
+def demuxed(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of the stream. The time limit of the worker that reads them holds for every ten seconds of video."""
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    limited = round(LIMITED_SECONDS * min(max(rate, 1), 1000))
+    for number, packet in enumerate(container.demux(stream)):
+        if number % limited == 0:
+            restart_time_limit()
+        yield packet
 
 
 def _missing(path: Path, container: Any, stream: Any, there: int) -> int:
@@ -217,7 +257,7 @@ def _decoded(original: Original, gaps: bool = False) -> Iterator[Any]:
     with _open(original.path) as container:
         stream = container.streams[original.stream]
         stream.codec_context.thread_count = 1
-        packets = container.demux(stream)
+        packets = demuxed(container, stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -273,4 +313,4 @@ def _steady(original: Original, frames: Iterator[Any]) -> Iterator[Any]:
 
 def _stored_size(original: Original) -> tuple[int, int]:
     info = original.info
-    return (info.width, info.height) if original.turns % 2 else (info.height, info.width)
+    return (info.width, info.height) if original.orientation.transposed else (info.height, info.width)

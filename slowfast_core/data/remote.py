@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slowfast_core.credentials import without_credentials
+from slowfast_core.environment import full_disk
 from slowfast_core.errors import InputError
 from slowfast_core.files import md5_of
 from slowfast_core.progress import progress
@@ -36,6 +38,13 @@ class Address:
     def __post_init__(self) -> None:
         if self.url and "://" not in self.url:
             object.__setattr__(self, "url", str(Path(self.url).expanduser().resolve()))
+
+    @property
+    def recorded(self) -> Address:
+        """As it is written down: without credentials."""
+        return Address(
+            self.url and without_credentials(self.url), self.endpoint_url and without_credentials(self.endpoint_url)
+        )
 
 
 @dataclass(frozen=True)
@@ -90,38 +99,38 @@ class Remote:
 
     def _there(self, md5s: list[str]) -> set[str]:
         """Those that the remote has."""
-        with in_one_line(self.where):
+        with in_one_line(self.where, Path(self.cache.path)):
             return set(self.objects.oids_exist(md5s)) if md5s else set()
 
     def exists(self) -> bool:
         """Whether there is such a bucket, or folder."""
         place = self.root.partition("/")[0] if self.where.startswith("s3://") else self.root
-        with in_one_line(self.where):
+        with in_one_line(self.where, Path(self.cache.path)):
             return bool(self.objects.fs.exists(place))
 
     def records(self) -> dict[str, bytes]:
         """The files in the folder of records, by name."""
         files = self.objects.fs
         folder = files.join(self.root, RECORDS)
-        with in_one_line(self.where):
+        with in_one_line(self.where, Path(self.cache.path)):
             found = sorted(files.find(folder)) if files.exists(folder) else []
             return {files.name(path): files.cat_file(path) for path in found if path.endswith(".json")}
 
     def read_record(self, name: str) -> bytes | None:
         files = self.objects.fs
         path = files.join(self.root, RECORDS, name)
-        with in_one_line(self.where):
+        with in_one_line(self.where, Path(self.cache.path)):
             return files.cat_file(path) if files.exists(path) else None
 
     def record(self, file: Path, name: str) -> None:
-        with in_one_line(self.where):
+        with in_one_line(self.where, Path(self.cache.path)):
             self.objects.fs.put_file(str(file), self.objects.fs.join(self.root, RECORDS, name))
 
     def _transfer(self, what: str, source: Any, target: Any, md5s: list[str]) -> dict[str, BaseException]:
         """DVC tries each object again some times; returns why those that failed did."""
         failed: dict[str, BaseException] = {}
         if md5s:
-            with in_one_line(self.where), progress(what, len(md5s)) as advance:
+            with in_one_line(self.where, Path(self.cache.path)), progress(what, len(md5s)) as advance:
                 paths = [source.oid_to_path(md5) for md5 in md5s]
                 told = _callback(advance)
                 try:
@@ -133,7 +142,7 @@ class Remote:
 
     def _raise_first(self, failed: Mapping[str, BaseException]) -> None:
         for error in failed.values():
-            with in_one_line(self.where):
+            with in_one_line(self.where, Path(self.cache.path)):
                 raise error
 
     def _refuse_damaged(self, md5s: list[str]) -> None:
@@ -159,7 +168,7 @@ def open_remote(repository: Path, default: Path, address: Address) -> Iterator[R
             remote = repo.cloud.get_remote(ASKED if address.url else None)
             objects = remote.odb
         where = f"s3://{remote.path}" if "s3" in remote.fs.protocol else remote.path
-        yield Remote(repo, repo.cache.local, objects, remote.path, where)
+        yield Remote(repo, repo.cache.local, objects, remote.path, without_credentials(where))
 
 
 @contextmanager
@@ -174,8 +183,8 @@ def _opened(repository: Path, default: Path, address: Address) -> Iterator[Any]:
 
 
 @contextmanager
-def in_one_line(where: object) -> Iterator[None]:
-    """Tell the failures of DVC and of a remote as InputError."""
+def in_one_line(where: object, *places: Path) -> Iterator[None]:
+    """Raise failures of DVC and of a remote as InputError; `places` are on the disks that are written."""
     from aiohttp import ClientError as ConnectionLost
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
@@ -183,6 +192,9 @@ def in_one_line(where: object) -> Iterator[None]:
     try:
         yield
     except (DvcException, ImportError, BotoCoreError, ClientError, ConnectionLost, OSError) as error:
+        local = [Path(str(where))] if "://" not in str(where) else []
+        if full := full_disk(error, *places, *local):
+            raise full from error
         line = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         mend = "check the address of the remote, the credentials and the network; a rerun goes on from what was done"
         raise InputError(f"DVC: {line}", where, mend) from error

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slowfast_core.names import Name
-from slowfast_core.sections import Count, Positive, Section, Share
+from slowfast_core.sections import Address, Count, Positive, Section, Share
 
 
 class Synthetic(Section):
@@ -22,10 +22,10 @@ class Synthetic(Section):
 
 
 class Validation(Section):
-    max_bad_share: Share = 0.05
+    max_bad_share: Share = 0.05  # of the rows, in validation, and of those that are left, in extraction
     min_frames: Positive = 2
-    decode_timeout_seconds: Positive = 60  # for a file
-    decode_memory_mb: Positive = 4096  # of the process that decodes a file
+    decode_timeout_seconds: Positive = 60  # to decode 10 seconds of a video, or to write one second of it to the store
+    decode_memory_mb: Positive = 4096  # of a process that decodes, in validation and extraction
     min_fps: float = Field(1.0, ge=0)
     max_fps: float = Field(1000.0, gt=0)
     min_length_share: Share = 0.5  # of the length that the annotation, or else the file's own header, tells
@@ -68,8 +68,8 @@ class PersonBoxes(Section):
 class Data(Section):
     name: Name
     format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
-    source: str = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
-    endpoint_url: str | None = None  # of an S3-compatible store
+    source: Address = "synthetic"  # "synthetic", a directory, or s3://bucket/prefix
+    endpoint_url: Address | None = None  # of an S3-compatible store
     requester_pays: bool = False  # read a bucket whose readers pay for it
     fetch_workers: Positive = 8  # requests to the source at a time
     annotations: dict[Literal["train", "val"], str] | str = "annotations.csv"  # below the source, or a path of its own
@@ -85,8 +85,10 @@ class Data(Section):
     synthetic: Synthetic = Synthetic()
     validation: Validation = Validation()
     store: Store = Store()
-    remote: str | None = None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
-    remote_endpoint_url: str | None = None  # of an S3-compatible store
+    remote: Address | None = (
+        None  # where versions of the clip store are pushed: a folder, s3://..; None: the workspace's
+    )
+    remote_endpoint_url: Address | None = None  # of an S3-compatible store
 
     @model_validator(mode="after")
     def _of_its_format(self) -> Data:

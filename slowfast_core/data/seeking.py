@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.decoding import DecodeError, decode_range
-from slowfast_core.data.originals import examine, to_rgb
+from slowfast_core.data.decoding import DecodeError, decode_range, for_decord
+from slowfast_core.data.orientation import AS_STORED, orientation_of
+from slowfast_core.data.originals import demuxed, examine, to_rgb
 
 Frames = Iterator[NDArray[np.uint8]]
 SAME_PIXELS = ("yuv420p", "yuvj420p")  # where both decoders convert to RGB alike
@@ -50,15 +51,18 @@ def key_frames(path: Path, frames: int) -> KeyFrames | None:
     """None for a file that tells too little to be sure, or does not tell of as many frames as decord (`frames`)."""
     import av
 
-    if examine(path).beyond_decord:
+    original = examine(path)
+    if original.beyond_decord:
         return None
     times, keys = [], []  # in the order of the file
     try:
         with av.open(str(path)) as container:
             stream = container.streams.best("video")  # as decord chooses
-            if not isinstance(stream, av.VideoStream) or stream.pix_fmt not in SAME_PIXELS:
+            if not isinstance(stream, av.VideoStream):
                 return None
-            for packet in container.demux(stream):
+            if for_decord(original) and stream.pix_fmt not in SAME_PIXELS:
+                return None
+            for packet in demuxed(container, stream):
                 if packet.size:
                     if packet.pts is None or packet.is_discard:
                         return None
@@ -96,7 +100,7 @@ def _after(path: Path, keys: KeyFrames, start: int, stop: int) -> Frames:
             for frame in container.decode(stream):
                 if number == first and frame.pts is not None and frame.pts < keys.times[first]:
                     continue
-                if frame.pts != keys.times[number] or frame.rotation:
+                if frame.pts != keys.times[number] or orientation_of(frame) != AS_STORED:
                     break
                 if number >= start:
                     yield to_rgb(frame, reformatter)
@@ -105,6 +109,8 @@ def _after(path: Path, keys: KeyFrames, start: int, stop: int) -> Frames:
                     return
     except av.FFmpegError as error:
         reason = str(error.strerror)
+    except ValueError as error:
+        reason = str(error)
     if number <= start:
         raise _NotThereError
     raise DecodeError(path, f"frame {number}: {reason}")

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slowfast_core.data.encoding import too_large
 from slowfast_core.data.inspection import inspect_segments
+from slowfast_core.data.label_names import doubtful_names, names_come_from_rows
 from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.repeats import leaks, repeats, shared_videos
 from slowfast_core.data.validation_report import (
@@ -29,18 +31,20 @@ from slowfast_core.data.validation_report import (
     Check,
     class_table,
     coverage_of,
+    quarantined,
     write_quarantine,
     write_report,
 )
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
-from slowfast_core.recipe import Data, Validation
+from slowfast_core.recipe import Data, Store, Validation
 from slowfast_core.stage import StageResult, read_result, run_once
 
 MANIFEST = "manifest.parquet"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).parent / "suites"
 SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # others are as Kinetics
+SIZE_FIELDS = {"short_side", "height"}  # of Store
 ANY_IMBALANCE = 1e18
 
 
@@ -53,7 +57,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
         segments = inspect_segments(manifest.rows, ingested, data.validation, partial / JOURNAL)
-        flat = _flatten(manifest, segments)
+        flat = _flatten(manifest, segments, data.store)
         checks = _run_suites(suites, flat, _limits(data.validation, manifest))
         reasons = _reasons(checks)
         known = manifest.rows.assign(**{name: segments[name] for name in ("frames", "fps", "width", "height")})
@@ -61,17 +65,19 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         classes = class_table(good)
         of_classes = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
         balance = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(of_classes).items()]
-        warnings = balance + _warned_of_videos(data.validation, flat)
+        names = _doubtful_names(data, classes)
+        warnings = [*names, *balance, *_warned_of_videos(data.validation, flat)]
         coverage = coverage_of(manifest, segments, reasons)
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
-        write_quarantine(manifest.rows, reasons, partial / QUARANTINE)
-        write_report(data, coverage, classes, [*checks, *of_classes], warnings, partial)
+        bad = quarantined(manifest.rows, reasons)
+        write_quarantine(bad, partial / QUARANTINE)
+        write_report(data, coverage, classes, [*checks, *of_classes], warnings, bad, partial)
         _accept(data, good, coverage, checks, balance, partial, output)
         good.write(partial / MANIFEST)
         (partial / JOURNAL).unlink()
         return {
             "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE, "coverage": COVERAGE},
-            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings),
+            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings, names),
             "digest": sha256_of(partial / MANIFEST),
             "versions": read_result(ingested).versions,
             "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
@@ -82,16 +88,22 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
 
 def _inputs(data: Data, ingested: Path, suites: Sequence[Path]) -> dict[str, Any]:
     """Everything that decides which rows are good."""
-    return {
+    inputs: dict[str, Any] = {
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),
         "format": data.format,
+        "store": data.store.model_dump(include=SIZE_FIELDS),
         "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
     }
+    if names_come_from_rows(data):
+        inputs["names"] = "from the rows"  # they are looked at; with a label file they are not
+    return inputs
 
 
-def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
+def _flatten(manifest: Manifest, segments: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The manifest with scalar columns for what its lists and its files hold."""
+    sizes = zip(segments["height"], segments["width"], strict=True)
+    unfit = [None if math.isnan(height) else too_large(int(height), int(width), store) for height, width in sizes]
     rows = manifest.rows
     labels = [np.asarray(of_row if of_row is not None else [], dtype=int) for of_row in rows["labels"]]
     boxes = [() if of_row is None else [np.asarray(box, dtype=float) for box in of_row] for of_row in rows["boxes"]]
@@ -100,6 +112,7 @@ def _flatten(manifest: Manifest, segments: pd.DataFrame) -> pd.DataFrame:
     flat = rows.drop(columns=["frames", "fps", "width", "height"]).join(segments)
     return flat.assign(
         row=range(len(rows)),
+        unfit=pd.Series(unfit, index=rows.index, dtype=object),
         classes=len(manifest.labels),
         label_count=[len(of_row) for of_row in labels],
         label_min=[of_row.min() if len(of_row) else math.nan for of_row in labels],
@@ -167,8 +180,18 @@ def _reasons(checks: list[Check]) -> dict[int, list[str]]:
     return dict(sorted(reasons.items()))
 
 
-def _warned(warnings: list[str]) -> str:
-    return f"; {len(warnings)} warnings in the report" if warnings else ""
+def _doubtful_names(data: Data, classes: pd.DataFrame) -> list[str]:
+    if not names_come_from_rows(data):
+        return []
+    return doubtful_names(dict(zip(classes["name"], classes["train"] + classes["val"], strict=True)))
+
+
+def _warned(warnings: list[str], names: list[str]) -> str:
+    """A doubtful name is shown at once: whoever trains on the class of a typo finds out late."""
+    if not warnings:
+        return ""
+    first = f": {names[0]}" if names else ""
+    return f"; {len(warnings)} warning{'s' * (len(warnings) > 1)} in the report{first}"
 
 
 def _warned_of_videos(validation: Validation, flat: pd.DataFrame) -> list[str]:

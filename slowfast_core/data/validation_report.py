@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 
 from slowfast_core.data.manifest import Manifest
+from slowfast_core.errors import one_line
 from slowfast_core.files import whole_file, write_whole
 from slowfast_core.recipe import Data
 
 QUARANTINE, REPORT, PAGE, COVERAGE = "quarantine.csv", "report.json", "report.html", "coverage.json"
 TEMPLATE = Path(__file__).with_suffix(".html")
+FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms
 SPLITS = ("train", "val")
 
 
@@ -31,10 +33,27 @@ class Check:
     bad: dict[int, str]
 
 
-def write_quarantine(rows: pd.DataFrame, reasons: Mapping[int, list[str]], path: Path) -> None:
+def quarantined(rows: pd.DataFrame, reasons: Mapping[int, list[str]]) -> pd.DataFrame:
+    """`id`, `video` and `split` of the bad rows, and their reasons."""
     bad = rows.loc[list(reasons), ["id", "video", "split"]]
+    return bad.assign(reason=["; ".join(of_row) for of_row in reasons.values()])
+
+
+def write_quarantine(bad: pd.DataFrame, path: Path) -> None:
+    """A csv for people; programs read the same in `report.json`, as it is."""
     with whole_file(path) as temporary:
-        bad.assign(reason=["; ".join(of_row) for of_row in reasons.values()]).to_csv(temporary, index=False)
+        bad.map(for_spreadsheets).to_csv(temporary, index=False)
+
+
+def for_spreadsheets(cell: Any) -> Any:
+    """Spreadsheets run text that begins like a formula, also from a csv: a quote before it makes it text.
+
+    Line ends would begin another row, and are escaped.
+    """
+    if not isinstance(cell, str):
+        return cell
+    shown = one_line(cell)
+    return f"'{shown}" if shown.lstrip(" ").startswith(FORMULA) else shown
 
 
 def write_report(
@@ -43,12 +62,13 @@ def write_report(
     classes: pd.DataFrame,
     checks: Sequence[Check],
     warnings: Sequence[str],
+    bad: pd.DataFrame,
     folder: Path,
 ) -> None:
-    """From `folder/quarantine.csv` and these."""
+    """`bad` are the rows in quarantine."""
     import jinja2
 
-    quarantine = pd.read_csv(folder / QUARANTINE, dtype=str, keep_default_na=False).to_dict("records")
+    quarantine = bad.fillna("").astype(str).to_dict("records")
     report = {
         "data": data.name,
         "suite": data.format,

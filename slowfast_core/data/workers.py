@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +19,13 @@ Process = subprocess.Popen[bytes]
 WATCH_SECONDS = 0.1  # between looks at the memory of the workers
 
 
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+
+
 @dataclass(frozen=True)
 class Failed:
     reason: str
+    crashed: bool = field(default=False, compare=False)  # by itself: not for want of time or memory, nor killed
 
 
 def cores() -> int:
@@ -38,7 +42,7 @@ def run_isolated(
     """Yield each item with `function(item)`, or with why it failed, in the order of completion.
 
     `function` must be importable by its name. `workers` 0 takes all cores; `limit_seconds` 0 sets no limit to one item,
-    `limit_mb` 0 none to the resident memory of its process.
+    which may restart it as it gets on; `limit_mb` 0 none to the resident memory of its process.
     Workers end with their parent, however that ends: their pipe closes.
     """
     todo = list(reversed(items))
@@ -65,7 +69,7 @@ def run_isolated(
                     pipe.close()
                     code = process.wait()
                     memory = f"took more than {limit_mb} MB of memory"
-                    result = Failed(memory if process in too_large else _cause(code, limit_seconds))
+                    result = Failed(memory) if process in too_large else _failed(code, limit_seconds)
                 yield item, result
     finally:
         for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
@@ -102,13 +106,27 @@ def _serve(descriptor: int) -> None:
             item = pipe.recv()
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, limit_seconds)  # the system ends this process, wherever it hangs
         try:
-            result = function(item)
-        except Exception as error:  # noqa: BLE001  (one item's failure, told to the parent)
+            result = run_limited(function, item, limit_seconds)
+        except Exception as error:  # noqa: BLE001  (one item's failure, reported to the parent)
             result = Failed(" ".join(str(error).split()) or type(error).__name__)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(result)
+
+
+def run_limited(function: Callable[[Item], Result], item: Item, limit_seconds: float) -> Result:
+    """`function(item)`; the system ends this process, wherever it hangs, when that takes longer. 0: no limit."""
+    signal.setitimer(signal.ITIMER_REAL, limit_seconds, limit_seconds)
+    try:
+        return function(item)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def restart_time_limit() -> None:
+    """The item at work has got on: it has the whole time limit again, if it has one."""
+    _, limit_seconds = signal.getitimer(signal.ITIMER_REAL)  # the interval, which no alarm lives to use
+    if limit_seconds:
+        signal.setitimer(signal.ITIMER_REAL, limit_seconds, limit_seconds)
 
 
 def _resident_mb(process: Process) -> float:
@@ -119,7 +137,8 @@ def _resident_mb(process: Process) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _cause(code: int, limit_seconds: float) -> str:
+def _failed(code: int, limit_seconds: float) -> Failed:
     if code == -signal.SIGALRM:
-        return f"took longer than {limit_seconds:g} s"
-    return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit {code}'})"
+        return Failed(f"took longer than {limit_seconds:g} s")
+    name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+    return Failed(f"the decoder crashed ({name})", crashed=-code in CRASHES)

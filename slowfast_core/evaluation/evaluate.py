@@ -12,7 +12,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.progress import progress
 from slowfast_core.recipe import Evaluate, Recipe
-from slowfast_core.stage import StageResult, key_of_partial, read_result, run_once
+from slowfast_core.stage import StageResult, read_result, run_once
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slowfast_core.evaluation.charades import MultiLabelResult
     from slowfast_core.evaluation.classification import ClassificationResult
     from slowfast_core.evaluation.scoring import Scorer
+    from slowfast_core.tracking.runs import Run
 
 
 def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: Workspace) -> StageResult:
@@ -32,9 +33,11 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
     digest = read_result(training).weights_digest or ""
 
     def work(partial: Path) -> Mapping[str, Any]:
-        result = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
-        run_id = _log(recipe, at, partial, data_version, result.metrics)
-        write_whole(partial / "run.json", json.dumps({"run_id": run_id}))
+        with _open_run(recipe, at, partial, data_version) as run:
+            result = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
+            run.rest.add(result.metrics, 0)
+            run.rest.files.append(partial / "report.html")
+        write_whole(partial / "run.json", json.dumps({"run_id": run.id}))
         shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result.metrics.items())
         return {
             "outputs": {"report": "report.html", "metrics": "metrics.json"},
@@ -157,14 +160,14 @@ def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal[
     return "proposals" if predicted and test.boxes != "truth" else "boxes"
 
 
-def _log(recipe: Recipe, at: Workspace, folder: Path, data_version: str, metrics: Mapping[str, float]) -> str:
-    from slowfast_core.tracking.runs import open_run
+def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> Run:
+    """Before the scoring: where MLflow does not answer, nothing has to be done again. Raises InputError."""
+    from slowfast_core.tracking.answers import mlflow_in_one_line
+    from slowfast_core.tracking.continued import open_run_of
 
     tags = {"slowfast.stage": "evaluate", "slowfast.recipe": recipe.name}
-    key = f"{key_of_partial(folder)} {folder}"
-    with open_run(recipe.tracking, at, f"{recipe.name} evaluate", key, tags) as run:
+    run = open_run_of(folder, recipe.tracking, at, f"{recipe.name} evaluate", tags)
+    with mlflow_in_one_line(run.uri):
         run.log_params(evaluate=recipe.evaluate, model=recipe.model, clip=recipe.clip)
         run.log_dataset(recipe.data.name, data_version, recipe.data.source, "evaluation")
-        run.log_metrics(metrics, 0)
-        run.log_artifact(folder / "report.html")
-        return run.id
+    return run

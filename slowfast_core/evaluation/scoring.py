@@ -5,7 +5,6 @@ B clips, C channels, T frames, H height, W width, V views, K boxes, A classes.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from slowfast_core.data.sampling import (
     whole_view,
 )
 from slowfast_core.data.sections import Store
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.checkpoint_folder import load_verified
@@ -140,9 +140,9 @@ class Scorer:
 def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe and the label names kept beside the weights. Raises InputError when there are none."""
     path = folder / "checkpoint.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        labels = tuple(record["labels"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError("no checkpoint", path, "give a folder written by `slowfast train`") from None
-    return parse_recipe({k: v for k, v in record.items() if k not in RECORD_EXTRAS}, str(path)), labels
+    fix = "give a folder written by `slowfast train`"
+    record = read_json_object(path, "no checkpoint", fix)
+    labels = record.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise InputError("no checkpoint: it has no label names", path, fix)
+    return parse_recipe({k: v for k, v in record.items() if k not in RECORD_EXTRAS}, str(path)), tuple(labels)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.stage import RECORD, read_result
 
@@ -35,10 +35,7 @@ def recorded_digest(folder: Path) -> str:
 def read_record(folder: Path) -> dict[str, Any]:
     """What `checkpoint.json` records of the weights. Raises InputError when it records no digest of them."""
     path = folder / CONFIG
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError("no readable JSON", path, "name a folder that `slowfast train` or `convert` wrote") from None
-    if not isinstance(record, dict) or not isinstance(record.get("weights_digest"), str):
+    record = read_json_object(path, "no readable JSON", "name a folder that `slowfast train` or `convert` wrote")
+    if not isinstance(record.get("weights_digest"), str):
         raise InputError("does not record the digest of its weights", path, "train or convert it again")
     return record

@@ -100,13 +100,14 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
             weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights)
             model = model.model_copy(update={"classes": len(weights["projection.weight"])})
         clip = clip_of(settings, model)
-    except (ValueError, LookupError, TypeError) as error:  # shapes that no network of ours has
+        with torch.device("meta"):
+            own = build_model(model, clip).state_dict()
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
+        # shapes that no network of ours has
         reason = " ".join(str(error).split())
         raise InputError(f"no network that is known here: {reason}", f"--from {peer}", "name another file") from None
     if recipe:
         _agree(model, clip, recipe)
-    with torch.device("meta"):
-        own = build_model(model, clip).state_dict()
     counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
     converted = Converted(counters | weights, model, clip, tuple(settings.assumed))
     return converted, _compare(converted, own, unknown)

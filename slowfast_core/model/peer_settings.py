@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-import yaml
 from torch import Tensor
 
+from slowfast_core.documents import read_yaml
 from slowfast_core.errors import InputError
 from slowfast_core.model.peer_names import Peer
 from slowfast_core.recipe import Recipe
@@ -51,8 +51,8 @@ class Settings:
 def flat_config(text: str) -> dict[str, Any]:
     """PySlowFast's YAML as dotted keys; nothing where it cannot be read."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError:
+        tree = read_yaml(text, "cfg")
+    except InputError:
         return {}
     sections = tree.items() if isinstance(tree, dict) else ()
     return {

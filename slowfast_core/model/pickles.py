@@ -1,15 +1,11 @@
 """Checkpoint files of the public codebases, read without running anything that they hold.
 
-A pickle is a program. Of what it may name, numpy arrays and plain containers are taken; anything else is refused by
-its name before it is called.
+Numbers, text, arrays, tensors and plain containers are read; a file that names anything else is refused by that name.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,9 @@ import torch
 from torch import Tensor
 
 from slowfast_core.errors import InputError
+from slowfast_core.model.plain_arrays import Numpy
+from slowfast_core.model.plain_pickle import Budget, PickleError, PickleReader, RefusedError
+from slowfast_core.model.torch_file import read_torch
 
 STATE_KEYS = ("model_state", "state_dict", "blobs")
 WHOLE = "fetch the file again, and compare its size or checksum with the publisher's"
@@ -51,70 +50,26 @@ def read_peer_file(path: Path) -> PeerFile:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_safe_for_torch()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  a damaged file makes the reader raise nearly anything
-        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise InputError(f"refused: it would run {named[1]}", path, TRUSTED) from None
-        raise InputError(f"no whole PyTorch file ({type(error).__name__})", path, WHOLE) from None
+        return read_torch(path.read_bytes())
+    except RefusedError as error:
+        raise InputError(f"refused: it would run {error}", path, TRUSTED) from None
+    except PickleError as error:
+        raise InputError(f"no whole PyTorch file ({error})", path, WHOLE) from None
 
 
 def read_plain(path: Path, where: object, trusted: str) -> Any:
-    """The arrays and plain containers of a pickle. Raises InputError; `trusted` mends one that would run code."""
+    """The arrays and plain containers of a pickle. Raises InputError; `trusted` is the fix of one that would run code.
+
+    What is no array of numbers, such as one of text, is in it as a record of no use.
+    """
+    data = path.read_bytes()
+    budget = Budget(len(data))
     try:
-        with path.open("rb") as file:
-            return _Restricted(file, encoding="latin-1").load()
-    except _Refused as error:
+        return PickleReader(data, Numpy(budget).calls(), budget).load()
+    except RefusedError as error:
         raise InputError(f"refused: it would run {error}", where, trusted) from None
-    except Exception as error:  # noqa: BLE001  a damaged file makes the reader raise nearly anything
-        raise InputError(f"no whole pickle ({type(error).__name__})", where, WHOLE) from None
-
-
-class _Refused(pickle.UnpicklingError):
-    """The pickle names something that it may not."""
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module.replace("numpy._core", "numpy.core"), name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into an old pickle, and nothing else that the codec registry could do."""
-    if encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"_codecs.encode with {encoding!r}")
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """How Python 3 writes those of an empty array into an old pickle; with arguments it could fill the memory."""
-    return b""
-
-
-_reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
-_scalar: Callable[..., Any] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
-_frombuffer: Callable[..., Any] = np.empty(0).__reduce_ex__(5)[0]  # type: ignore[assignment]
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-}
-
-
-def _safe_for_torch() -> list[Any]:
-    """Learning rates and scores are often numpy scalars in the checkpoints of training frameworks."""
-    kinds = [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "?")]
-    named = [(value, f"{module}.{name}") for (module, name), value in ALLOWED.items()]
-    renamed = [(value, name.replace("numpy.core", "numpy._core")) for value, name in named]
-    return [*named, *renamed, *kinds]
+    except PickleError as error:
+        raise InputError(f"no whole pickle ({error})", where, WHOLE) from None
 
 
 def _as_tensor(value: object) -> Tensor | None:

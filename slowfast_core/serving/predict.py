@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,13 +24,13 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
     for video in videos:
         if not video.is_file():
             raise InputError("no such video", video, "name files that exist")
+    from slowfast_core.evaluation.scoring import Scorer, read_checkpoint
+
     with checkpoint_of(model, at) as checkpoint:
-        config = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-        if config.get("model", {}).get("head") == "detect":
+        recipe, _ = read_checkpoint(checkpoint)
+        if recipe.model.head == "detect":
             what = "this model needs boxes of people, a video alone is not enough"
             raise InputError(what, model, "name a classification model")
-        from slowfast_core.evaluation.scoring import Scorer
-
         scorer = Scorer(checkpoint)
         return [{"video": str(video), "top": best(scorer, video, top)} for video in videos]
 
@@ -56,7 +55,7 @@ def checkpoint_of(model: str, at: Workspace, uri: str | None = None) -> Iterator
     for name in FILES:
         if not (folder_of_files / name).is_file():
             mend = "name a checkpoint folder, or a registered model as models:/NAME@champion"
-            raise InputError(f"no {name}", folder_of_files, mend)
+            raise InputError(f"no {name}", model, mend)
     yield folder_of_files
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
+from slowfast_core.tracking.answers import is_unanswered, reason_of
 from slowfast_core.tracking.registry import EVALUATED_ON
 from slowfast_core.tracking.runs import MAX_DIGEST, connect
 
@@ -80,8 +81,8 @@ def _of_model(model: str, client: MlflowClient) -> str:
         by_alias = client.get_model_version_by_alias
         version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
     except MlflowException as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"no such model: {reason}", model, "`slowfast ui` lists the registered ones") from None
+        what = "cannot look for the model in MLflow" if is_unanswered(error) else "no such model"
+        raise InputError(f"{what}: {reason_of(error)}", model, "`slowfast ui` lists the registered ones") from None
     return str(version.tags.get("data_version", ""))
 
 
@@ -114,8 +115,8 @@ def _in_one_line(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"MLflow cannot read the store: {reason}", uri, "correct tracking.uri of the recipe") from None
+        what = f"MLflow cannot read the store: {reason_of(error)}"
+        raise InputError(what, uri, "correct tracking.uri of the recipe") from None
 
 
 def _is_there(uri: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import subprocess
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from slowfast_core.tracking.code import code_revision
+
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "ray", "decord", "boto3", "great-expectations", "numpy", "av")
-SOURCES = ("*.py", "*.yaml", "*.toml", "slowfast_core/*.json")  # untracked files that count as code; never bulk data
 STAGES = ("train", "evaluate")  # whose version of the code is always known; a clip store may come without its stages
 CLEAN = ("code_diff", "code_diff_sha256")  # empty in a clean tree
 
@@ -23,7 +23,7 @@ class Environment(BaseModel):
 
     code_revision: str = ""
     code_diff_sha256: str = ""
-    code_diff: str = ""  # what `git apply` needs on top of the revision
+    code_diff: str = ""  # of the tracked sources: what `git apply` needs on top of the revision
     packages: dict[str, str] = {}
     image: str = ""  # of the container; "none" outside one
 
@@ -61,48 +61,6 @@ def environment(package: Path | None = None) -> Environment:
         packages={name: _version(name) for name in PACKAGES},
         image=os.environ.get("SLOWFAST_IMAGE") or "none",
     )
-
-
-def code_revision(package: Path) -> tuple[str, str]:
-    """Commit and diff of the git repository that tracks `package`; outside one, a digest of the sources and no diff.
-
-    An image says of which commit it was built; without that, the digest stands with the version.
-    """
-    # A repository around a virtual environment holds the installed package but does not track it.
-    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
-    commit = _git(package, "rev-parse", "HEAD") if tracked else None
-    root = _git(package, "rev-parse", "--show-toplevel")
-    if commit is None or root is None:
-        built_from = os.environ.get("SLOWFAST_REVISION") or f"slowfast {_version('slowfast')}"
-        return f"{built_from} sha256:{_digest(package)}", ""
-    return commit.strip(), _diff(Path(root.removesuffix("\n")))
-
-
-def _diff(root: Path) -> str:
-    """Changes of tracked files, and untracked source files as additions."""
-    options = ("diff", "--no-color", "--no-ext-diff", "--binary")
-    changed = _git(root, *options, "HEAD") or ""
-    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES) or ""
-    added = (_git(root, *options, "--no-index", "--", "/dev/null", name) for name in untracked.split("\0") if name)
-    return changed + "".join(text for text in added if text)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it is not there or refuses."""
-    try:
-        ran = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        return None
-    differs = "--no-index" in arguments and ran.returncode == 1
-    return ran.stdout.decode(errors="replace") if ran.returncode == 0 or differs else None
-
-
-def _digest(package: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def _version(package: str) -> str:

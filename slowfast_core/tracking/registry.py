@@ -12,14 +12,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
 from slowfast_core.recipe import Recipe, Register, parse_recipe
 from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of
+from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
-from slowfast_core.tracking.runs import connect, read_environment, run_exists, store_uri
+from slowfast_core.tracking.locked import when_unlocked
+from slowfast_core.tracking.runs import connect, read_environment, run_exists, send_unsent, store_name, store_uri
 from slowfast_core.tracking.turns import turn
 from slowfast_core.workspace import Workspace
 
@@ -75,19 +79,21 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
 
     def work(folder: Path) -> Mapping[str, Any]:
         load_verified(training)
-        candidate = _candidate(recipe, training, evaluation, uri)
-        return _register(candidate, recipe.register_, folder, uri)
+        with mlflow_in_one_line(uri):
+            send_unsent(recipe.tracking, at)
+            candidate = _candidate(recipe, training, evaluation, uri)
+            return _register(candidate, recipe.register_, folder, uri)
 
-    return run_once("register", output, _inputs(recipe, training, evaluation, uri), work)
+    return run_once("register", output, _inputs(recipe, training, evaluation, store_name(uri, at)), work)
 
 
-def _inputs(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> dict[str, Any]:
+def _inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
     """Everything that a version records."""
     evaluated = read_result(evaluation)
     start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
     return {
         "recipe": json.loads(recipe.model_copy(update=start).to_json()),
-        "uri": uri,
+        "uri": store,
         "checkpoint": _read(training / "checkpoint.json"),
         "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
         "measured": _read(evaluation / "metrics.json"),
@@ -111,8 +117,11 @@ def download_version(model: str, uri: str, folder: Path) -> Path:
         source = client.get_model_version_download_uri(name, str(version.version))
         downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"no such model {model!r}: {reason}", uri, "`slowfast ui` lists the registered ones") from None
+        if is_unanswered(error):
+            what = f"cannot look for {model!r} in MLflow: {reason_of(error)}"
+            raise InputError(what, uri, "start the server, or correct tracking.uri of the recipe") from None
+        what = f"no such model {model!r}: {reason_of(error)}"
+        raise InputError(what, uri, "`slowfast ui` lists the registered ones") from None
     if (digest := recorded_digest(downloaded / "artifacts")) != (tag := version.tags.get("weights_digest")):
         what = f"other weights than were registered: their digest is {digest}, the version's tag has {tag}"
         raise InputError(what, source, "restore the version's artifacts, or register the model again")
@@ -183,7 +192,8 @@ def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) 
     client = connect(uri)
     lineage = folder / "lineage.json"
     write_whole(lineage, candidate.lineage.model_dump_json(indent=1))
-    logged = None if _find(client, candidate) else _log_model(client, candidate, lineage)
+    found = when_unlocked(lambda: _find(client, candidate))  # this opens the registry
+    logged = None if found else _log_model(client, candidate, lineage)
     _create_registered_model(client, candidate.name)
     with turn(client, candidate.name, _owner(folder)):
         version = _find(client, candidate)
@@ -360,13 +370,17 @@ def _save_pyfunc(files: Mapping[str, Path], folder: Path, described: Model) -> N
     from mlflow.types import ColSpec, Schema
 
     outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as code:
         warnings.simplefilter("ignore")  # of no input example: it would be a video
+        for source in sources(PACKAGE):  # and nothing else that lies in the folder
+            target = Path(code) / PACKAGE.name / source.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PACKAGE / "serving" / "pyfunc.py"),
             artifacts={name: str(path) for name, path in files.items()},
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(Path(code) / PACKAGE.name)],
             signature=ModelSignature(Schema([ColSpec("string", "video")]), Schema(outputs)),
             pip_requirements=_requirements(),
             mlflow_model=described,
@@ -383,10 +397,4 @@ def _requirements() -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InputError("no readable JSON", path, "run the stage that writes it first") from None
-    if not isinstance(content, dict):
-        raise InputError("not a JSON object", path, "run the stage that writes it again")
-    return content
+    return read_json_object(path, "no readable JSON", "run the stage that writes it")

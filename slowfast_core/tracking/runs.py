@@ -7,17 +7,23 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
-from slowfast_core.errors import InputError
+from slowfast_core.credentials import without_credentials
 from slowfast_core.recipe import Tracking
+from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of, within
 from slowfast_core.tracking.lineage import Environment, environment
+from slowfast_core.tracking.location import artifacts_of, settle
+from slowfast_core.tracking.locked import when_unlocked
+from slowfast_core.tracking.store_failures import store_failures_in_one_line
+from slowfast_core.tracking.unsent import Busy, Point, Unsent, all_of, files_of, locked, remove
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,14 +34,39 @@ PIPELINE_RUN, PIPELINE_VARIABLE = "slowfast.pipeline_run", "SLOWFAST_PIPELINE_RU
 ENVIRONMENT = "environment.json"
 MAX_PARAMS, MAX_METRICS = 100, 1000  # that MLflow takes in one batch
 MAX_DIGEST = 36  # a DVC hash with its ".dir" is exactly as long
+BEGIN_SECONDS, END_SECONDS, STOP_SECONDS = 60, 20, 5  # to open a run, to end it, to end it when the stage is stopped
+# MLflow itself waits for minutes. These last for about 15 s where nothing listens; what has to be sent is kept.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+SQLITE = "sqlite:///"
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+T = TypeVar("T")
+
+
+@dataclass
+class Rest:
+    """What is sent when a run ends."""
+
+    points: list[Point] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def add(self, metrics: Mapping[str, float], step: int) -> None:
+        self.points += points_of(metrics, step)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the store at `uri`; may be sent to other processes. As a context it ends FINISHED, FAILED or KILLED."""
+    """A run in the store at `uri`; may be sent to other processes.
 
-    uri: str
+    As a context it sends its `rest` and ends FINISHED, FAILED or KILLED; where MLflow does not take that within
+    END_SECONDS, it is kept in the workspace, and `send_unsent` sends it.
+    """
+
+    uri: str = field(repr=False)
     id: str
+    at: Workspace
+    name: str = field(default="", compare=False)
+    rest: Rest = field(default_factory=Rest, compare=False, repr=False)
 
     def log_params(self, **sections: BaseModel) -> None:
         """Recipe sections as `section.key`. A continued run keeps the values it began with: MLflow's are immutable."""
@@ -44,11 +75,15 @@ class Run:
         self._log_batches("params", _entities("Param", values.items()), MAX_PARAMS)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One point a metric. Training that goes on from a checkpoint logs the steps after it once more: MLflow keeps
-        both points, the later timestamp counts, and as resumed training repeats the same numbers the curve is the same.
+        """One point a metric, measured now."""
+        self.log_points(points_of(metrics, step))
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """The same point twice is one point: it is safe to send again what may have arrived.
+
+        Training that goes on from a checkpoint measures the steps after it once more. MLflow keeps both points and the
+        later one counts; as resumed training repeats the same numbers, the curve is the same.
         """
-        now = int(time.time() * 1000)
-        points = [(name, float(value), now, step) for name, value in metrics.items()]
         self._log_batches("metrics", _entities("Metric", points), MAX_METRICS)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
@@ -68,12 +103,12 @@ class Run:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a local path is of two kinds, both the same
-            where = resolve_dataset_source(source)
+            where = resolve_dataset_source(without_credentials(source))
         described = MetaDataset(where, name=name, digest=data_version[:MAX_DIGEST]).to_dict()
         tags = [InputTag("mlflow.data.context", context), InputTag("data_version", data_version)]
         self._client.log_inputs(self.id, [DatasetInput(Dataset.from_dictionary(described), tags)])
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+    def finish(self, status: Status = "FINISHED") -> None:
         self._client.set_terminated(self.id, status)
 
     def __enter__(self) -> Self:
@@ -81,9 +116,30 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is None:
-            self.finish()
+            self._end("FINISHED", END_SECONDS)
         else:
-            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+            self._end("FAILED" if issubclass(kind, Exception) else "KILLED", STOP_SECONDS)
+
+    def _end(self, status: Status, seconds: float) -> None:
+        """In bounded time: what MLflow does not take is kept."""
+        ended, points, files = _now(), list(self.rest.points), list(self.rest.files)
+        try:
+            within(seconds, lambda: self.send(points, files, status, ended))
+        except Exception as error:  # noqa: BLE001  of MLflow, the network or the store of artifacts
+            store, reason = store_name(self.uri, self.at), reason_of(error)
+            unsent = Unsent(self.id, self.name, store, status, ended, tuple(points), reason)
+            unsent.keep(self.at.unsent / self.id, files)
+
+    def send(self, points: Sequence[Point], files: Sequence[Path], status: str, ended: int) -> None:
+        """The rest of the run. Doing it again changes nothing."""
+        self.log_points(points)
+        for file in files:
+            self.log_artifact(file)
+        self._client.set_terminated(self.id, status, ended)
+
+    def check(self) -> None:
+        """Raises MlflowException when the store does not answer or does not have the run."""
+        self._client.get_run(self.id)
 
     @property
     def _client(self) -> MlflowClient:
@@ -97,50 +153,84 @@ class Run:
 def open_run(tracking: Tracking, at: Workspace, name: str, key: str, tags: Mapping[str, str] | None = None) -> Run:
     """Continue the run that has this key (that of a killed stage, for one), or begin it.
 
-    The environment of the process is recorded with it, which registration reads as lineage.
+    The environment of the process is recorded with it, which registration reads as lineage. What earlier runs could not
+    send is sent too. Raises InputError when MLflow cannot be used, or does not answer within BEGIN_SECONDS.
     """
     quiet_mlflow()
-    from mlflow.exceptions import MlflowException
-
     uri = store_uri(tracking, at)
-    try:
-        client = connect(uri)
-        experiment = _experiment(client, tracking.experiment, None if uri.startswith("http") else at.artifacts.as_uri())
-        begun = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"MLflow cannot use the store: {reason}", uri, "correct tracking.uri of the recipe") from None
+    with mlflow_in_one_line(uri):
+        run = _bounded(uri, BEGIN_SECONDS, lambda: _open(uri, tracking.experiment, at, name, key, tags or {}))
+        if run.id in [unsent.run for unsent in send_unsent(tracking, at)]:
+            connect(uri).update_run(run.id, status="RUNNING")  # the end that was kept is that of an earlier process
+    return run
+
+
+def _open(uri: str, experiment: str, at: Workspace, name: str, key: str, tags: Mapping[str, str]) -> Run:
+    client = connect(uri)
+    number = _experiment(client, experiment, _artifacts(uri, at))
+    begun = client.search_runs([number], f"tags.`{KEY}` = '{key}'", max_results=1)
     if begun:
-        run = Run(uri, begun[0].info.run_id)
+        run = Run(uri, begun[0].info.run_id, at, name)
         client.update_run(run.id, status="RUNNING")
     else:
-        run = Run(uri, client.create_run(experiment, tags={KEY: key, **(tags or {})}, run_name=name).info.run_id)
+        run = Run(uri, client.create_run(number, tags={KEY: key, **tags}, run_name=name).info.run_id, at, name)
     if pipeline := os.environ.get(PIPELINE_VARIABLE):
         client.set_tag(run.id, PIPELINE_RUN, pipeline)
     _record_environment(client, run.id, begun[0].data.tags if begun else {})
     return run
 
 
+def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
+    """Send what is kept in the workspace for the store of `tracking`; returns what MLflow has now.
+
+    What it does not take stays, with the reason.
+    """
+    uri, sent = store_uri(tracking, at), list[Unsent]()
+    waiting = [(folder, unsent) for folder, unsent in all_of(at) if unsent.store == store_name(uri, at)]
+    with suppress(Busy), locked(at.unsent) if waiting else nullcontext():
+        for folder, unsent in waiting:
+            run = Run(uri, unsent.run, at, unsent.name)
+            try:
+                _bounded(uri, END_SECONDS, run.check)
+                run.send(unsent.points, files_of(folder), unsent.status, unsent.ended)
+            except Exception as error:  # noqa: BLE001  of MLflow, the network or the store of artifacts
+                replace(unsent, reason=reason_of(error)).write(folder)
+                if is_unanswered(error):
+                    break
+            else:
+                remove(folder)
+                sent.append(unsent)
+    return sent
+
+
 def read_environment(uri: str, run_id: str) -> Environment | None:
-    """The environment recorded with a run, or None when the store has no such run or record."""
+    """The environment recorded with a run, or None when the store has no such run or record.
+
+    Raises MlflowException when the store does not answer.
+    """
     client = connect(uri)
     from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = client.download_artifacts(run_id, ENVIRONMENT, folder)
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:
+            if is_unanswered(error):
+                raise
             return None
         return Environment.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 
 def run_exists(uri: str, run_id: str) -> bool:
+    """Raises MlflowException when the store does not answer."""
     client = connect(uri)
     from mlflow.exceptions import MlflowException
 
     try:
         client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if is_unanswered(error):
+            raise
         return False
     return True
 
@@ -149,22 +239,57 @@ def store_uri(tracking: Tracking, at: Workspace) -> str:
     return tracking.uri or at.tracking_uri
 
 
+def store_name(uri: str, at: Workspace) -> str:
+    """What a store is called where it is written down: without credentials, and "" for the workspace's own."""
+    return "" if uri == at.tracking_uri else without_credentials(uri)
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`, which is made when it is a SQLite file that is not there."""
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, registry_uri=uri)
+    with store_failures_in_one_line(uri):
+        if uri.startswith(SQLITE):
+            database = Path(uri.removeprefix(SQLITE))
+            database.parent.mkdir(parents=True, exist_ok=True)
+            settle(database)
+        return when_unlocked(lambda: MlflowClient(uri, registry_uri=uri))
+
+
+def points_of(metrics: Mapping[str, float], step: int, milliseconds: int | None = None) -> list[Point]:
+    """The metrics of a step; without a time, measured now."""
+    time_of_all = _now() if milliseconds is None else milliseconds
+    return [Point(name, float(value), time_of_all, step) for name, value in metrics.items()]
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _bounded(uri: str, seconds: float, work: Callable[[], T]) -> T:
+    """What a server has to do in `seconds`; a SQLite store answers, or fails, by itself."""
+    return within(seconds, work) if uri.startswith("http") else work()
+
+
+def _artifacts(uri: str, at: Workspace) -> str | None:
+    """Where the artifacts of a new experiment go; None: a server decides."""
+    if uri.startswith("http"):
+        return None
+    return artifacts_of(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else at.artifacts.as_uri()
 
 
 def quiet_mlflow() -> None:
-    """No telemetry, progress bars or migration logs. MLflow reads the environment when it is first imported."""
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    """No telemetry, progress bars, migration logs or addresses on stdout, and no waiting for minutes.
+
+    MLflow reads the environment, in part when it is first imported. What the user has set there stays.
+    """
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from slowfast_core.credentials import without_credentials
 from slowfast_core.data.object_store import open_store
 from slowfast_core.data.stored_object import StoredObject
 from slowfast_core.errors import InputError
@@ -70,15 +71,15 @@ class CheckpointStore:
         `with_best`: with the one that is the best so far; one whose best is lost is passed over. Raises InputError.
         """
         own, _ = newest_checkpoint(folder)
-        there, notes = self._listed(), []
+        there, notes, root = self._listed(), [], without_credentials(self.objects.root)
         for step in sorted(there, reverse=True):
             if own is not None and step <= step_of(own):
                 break
             name = checkpoint_of(folder, step).name
             if self._bring(there, step, folder, with_best):
-                notes.append(f"checkpoint {name} came from {self.objects.root}")
+                notes.append(f"checkpoint {name} came from {root}")
                 break
-            notes.append(f"checkpoint {name} of {self.objects.root} is not whole and was passed over")
+            notes.append(f"checkpoint {name} of {root} is not whole and was passed over")
         return notes
 
     def _listed(self) -> dict[int, list[StoredObject]]:
@@ -189,5 +190,5 @@ def _both(items: list[StoredObject]) -> bool:
 
 def _said(error: Exception) -> str:
     """Without how to mend it, which of a store is said for that of the data."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = without_credentials(" ".join(str(error).split()) or type(error).__name__)
     return line.rpartition("; ")[0] or line

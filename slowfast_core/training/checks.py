@@ -42,10 +42,10 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
 
     manifest = read_manifest(store / "manifest.parquet")
     where = store / "manifest.parquet"
-    if len(manifest.labels) > recipe.model.classes:
-        raise InputError(
-            f"the data has {len(manifest.labels)} classes, the model {recipe.model.classes}", where, "set model.classes"
-        )
+    if (classes := len(manifest.labels)) != recipe.model.classes:
+        what = f"the data has {classes} classes, the model {recipe.model.classes}"
+        mend = f"set model.classes to {classes}, or name all classes in data.labels"
+        raise InputError(what, where, mend)
     if recipe.model.takes_flow and not flow_file(store / manifest.rows["path"].iloc[0]).is_file():
         raise InputError("the clip store has no optical flow", store, "extract with data.store.flow true")
     samples = len(manifest.split("train").rows) * recipe.train.clips_per_video

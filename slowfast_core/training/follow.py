@@ -4,77 +4,133 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from slowfast_core.files import write_whole
 from slowfast_core.progress import Advance, progress
 from slowfast_core.training.log import whole_lines
 
-Send = Callable[[Mapping[str, float], int], None]  # metrics, step
+if TYPE_CHECKING:
+    from slowfast_core.tracking.runs import Run
+    from slowfast_core.tracking.unsent import Point
+
+LOOK_SECONDS = 0.5  # between two looks at the log
+AGAIN_SECONDS = 15.0  # until MLflow is tried again when it did not answer
+JOIN_SECONDS = 5.0  # at the end, for a request that is under way
+Send = Callable[[Sequence["Point"]], None]
 
 
 @contextmanager
-def followed(log: Path, steps: int, send: Send) -> Iterator[list[str]]:
-    """While the workers run, show their log as progress and send it to MLflow; yield the list of notes found in it."""
+def followed(log: Path, steps: int, run: Run) -> Iterator[list[str]]:
+    """While the workers run, show their log as progress and send it to MLflow; yield the list of notes found in it.
+
+    MLflow has its own thread, which may wait for it. What has not been sent at the end is the rest of the run.
+    """
     notes: list[str] = []
     stop = threading.Event()
     with progress("train", steps) as advance:
-        follower = Follower(log, notes, send, advance)
+        shown, sent = Display(log, run.id, notes, advance), Delivery(log, run.id, run.log_points)
         advance(0, "starting the workers")
-
-        def watch() -> None:
-            while not stop.wait(0.5):
-                try:
-                    follower.catch_up()
-                except Exception as error:  # noqa: BLE001  the tracking server is away: the last call tries once more
-                    advance(0, f"cannot log: {error}")
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
+        threads = [
+            threading.Thread(target=_repeat, args=(shown.catch_up, stop, advance), daemon=True),
+            threading.Thread(target=_repeat, args=(sent.catch_up, stop, advance), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             yield notes
         finally:
             stop.set()
-            thread.join()
-        follower.catch_up()
+            for thread in threads:
+                thread.join(JOIN_SECONDS)
+            shown.catch_up()
+            run.rest.points += sent.rest()
 
 
-class Follower:
-    """Sends each line of the log once. How far it came is kept beside the log, for the next process."""
+def _repeat(work: Callable[[], None], stop: threading.Event, advance: Advance) -> None:
+    pause = LOOK_SECONDS
+    while not stop.wait(pause):
+        try:
+            work()
+            pause = LOOK_SECONDS
+        except Exception as error:  # noqa: BLE001  the tracking server is away, and the training goes on
+            advance(0, f"MLflow does not answer; the metrics are kept ({type(error).__name__})")
+            pause = AGAIN_SECONDS
 
-    def __init__(self, log: Path, notes: list[str], send: Send, advance: Advance) -> None:
-        self.log, self.notes, self.send, self.advance = log, notes, send, advance
-        self.sent_file = log.with_suffix(".sent")
-        self.sent = int(self.sent_file.read_text()) if self.sent_file.exists() else 0
-        self.sent = min(self.sent, whole_lines(log) if log.exists() else 0)  # a power cut may have taken lines back
-        self.shown = 0
 
-    def catch_up(self) -> None:
+class Tail:
+    """The lines that come to a log after those that were sent to a run, each once."""
+
+    def __init__(self, log: Path, run_id: str) -> None:
+        self.log, self.run_id, self.record = log, run_id, log.with_suffix(".sent")
+        recorded: Any = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        sent = recorded["bytes"] if isinstance(recorded, dict) and recorded.get("run") == run_id else 0
+        self.position = min(sent, whole_lines(log) if log.exists() else 0)  # a power cut may have taken lines back
+
+    def peek(self) -> tuple[list[dict[str, Any]], int]:
+        """The new whole lines, and the position after them."""
         if not self.log.exists():
-            return
+            return [], self.position
         with self.log.open("rb") as file:
-            file.seek(self.sent)
+            file.seek(self.position)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
-        if not whole:
-            return
-        for line in whole.splitlines(keepends=True):
-            self._show(json.loads(line))
-            self.sent += len(line)  # line by line: after a failure no line is taken twice
-        write_whole(self.sent_file, str(self.sent))
+        return [json.loads(line) for line in whole.splitlines()], self.position + len(whole)
 
-    def _show(self, fields: dict[str, float | str]) -> None:
-        if note := fields.get("note"):
-            self.notes.append(str(note))
-            self.advance(0, str(note))
+
+class Display(Tail):
+    """Shows each line once."""
+
+    def __init__(self, log: Path, run_id: str, notes: list[str], advance: Advance) -> None:
+        super().__init__(log, run_id)
+        self.notes, self.advance, self.step = notes, advance, 0
+
+    def catch_up(self) -> None:
+        lines, self.position = self.peek()
+        for line in lines:
+            if note := line.get("note"):
+                self.notes.append(str(note))
+                self.advance(0, str(note))
+            else:
+                self.advance(line["step"] - self.step, f"epoch {line['epoch']:.1f} loss {line['loss']:.3f}")
+                self.step = line["step"]
+
+
+class Delivery(Tail):
+    """Sends each line once. How far it came is kept beside the log, for the next process."""
+
+    def __init__(self, log: Path, run_id: str, send: Send) -> None:
+        super().__init__(log, run_id)
+        self.send = send
+
+    def catch_up(self) -> None:
+        lines, position = self.peek()
+        if position == self.position:
             return
-        numbers = {name: float(value) for name, value in fields.items()}
-        step = int(numbers.pop("step"))
-        self.send(numbers, step)
-        self.advance(step - self.shown, f"epoch {numbers['epoch']:.1f} loss {numbers['loss']:.3f}")
-        self.shown = step
+        self.send(_points(lines))
+        self.position = position  # only now: after a failure the lines are sent again, and are the same points
+        write_whole(self.record, json.dumps({"run": self.run_id, "bytes": position}))
+
+    def rest(self) -> list[Point]:
+        """What has not been sent for certain."""
+        return _points(self.peek()[0])
+
+
+def _points(lines: Sequence[dict[str, Any]]) -> list[Point]:
+    """One for each number of each line."""
+    from slowfast_core.tracking.runs import points_of
+
+    points: list[Point] = []
+    for line in lines:
+        if "note" in line:
+            continue
+        numbers = {name: float(value) for name, value in line.items() if name not in ("step", "time")}
+        points += points_of(numbers, line["step"], round(1000 * line.get("time", time.time())))
+    return points
 
 
 def last_metrics(log: Path) -> dict[str, float]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slowfast_core.errors import InputError
 from slowfast_core.files import copy_whole, write_whole
 from slowfast_core.model.checkpoint_folder import WEIGHTS, recorded_digest
 from slowfast_core.recipe import Recipe
-from slowfast_core.stage import StageResult, finished, key_of_partial, read_result, run_once
+from slowfast_core.stage import StageResult, finished, read_result, run_once
 from slowfast_core.training.checks import check_data, check_machine, check_start
 from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
@@ -133,8 +134,8 @@ def _fit(
     for note in notes:
         JsonLines(job.log, enabled=True)(note=note)
     with cluster_of(job, at):
-        run = _open_run(recipe, at, f"{key_of_partial(folder)} {folder}", data_version)
-        with run, followed(job.log, steps, run.log_metrics) as logged:
+        run, absent = _open_run(recipe, at, folder, data_version)
+        with run, followed(job.log, steps, run) as logged:
             try:
                 run_workers(job)
             finally:
@@ -146,7 +147,7 @@ def _fit(
     for spent in (folder / START, job.refusal):
         spent.unlink(missing_ok=True)
     known = {"labels": labels, "data_version": data_version, "parent_checkpoint": parent, "run_id": run.id}
-    return _told(job, known, [*fetched, *logged, *overlap])
+    return _told(job, known, [*fetched, *absent, *logged, *overlap])
 
 
 def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:
@@ -168,13 +169,23 @@ def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[s
     }
 
 
-def _open_run(recipe: Recipe, at: Workspace, key: str, data_version: str) -> Run:
-    """The MLflow run of this training: a new one, or the one that was cut off."""
-    from slowfast_core.tracking.runs import open_run
+def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> tuple[Run, list[str]]:
+    """The MLflow run of this training: a new one, or the one that was cut off. With what is to be noted.
 
-    tags = {"slowfast.stage": "train", "slowfast.recipe": recipe.name}
-    run = open_run(recipe.tracking, at, f"{recipe.name} train", key, tags)
-    run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)
-    run.log_dataset(recipe.data.name, data_version, recipe.data.source, "training")
-    run.log_data_report(at.data(recipe.data.name, "validate"))
-    return run
+    Training goes on while MLflow is away, but begins only where its run can be opened: raises InputError.
+    """
+    from slowfast_core.tracking.answers import mlflow_in_one_line
+    from slowfast_core.tracking.continued import known_run, open_run_of
+
+    name, tags = f"{recipe.name} train", {"slowfast.stage": "train", "slowfast.recipe": recipe.name}
+    try:
+        run = open_run_of(folder, recipe.tracking, at, name, tags)
+    except InputError:
+        if known := known_run(folder, recipe.tracking, at, name):
+            return known, ["MLflow could not be used when the training went on"]
+        raise
+    with mlflow_in_one_line(run.uri):
+        run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)
+        run.log_dataset(recipe.data.name, data_version, recipe.data.source, "training")
+        run.log_data_report(at.data(recipe.data.name, "validate"))
+    return run, []

@@ -116,7 +116,8 @@ class Worker:
                 fields = {"epoch": self.plan.epochs_done(self.state.step), "learning_rate": rate}
                 measured = self.meter.read()
                 self.measured(measured)
-                self.log(step=self.state.step, **fields, **measured, **held_out, **self._count_bad())
+                now = round(time.time(), 3)
+                self.log(step=self.state.step, time=now, **fields, **measured, **held_out, **self._count_bad())
             wish = self.together.decide(self._wish(last_of_epoch))
             if wish in (Wish.SAVE, Wish.STOP):  # what is saved has no loss that nobody looked at
                 wish = self.together.decide(Wish.FAIL if self.divergence.seen(newest=True) else wish)

@@ -96,7 +96,7 @@ def test_a_large_object_comes_in_ranges(root: str, proxy: FaultyProxy, tmp_path:
 def test_a_download_that_broke_goes_on_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store, items = opened(root, proxy, attempts=1, workers=1)
     proxy.fault = lambda request: "cut" if request.range.startswith("bytes=400000-") else None
-    with pytest.raises(InputError, match="50000 read, but total bytes expected is 100000"):
+    with pytest.raises(InputError, match=r"\b50000\b.*\b100000\b"):
         store.fetch(items["large.mp4"], tmp_path / "target")
     assert not (tmp_path / "target").exists()
     part, journal = partial_paths(tmp_path / "target", items["large.mp4"])

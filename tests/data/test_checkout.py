@@ -166,6 +166,24 @@ def test_a_damaged_object_of_the_remote_is_refused(tmp_path: Path, store: Path, 
     assert data_version(tmp_path / "to") == version
 
 
+def test_a_store_file_that_was_changed_is_noticed_and_brought_back(
+    tmp_path: Path, tiny_workspace: Callable[[Path], Workspace]
+) -> None:
+    """By its md5: size, time and permissions are those of before."""
+    here = tiny_workspace(tmp_path / "workspace")
+    extracted = here.data("motion", "extract")
+    version, files = str(read_result(extracted).data_version), tree(extracted / "store")
+    assert checkout(version, here).status == "unchanged"
+    clip = next((extracted / "store" / "clips").rglob("*.mp4"))
+    rot(clip)
+    assert tree(extracted / "store") != files
+    assert checkout(version, here).status == "done"
+    assert tree(extracted / "store") == files
+    rot(clip)
+    with pytest.raises(InputError, match="the folder is not empty"):
+        checkout(version, here, to=extracted / "store")
+
+
 def test_what_does_not_name_one_version_is_refused(tmp_path: Path, store: Path, remote: Address) -> None:
     version = push(store, remote)
     _, _, bucket, _ = str(remote.url).split("/")

@@ -143,14 +143,25 @@ def test_no_cluster_is_said(root: Path) -> None:
     assert "no Ray cluster" in errors.splitlines()[-1]
 
 
+def started_cluster(cpus: int) -> Any:
+    """A head node of so many cores. Ray gives it 30 s to start, which a busy machine may need twice."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(3):
+        try:
+            return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+        except RuntimeError as error:
+            if attempt == 2 or "Timed out" not in str(error):
+                raise
+    raise AssertionError
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head node and another, of a core each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = started_cluster(1)
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
@@ -171,9 +182,7 @@ def test_a_cluster_without_cores_is_not_waited_for_without_end(monkeypatch: pyte
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr("slowfast_core.data.cluster.NO_CORES_SECONDS", 1.0)
     monkeypatch.setattr("slowfast_core.data.cluster.LOOK_SECONDS", 0.5)
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = started_cluster(0)
     try:
         with pytest.raises(InputError, match="has had no CPU"):
             list(run_on_cluster(os.path.basename, ["a"], cluster.address))

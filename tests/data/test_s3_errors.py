@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
         (Bucket(f"{root}/other", s3), "nothing below this prefix"),
         (Bucket("s3://", s3), "bucket"),
         (Bucket("s3://No_Bucket", s3), "bucket"),
-        (Bucket(nowhere, "nonsense"), "Invalid endpoint: nonsense"),
+        (Bucket(nowhere, "nonsense"), "nonsense"),
         (Bucket(nowhere, "http://127.0.0.1:1"), "could not connect to http://127.0.0.1:1/"),
         (Bucket(nowhere, "http://no-such-host.invalid"), "DNS does not know the host of http://no-such-host.invalid/"),
     ):
@@ -57,11 +58,11 @@ def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("AccessDenied", r"access denied (s3://bucket"),
+        ("AccessDenied", r"access denied \(s3://bucket"),
         ("ExpiredToken", "the credentials have expired"),
         ("InvalidObjectState", "the object is archived"),
         ("SignatureDoesNotMatch", "the secret key does not belong to the access key"),
-        ("MethodNotAllowed", "S3 refused: An error occurred (MethodNotAllowed)"),
+        ("MethodNotAllowed", r"S3 refused: .*\bMethodNotAllowed\b"),
     ],
 )
 def test_what_s3_refuses(fault: str, told: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -70,11 +71,11 @@ def test_what_s3_refuses(fault: str, told: str, root: str, proxy: FaultyProxy, t
     large, small = store.objects()
     told = told.replace("s3://bucket", root)
     proxy.fault = lambda request: fault if request.range in ("", "bytes=2000-2999") else None
-    assert told in refusal(store.objects)
+    assert re.search(told, refusal(store.objects))
     proxy.log.clear()
-    assert told in refusal(lambda: store.fetch(small, tmp_path / "small.mp4"))
+    assert re.search(told, refusal(lambda: store.fetch(small, tmp_path / "small.mp4")))
     assert len(proxy.log) == 1
-    assert told in refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
+    assert re.search(told, refusal(lambda: store.fetch(large, tmp_path / "large.mp4")))
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".mp4"]
 
 
@@ -107,10 +108,9 @@ def test_no_credentials(s3: str, root: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "nobody" in refusal(Bucket(root, s3).objects)
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "Partial credentials" in refusal(Bucket(root, s3).objects)
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(Bucket(root, s3).objects)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert "credentials" in (told := refusal(Bucket(root, s3).objects))
-    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in told
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(Bucket(root, s3).objects)
 
 
 def test_a_full_disk(root: str, s3: str, tmp_path: Path) -> None:

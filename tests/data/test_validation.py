@@ -242,7 +242,7 @@ def test_length_and_rate_have_limits(tmp_path: Path) -> None:
 
 
 def test_a_file_that_takes_too_much_memory(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
-    write_video(tmp_path / "videos" / "huge.mp4", np.zeros((6, 4096, 4096, 3), np.uint8), gop=1, b_frames=0)
+    write_video(tmp_path / "videos" / "huge.mp4", np.zeros((5, 4096, 4096, 3), np.uint8), gop=1, b_frames=0)
     rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
     folder = good_videos([*rows, kinetics_row("huge", "videos/huge.mp4")])
     validate(settings(limits={"decode_memory_mb": 300, "decode_timeout_seconds": 30}), folder, tmp_path / "validate")

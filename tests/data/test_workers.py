@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_core.data.workers import Failed, run_isolated
+from slowfast_core.data.workers import Failed, restart_time_limit, run_isolated
 
 
 def behave(how: str) -> str:
@@ -21,6 +21,10 @@ def behave(how: str) -> str:
     if how == "grow":
         kept = [b"x" * 2**24 for _ in range(200) if not time.sleep(0.02)]
         return f"{len(kept)} kept"
+    if how == "progress":
+        for _ in range(3):
+            time.sleep(1.2)
+            restart_time_limit()
     if how == "raise":
         raise ValueError("bad\nvalue")
     return how.upper()
@@ -38,6 +42,16 @@ def test_each_item_has_its_own_fate() -> None:
         "crash": Failed("the decoder crashed (SIGSEGV)"),
         "raise": Failed("bad value"),
     }
+
+
+def test_an_item_that_gets_on_may_take_longer_than_the_limit() -> None:
+    outcomes = dict(run_isolated(behave, ["progress", "hang", "a"], workers=2, limit_seconds=2))
+    assert outcomes == {"progress": "PROGRESS", "a": "A", "hang": Failed("took longer than 2 s")}
+
+
+def test_a_crash_is_told_from_a_limit() -> None:
+    outcomes = dict(run_isolated(behave, ["crash", "hang"], workers=2, limit_seconds=1))
+    assert {how: failed.crashed for how, failed in outcomes.items()} == {"crash": True, "hang": False}
 
 
 def test_memory_has_a_limit() -> None:

@@ -17,5 +17,9 @@ def docker(*arguments: object) -> str:
 
 
 def pins(kind: str) -> dict[str, str]:
-    """Version of each package in `cpu.lock` or `gpu.lock`."""
-    return {name: version for name, version, _ in PIN.findall((IMAGES / f"{kind}.lock").read_text())}
+    """Version of each package in `cpu.lock`, `gpu.lock` or `dev.lock`."""
+    return {name: version for name, version, _ in PIN.findall(lock(kind).read_text())}
+
+
+def lock(kind: str) -> Path:
+    return (ROOT if kind == "dev" else IMAGES) / f"{kind}.lock"

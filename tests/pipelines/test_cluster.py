@@ -70,13 +70,25 @@ def test_it_equals_the_golden_file_here_and_in_another_process(tmp_path: Path) -
     """`slowfast pipeline compile RECIPE --cluster ... --set ...`, as below, renews the file."""
     one_gpu = "compute.gpus_per_worker=1"
     recipe = load_recipe(str(HERE / "tiny.yaml"), [one_gpu])
-    for _ in range(2):
-        assert compile_pipeline(recipe, CLUSTER) == GOLDEN.read_text()
+    manifests = compile_pipeline(recipe, CLUSTER)
+    assert compile_pipeline(recipe, CLUSTER) == manifests
+    assert without_text_of_kfp(manifests) == without_text_of_kfp(GOLDEN.read_text())
     slowfast, output = Path(sys.executable).with_name("slowfast"), tmp_path / "pipeline.yaml"
     options = ["--cluster", HERE / "cluster.yaml", "--output", output, "--set", one_gpu]
     command = [str(part) for part in (slowfast, "pipeline", "compile", HERE / "tiny.yaml", *options)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "1"})
-    assert output.read_bytes() == GOLDEN.read_bytes()
+    assert output.read_bytes() == manifests.encode()
+
+
+def without_text_of_kfp(manifests: str) -> list[dict[str, Any]]:
+    """The documents less what another release of KFP may word differently: its version, and how it starts our code."""
+    documents = list(yaml.safe_load_all(manifests))
+    (specification,) = (document for document in documents if "sdkVersion" in document)
+    del specification["sdkVersion"]
+    for executor in specification["deploymentSpec"]["executors"].values():
+        *_, source = executor["container"]["command"]
+        executor["container"]["command"] = source[source.index("def ") :]
+    return documents
 
 
 def test_every_task_has_image_resources_retry_and_time_limit(both: tuple[Any, dict[str, Any]]) -> None:

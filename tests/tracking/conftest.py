@@ -34,7 +34,7 @@ def workspace(database: Path) -> Callable[[Path], Workspace]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_flow() -> type[Flow]:
     return Flow
 

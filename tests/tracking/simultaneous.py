@@ -18,13 +18,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import mlflow.models
+import mlflow.pyfunc
+import mlflow.store.db.utils
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store
 import torch
 from flows import Flow
+from mlflow.utils import requirements_utils
 
 from slowfast_core.recipe import Register
 from slowfast_core.tracking.runs import connect, store_uri
 from slowfast_core.workspace import Workspace
 
+WARM = (mlflow.models, mlflow.pyfunc, mlflow.store)  # what the processes would import, each for seconds
 FORK = multiprocessing.get_context("fork")
 LIMIT = 240  # seconds for a round
 
@@ -87,6 +94,7 @@ def play(folder: Path, database: Path, processes: int, uri: str | None, seed: in
 
 def main(root: str, database: str, rounds: str, processes: str, uri: str | None = None) -> None:
     torch.set_num_threads(1)
+    requirements_utils._init_modules_to_packages_map()  # another few seconds
     for number in range(int(rounds)):
         folder = Path(root) / f"round-{number}"
         print(play(folder, Path(database), int(processes), uri, number), flush=True)

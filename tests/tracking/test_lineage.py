@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.lineage import PACKAGES, Lineage, code_revision, environment, missing
 
 COMPLETE = Lineage(
@@ -71,7 +72,6 @@ def test_clean_tree_is_its_commit(package: Path) -> None:
 
 def test_dirty_tree_can_be_made_again_from_commit_and_diff(package: Path, tmp_path: Path) -> None:
     (package / "__init__.py").write_text("a = 2\n")
-    (package / "new.py").write_text("b = 3\n")
     (package / "video.mp4").write_bytes(b"\x00bulk")
     revision, diff = code_revision(package)
     assert "video.mp4" not in diff
@@ -83,7 +83,64 @@ def test_dirty_tree_can_be_made_again_from_commit_and_diff(package: Path, tmp_pa
     (tmp_path / "diff").write_text(diff)
     git(copy, "apply", str(tmp_path / "diff"))
     assert (copy / "core" / "__init__.py").read_text() == "a = 2\n"
-    assert (copy / "core" / "new.py").read_text() == "b = 3\n"
+
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.mark.parametrize(
+    "name", ["my_credentials.yaml", "secret.toml", "core/secret.json", "notes.py", "pipelines/x.yaml"]
+)
+def test_files_that_git_does_not_track_are_not_in_the_diff(package: Path, name: str) -> None:
+    (package / "__init__.py").write_text("a = 2\n")
+    file = package.parent / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"password: {SECRET}\n")
+    revision, diff = code_revision(package)
+    assert revision == git(package, "rev-parse", "HEAD")
+    assert "+a = 2" in diff
+    assert SECRET not in environment(package).model_dump_json()
+
+
+def test_tracked_settings_with_a_password_typed_in_are_not_in_the_diff(package: Path) -> None:
+    settings = package.parent / "settings.yaml"
+    settings.write_text("password: none\n")
+    git(package.parent, "add", ".")
+    git(package, "commit", "--quiet", "-m", "settings")
+    settings.write_text(f"password: {SECRET}\n")
+    (package / "__init__.py").write_text("a = 2\n")
+    assert "+a = 2" in code_revision(package)[1]
+    assert SECRET not in environment(package).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("core/new.py", f"b = {SECRET!r}", "git does not track core/new.py"),
+        ("core/installed/new.py", f"b = {SECRET!r}", "git does not track core/installed/new.py"),  # it is ignored
+        ("core/__init__.py", f"u = 'https://me:{SECRET}@host/'", "an address in the diff has credentials"),
+        ("core/__init__.py", f"b = {SECRET!r}\n" * 50_000, "the diff is larger than 1,048,576 bytes"),
+    ],
+)
+def test_a_diff_that_may_not_be_stored_is_said(package: Path, name: str, text: str, reason: str) -> None:
+    file = package.parent / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text + "\n")
+    revision, diff = code_revision(package)
+    commit = git(package, "rev-parse", "HEAD")
+    assert revision.startswith(f"{commit} dirty, not stored: {reason}; sources sha256:")
+    assert diff == ""
+    assert SECRET not in environment(package).model_dump_json()
+    file.write_text(text + "  # changed\n")
+    assert code_revision(package)[0] != revision
+
+
+def test_a_model_takes_along_the_sources_and_nothing_else(package: Path) -> None:
+    (package / "my_credentials.yaml").write_text(SECRET)
+    (package / "stray.py").write_text(SECRET)
+    (package / "data.json").write_text("{}")
+    git(package.parent, "add", "core/data.json")
+    assert [path.name for path in sources(package)] == ["__init__.py", "data.json"]
 
 
 def test_package_that_no_repository_tracks_is_its_digest(package: Path) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
+from test_simultaneous import check, played
 
 from slowfast_core.recipe import Tracking
 from slowfast_core.tracking.registry import download_version
-from slowfast_core.tracking.runs import open_run, read_environment, run_exists
+from slowfast_core.tracking.runs import connect, open_run, read_environment, run_exists, send_unsent
+from slowfast_core.tracking.unsent import all_of, described
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,12 +37,6 @@ def at(tmp_path_factory: pytest.TempPathFactory, workspace: Callable[[Path], Wor
 
 @pytest.fixture(scope="module")
 def uri(at: Workspace) -> Iterator[str]:
-    with serving(at) as address:
-        yield address
-
-
-@contextmanager
-def serving(at: Workspace) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -54,7 +53,7 @@ def serving(at: Workspace) -> Iterator[str]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(900):
         assert process.poll() is None, "the server ended"
         try:
             with urllib.request.urlopen(url, timeout=1):
@@ -93,3 +92,114 @@ def test_models_are_registered_over_http(
     version = result.digest.rpartition("/")[2]
     files = download_version(f"models:/slowfast-tiny/{version}", uri, tmp_path / "got") / "artifacts"
     assert (files / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "processes"),
+    [(1, 3), pytest.param(10, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])],
+)
+def test_the_best_is_champion_where_the_server_is_all_they_share(
+    uri: str, database: Path, tmp_path: Path, rounds: int, processes: int
+) -> None:
+    found = played(tmp_path / f"{rounds}-rounds", database, rounds, processes, uri)
+    assert len(found) == rounds
+    for each in found:
+        check(each, processes)
+
+
+def test_a_password_of_the_address_is_nowhere(at: Workspace, uri: str, tmp_path: Path, make_flow: type[Flow]) -> None:
+    password = "correct-horse"
+    address = uri.replace("://", f"://me:{password}@")
+    flow = make_flow(tmp_path, Workspace(tmp_path / "elsewhere"), address)
+    training, evaluation = flow.train("secret"), flow.evaluate("secret", 0.5)
+    with open_run(flow.recipe.tracking, flow.at, "params", "params") as run:
+        run.log_params(tracking=flow.recipe.tracking)
+        run.log_dataset("motion", "0" * 32, f"https://me:{password}@host/videos", "training")
+    flow.register(training, evaluation)
+    again = make_flow(tmp_path, flow.at, uri.replace("://", "://me:another-password@"))
+    assert again.register(training, evaluation).status == "unchanged"  # a password is no input
+    for folder in (at.root, tmp_path):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files
+        assert [path for path in files if password.encode() in path.read_bytes()] == []
+
+
+def test_what_a_server_did_not_take_is_sent_when_it_answers(
+    at: Workspace, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is behind a forwarder that goes away and comes back at the same address."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    here, report = Workspace(tmp_path / "elsewhere"), tmp_path / "report.html"
+    report.write_text("<p>")
+    with Forwarder(uri) as forwarder:
+        tracking = Tracking(uri=forwarder.address, experiment="away")
+        run = open_run(tracking, here, "tiny train", "away")
+        run.log_metrics({"loss": 3.0}, 1)
+    with run:
+        run.rest.add({"loss": 2.0, "accuracy": 0.5}, 2)
+        run.rest.add({"loss": float("nan")}, 3)
+        run.rest.files.append(report)
+    (line,) = described(here)
+    assert line.startswith(
+        f"MLflow ({forwarder.address}) did not take the end of 1 run: no answer: Connection refused; "
+    )
+    assert line.endswith(f"3 points are kept in {here.unsent}; the next `slowfast run` sends them")
+    assert send_unsent(tracking, here) == []
+    with forwarder:
+        with run:
+            run.rest.add({"loss": 2.0}, 4)
+        (kept,) = all_of(here)
+        copy = kept[0].with_name("copy")
+        shutil.copytree(kept[0], copy)
+        assert [unsent.name for unsent in send_unsent(tracking, here)] == ["tiny train", "tiny train"]
+    assert described(here) == []
+    client = connect(uri)
+    points = client.get_metric_history(run.id, "loss")
+    assert [(point.step, point.value) for point in points if point.step != 3] == [(1, 3.0), (2, 2.0), (4, 2.0)]
+    assert len(points) == 4
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(run.id)] == ["environment.json", "report.html"]
+
+
+class Forwarder:
+    """Passes connections on to a server while a block lasts, always at the same address."""
+
+    def __init__(self, uri: str) -> None:
+        self.target = int(uri.rpartition(":")[2])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        forwarder, self.connections = self, list[socket.socket]()
+
+        class Pass(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.create_connection(("127.0.0.1", forwarder.target)) as server:
+                    forwarder.connections += [server, self.request]
+                    threading.Thread(target=_copy, args=(server, self.request), daemon=True).start()
+                    _copy(self.request, server)
+
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Pass)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server.server_close()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from slowfast_core.progress import progress
-from slowfast_core.training.follow import Follower, last_metrics
+from slowfast_core.tracking.unsent import Point
+from slowfast_core.training.follow import Delivery, Display, last_metrics
 from slowfast_core.training.log import CHUNK, JsonLines
 
 Sent = list[int]
@@ -21,13 +22,15 @@ METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
 def follow(log: Path) -> tuple[Sent, list[str]]:
     """The steps that were sent, and the notes, of what a new process finds in the log."""
     steps, notes = Sent(), list[str]()
-
-    def send(metrics: Mapping[str, float], step: int) -> None:
-        steps.append(step)
-
     with progress("train", 100) as advance:
-        Follower(log, notes, send, advance).catch_up()
+        Display(log, "run", notes, advance).catch_up()
+        Delivery(log, "run", lambda points: steps.extend(steps_of(points))).catch_up()
     return steps, notes
+
+
+def steps_of(points: Sequence[Point]) -> list[int]:
+    assert {point.metric for point in points} <= set(METRICS)
+    return list(dict.fromkeys(point.step for point in points))
 
 
 SHORT = """
@@ -81,11 +84,10 @@ def test_a_log_that_a_power_cut_made_shorter_than_what_was_sent(tmp_path: Path) 
     assert follow(log) == ([1, 2, 3], [])
     first, second, _ = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(first + second[:9])
-    with progress("train", 100) as advance:
-        steps = Sent()
-        follower = Follower(log, [], lambda metrics, step: steps.append(step), advance)
-        restarted = JsonLines(log, enabled=True)
-        for step in (2, 3, 4):
-            restarted(step=step, **METRICS)
-        follower.catch_up()
+    steps = Sent()
+    delivery = Delivery(log, "run", lambda points: steps.extend(steps_of(points)))
+    restarted = JsonLines(log, enabled=True)
+    for step in (2, 3, 4):
+        restarted(step=step, **METRICS)
+    delivery.catch_up()
     assert steps == [2, 3, 4]

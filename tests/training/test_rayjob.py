@@ -223,7 +223,7 @@ def test_a_wrong_token_and_missing_settings(
     with pytest.raises(InputError, match="401"):
         run_rayjob(job, _recipe())
     monkeypatch.setenv(VARIABLE, "{}")
-    with pytest.raises(InputError, match="image: Field required"):
+    with pytest.raises(InputError, match=r"\bimage: "):
         run_rayjob(job, _recipe())
 
 

@@ -23,7 +23,6 @@ from slowfast_core.training.checkpoint import newest_checkpoint
 from slowfast_core.workspace import Workspace
 
 Refused = Callable[..., str]
-DISK_MB = 12  # for the workspace, and for 2 or 3 checkpoints of 3 MB
 
 
 @pytest.fixture(scope="module")
@@ -177,21 +176,6 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -
     assert ended.stdout == f"cannot save a checkpoint: File too large ({tmp_path}); {mend}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
     assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", [])
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.exhaustive

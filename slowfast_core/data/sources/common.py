@@ -6,20 +6,24 @@ import csv
 import difflib
 import hashlib
 import io
-import json
 import math
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from slowfast_core.data.sources.videos import Videos
+from slowfast_core.documents import read_json
 from slowfast_core.errors import InputError
 
 __all__ = ["Annotations", "Item", "Split", "Table", "TextFile", "Videos"]
 
 Split = Literal["train", "val"]
 NAN = math.nan
+LONGEST_ID = 200  # bytes: a file name has 255, with an ending and what is put before it
+LONGEST_COMPARED = 200  # characters: finding similar names takes the square of it
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
@@ -87,10 +91,7 @@ class TextFile:
     def json(self) -> Any:
         if not self.text.strip():
             raise self.error(1, "the file is empty", "it is JSON")
-        try:
-            return json.loads(self.text)
-        except json.JSONDecodeError as error:
-            raise self.error(error.lineno, f"not JSON: {error.msg}", "mend the file") from None
+        return read_json(self.text, self.name, "mend the file")
 
     def error(self, line: int | str, what: str, mend: str) -> InputError:
         """`line` is its number, or what names an entry of a file without lines."""
@@ -136,16 +137,26 @@ def held_out(videos: Iterable[str], share: float) -> frozenset[str]:
 def with_unique_ids(items: Iterable[Item]) -> list[Item]:
     """Ids that are safe as file names; the second of the same name gets `-2`, and so on."""
     taken: set[str] = set()
+    counts: Counter[str] = Counter()
     unique = []
     for item in items:
-        plain = re.sub(r"[^\w.-]", "_", item.id)
-        name, count = plain, 1
+        plain = _short(re.sub(r"[^\w.-]", "_", item.id))
+        counts[plain] = max(counts[plain], 1)
+        name = plain
         while name in taken:
-            count += 1
-            name = f"{plain}-{count}"
+            counts[plain] += 1
+            name = f"{plain}-{counts[plain]}"
         taken.add(name)
         unique.append(replace(item, id=name))
     return unique
+
+
+def _short(name: str) -> str:
+    """A name that is longer than file systems take is cut, and ends in its digest."""
+    data = name.encode()
+    if len(data) <= LONGEST_ID:
+        return name
+    return f"{data[: LONGEST_ID - 20].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def check_splits(items: Iterable[Item], tables: Sequence[Table], where: str = "") -> None:
@@ -158,7 +169,8 @@ def check_splits(items: Iterable[Item], tables: Sequence[Table], where: str = ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
+    alike = [other for other in names if len(other) <= LONGEST_COMPARED] if len(name) <= LONGEST_COMPARED else []
+    near = difflib.get_close_matches(name, alike, n=1)
     return f"did you mean {near[0]!r}?" if near else "correct the row, or add it to the label file"
 
 
@@ -169,19 +181,25 @@ def read_names(labels: TextFile) -> tuple[str, ...]:
     else:
         names = [name for line in labels.text.splitlines() if (name := line.strip())]
     if len({*names}) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        twice, _ = Counter(names).most_common(1)[0]
         raise InputError(f"label {twice!r} is there twice", labels.name, "one name a line")
     if not names:
         raise InputError("no labels", labels.name, "one name a line")
     return tuple(names)
 
 
+def _is_index(value: Any) -> bool:
+    """JSON's true and 1.0 are none."""
+    return re.fullmatch("[0-9]{1,9}", str(value)) is not None
+
+
 def _json_names(labels: TextFile) -> list[str]:
     tree = labels.json()
     if isinstance(tree, dict):
-        indices = {name: int(index) if str(index).isdecimal() else -1 for name, index in tree.items()}
-        if wrong := next((name for name, index in indices.items() if not 0 <= index < len(tree)), None):
-            what = f"label {wrong!r} has the index {tree[wrong]!r}"
+        indices = {name: int(index) if _is_index(index) else -1 for name, index in tree.items()}
+        wrong = next((name for name, index in indices.items() if not 0 <= index < len(tree)), None)
+        if wrong is not None:
+            what = f"label {wrong[:100]!r} has the index {reprlib.repr(tree[wrong])}"
             raise InputError(what, labels.name, f"{len(tree)} labels have the indices 0 to {len(tree) - 1}")
         if len({*indices.values()}) < len(indices):
             raise InputError("two labels have the same index", labels.name, "each index is there once")

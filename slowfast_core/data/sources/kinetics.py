@@ -95,6 +95,8 @@ def _json_records(file: TextFile) -> Iterator[tuple[str, dict[str, str]]]:
         try:
             start, end = entry["annotations"]["segment"]
             label, split = entry["annotations"].get("label", ""), entry.get("subset", "")
+            if not all(isinstance(value, str | int | float) for value in (start, end, label, split)):
+                raise TypeError
         except (AttributeError, KeyError, TypeError, ValueError):
             mend = 'it is {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}'
             raise file.error(video, "no segment of two seconds", mend) from None

@@ -31,6 +31,7 @@ PATHS = ("path", "video", "video_path", "file", "filename", "file_name", "video_
 LABELS = ("label", "class", "category", "action", "label_id", "class_id")
 SPACED = re.compile(r"(?P<path>.*\S)\s+(?P<label>\S+)")
 RAW_FRAMES = re.compile(r"(?P<path>.*\S)\s+(?P<frames>[0-9]+)")
+LONGEST_COUNT = 9  # digits
 INDEX = re.compile(r"[0-9]{1,5}")
 
 
@@ -74,13 +75,13 @@ def _read(table: Table, root: str) -> Iterator[_Row]:
     separator = _separator(file)
     for line, path, label in _spaced(file) if separator == " " else _columns(file, separator):
         raw = RAW_FRAMES.fullmatch(path) if separator == " " else None
-        frames = int(raw["frames"]) if raw else None
-        if frames == 0:
-            raise file.error(line, "0 frames", "leave the line out, or count again")
+        count = raw["frames"] if raw else "1"
+        if len(count) > LONGEST_COUNT or int(count) == 0:
+            raise file.error(line, f"{count[:40]} frames", "leave the line out, or count again")
         if not label:
             raise file.error(line, "empty label", "name the class, or give its index")
         path = (raw["path"] if raw else path).removeprefix(root)
-        yield _Row(file, line, table.split, file.video_id(line, path), label, frames)
+        yield _Row(file, line, table.split, file.video_id(line, path), label, int(count) if raw else None)
 
 
 def _separator(file: TextFile) -> str:

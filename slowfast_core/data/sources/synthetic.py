@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ FORM_MOTIONS = ("spinning clockwise", "spinning counterclockwise", "pulsing slow
 MOTIONS = PLACE_MOTIONS + FORM_MOTIONS
 
 GENERATOR = 1  # raise it when the same settings come to give other videos
+MADE = 946_684_800  # the time of all files, in seconds since 1970
 SPLITS = ("train", "val")
 TEXTURE = 64  # side of a sprite's texture, about three times its side in the video
 TEXTURE_REACH = 1.1  # sprite radii from the middle of a texture to its edge
@@ -79,6 +81,7 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
     record = json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
     recorded = output / "settings.json"
     if recorded.is_file() and recorded.read_text(encoding="utf-8") == record:
+        _date(output)  # it may have been copied
         return
     partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("writing", "old"))
     for leftover in (partial, old):
@@ -86,10 +89,18 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
     partial.mkdir(parents=True)
     fill(settings, partial)
     write_whole(partial / "settings.json", record)
+    _date(partial)
     if output.exists():
         output.rename(old)
     partial.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _date(folder: Path) -> None:
+    """Give all files the same time: by size and time ingestion tells what changed, and nothing does."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mtime != MADE:
+            os.utime(path, (MADE, MADE))
 
 
 def _fill_kinetics(settings: Synthetic, folder: Path) -> None:

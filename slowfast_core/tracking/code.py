@@ -1,0 +1,104 @@
+"""Which code ran: the commit and the diff of its sources, never the content of a file that git does not track."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from slowfast_core.credentials import without_credentials
+
+NEIGHBOURS = ("pipelines", "components")  # packages beside the library that are part of the software
+SUFFIXES = (".py", ".json", ".html", ".typed")  # of the library's files; settings and recipes may hold secrets
+MAX_DIFF = 1 << 20  # bytes
+
+
+def code_revision(package: Path) -> tuple[str, str]:
+    """Commit and diff of the git repository that tracks `package`; outside one, a digest of the sources and no diff.
+
+    The diff is that of the tracked sources of the software alone. Where it would not be all, or may not be stored, the
+    revision says "dirty, not stored" and why, with a digest of the sources. An image says of which commit it was built.
+    """
+    # A repository around a virtual environment holds the installed package but does not track it.
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git(package, "rev-parse", "HEAD") if tracked else None
+    if commit is None:
+        built_from = os.environ.get("SLOWFAST_REVISION") or f"slowfast {_version('slowfast')}"
+        return f"{built_from} sha256:{_digest([package])}", ""
+    root, packages = package.parent, (package.name, *NEIGHBOURS)
+    diff = _diff(root, package.name)
+    if reason := _untracked(root, packages) or _unfit(diff):
+        digest = _digest(root / name for name in packages)
+        return f"{commit.strip()} dirty, not stored: {reason}; sources sha256:{digest}", ""
+    return commit.strip(), diff
+
+
+def sources(package: Path) -> list[Path]:
+    """What a model needs of `package` to run: the sources that git tracks and the modules that this process imported.
+
+    Where no repository tracks the package, all its sources.
+    """
+    there = {path for path in package.rglob("*") if path.is_file() and path.suffix in SUFFIXES}
+    listed = _git(package, "ls-files", "-z")
+    if not listed:
+        return sorted(there)
+    tracked = {package / name for name in listed.split("\0") if name}
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == package.name]
+    imported = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
+    return sorted(path for path in there if path in tracked or path.resolve() in imported)
+
+
+def _diff(root: Path, library: str) -> str:
+    """Changes of tracked sources, as `git apply` takes them."""
+    paths = [f"{library}/*{suffix}" for suffix in SUFFIXES] + [f"{name}/*.py" for name in NEIGHBOURS]
+    command = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", "--", *paths)
+    return _git(root, *command, "pyproject.toml") or ""
+
+
+def _untracked(root: Path, packages: Iterable[str]) -> str:
+    """Why a diff is not all: files that Python can import and git does not track, ignored ones too."""
+    listed = _git(root, "ls-files", "-z", "--others", "--", *(f"{name}/*.py" for name in packages)) or ""
+    names = [name for name in listed.split("\0") if name and _importable(name)]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"git does not track {names[0]}{more}" if names else ""
+
+
+def _importable(name: str) -> bool:
+    return all(part.isidentifier() for part in Path(name).with_suffix("").parts)
+
+
+def _unfit(diff: str) -> str:
+    """Why the diff may not be stored."""
+    if len(diff.encode()) > MAX_DIFF:
+        return f"the diff is larger than {MAX_DIFF:,} bytes"
+    return "an address in the diff has credentials" if without_credentials(diff) != diff else ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None when it is not there or refuses."""
+    try:
+        ran = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        return None
+    return ran.stdout.decode(errors="replace") if ran.returncode == 0 else None
+
+
+def _digest(packages: Iterable[Path]) -> str:
+    """Of all Python sources: another one when one of them changes."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted(package.rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

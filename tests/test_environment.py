@@ -1,0 +1,261 @@
+"""Failures of the machine: one line that names the place and the remedy, exit 2, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from slowfast_core.data.folder import Folder
+from slowfast_core.data.remote import Address
+from slowfast_core.data.versions import track
+from slowfast_core.environment import explained, fullest
+from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
+from slowfast_core.recipe import Tracking
+from slowfast_core.tracking.runs import connect, open_run
+from slowfast_core.workspace import Workspace
+
+SLOWFAST = str(Path(sys.executable).with_name("slowfast"))
+# Root obeys the permissions of files without this capability.
+LIKE_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+Command = Callable[..., str]
+
+
+def in_a_process(*arguments: object, before: list[str] | None = None) -> str:
+    """The line with which a command is refused."""
+    command = [*(before or []), SLOWFAST, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """What a refused command writes to stderr, in this process."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["slowfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        written = capsys.readouterr().err
+        assert ended.value.code == 2, written
+        return written
+
+    return run
+
+
+def fill(disk: Path, leave_kb: int = 0) -> Path:
+    """Take all room but so much."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(filler, max(filler.stat().st_size - leave_kb * 1024, 0))
+    return filler
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Making one takes seconds, copying it none."""
+    at = Workspace(tmp_path_factory.mktemp("database"))
+    connect(at.tracking_uri).search_experiments()
+    return at.root / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(empty_database: Path, tmp_path: Path) -> Workspace:
+    (tmp_path / "workspace").mkdir()
+    shutil.copy(empty_database, tmp_path / "workspace")
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.mark.parametrize("leave_kb", [0, 8])
+def test_a_full_disk_is_named_whoever_notices_it(small_disk: Path, leave_kb: int) -> None:
+    """Neither a write nor SQLite names the file."""
+    fill(small_disk, leave_kb)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(small_disk / "x", "x" * 20_000)
+    assert caught.value.filename is None
+    assert str(explained(caught.value, small_disk)) == (
+        f"no space left on the disk ({small_disk}); make room and run again; what is finished is kept"
+    )
+    with pytest.raises(sqlite3.OperationalError) as quoted:
+        sqlite3.connect(small_disk / "x.db").executescript("create table t(x); insert into t values(zeroblob(30000));")
+    assert str(explained(quoted.value, small_disk)).startswith(f"no space left on the disk ({small_disk})")
+    wrapped = RuntimeError("stage failed")
+    wrapped.__cause__ = quoted.value
+    assert str(explained(wrapped, small_disk)).startswith(f"no space left on the disk ({small_disk})")
+
+
+def test_a_disk_that_is_not_full_is_not_blamed(tmp_path: Path) -> None:
+    """A tracking server quotes its own system."""
+    assert explained(RuntimeError("500: No space left on device"), tmp_path) is None
+    assert explained(ValueError("x"), tmp_path) is None
+    assert explained(FileNotFoundError(2, "No such file or directory", "x"), tmp_path) is None
+
+
+def test_of_several_places_the_fullest_is_named(small_disk: Path, tmp_path: Path) -> None:
+    fill(small_disk)
+    assert fullest(tmp_path, small_disk / "deep" / "below") == small_disk
+
+
+def test_a_full_disk_when_tracking_begins(small_disk: Path) -> None:
+    fill(small_disk, leave_kb=64)
+    with pytest.raises(InputError) as caught:
+        open_run(Tracking(), Workspace(small_disk), "train", "key")
+    line = str(caught.value)
+    assert line.startswith(f"no space left on the disk ({small_disk}"), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("full", ["cache", "remote"])
+def test_a_full_disk_is_no_matter_of_the_network(small_disk: Path, tmp_path: Path, full: str) -> None:
+    roomy = tmp_path / "roomy"
+    repository, remote = (small_disk, roomy) if full == "cache" else (roomy, small_disk / "remote")
+    store = repository / "motion" / "extract" / "store"
+    store.mkdir(parents=True)
+    for number in range(4):
+        (store / f"{number}.mp4").write_bytes(os.urandom(700_000))
+    fill(small_disk, leave_kb=1000)
+    with pytest.raises(InputError) as caught:
+        track(store, repository, tmp_path / "default", Address(str(remote)))
+    line = str(caught.value)
+    assert line.startswith("no space left on the disk ("), line
+    assert str(small_disk) in line
+    assert "network" not in line
+
+
+def test_a_copy_that_finds_no_room_names_where_it_was_written(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.mp4").write_bytes(bytes(2_000_000))
+    fill(small_disk, leave_kb=100)
+    source = Folder(str(tmp_path / "source"))
+    with pytest.raises(InputError, match="no space left on the disk") as caught:
+        source.fetch(source.objects()[0], small_disk / "a.mp4")
+    assert f"({small_disk / 'a.mp4'})" in str(caught.value)
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "unwritable"
+    folder.mkdir(mode=0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "run"])
+def test_a_workspace_that_may_not_be_written(unwritable: Path, tiny_recipe: Path, stage: str) -> None:
+    line = in_a_process(stage, tiny_recipe, "--workspace", unwritable / "w", before=LIKE_A_USER)
+    assert line.startswith(f"slowfast: permission denied ({unwritable}/w")
+    assert "choose another --workspace" in line
+
+
+def test_a_workspace_that_is_no_folder(tmp_path: Path, tiny_recipe: Path, command: Command) -> None:
+    (tmp_path / "file").write_text("")
+    line = command("ingest", tiny_recipe, "--workspace", tmp_path / "file")
+    assert line.startswith(f"slowfast: not a directory ({tmp_path}/file")
+    assert line.count("\n") == 1
+
+
+def test_an_outdated_tracking_database(tracked: Workspace) -> None:
+    database = sqlite3.connect(tracked.root / "mlflow.db")
+    database.execute("update alembic_version set version_num = '27a6a02d2cf1'")
+    database.commit()
+    database.close()
+    remedy = f"run 'mlflow db upgrade {tracked.tracking_uri}'"
+    with pytest.raises(InputError) as caught:
+        open_run(Tracking(), tracked, "train", "key")
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+    line = in_a_process("ui", "--workspace", tracked.root, "--port", free_port())
+    assert line.startswith("slowfast: the tracking database is of another MLflow version")
+    assert remedy in line
+
+
+def test_a_damaged_tracking_database(tracked: Workspace, tmp_path: Path, command: Command) -> None:
+    (tracked.root / "mlflow.db").write_bytes(b"not a database " * 1000)
+    (tmp_path / "v.mp4").write_bytes(b"")
+    line = command("predict", tmp_path / "v.mp4", "--model", "models:/x@champion", "--workspace", tracked.root)
+    assert "MLflow cannot use the store: (sqlite3.DatabaseError) file is not a database" in line
+    assert line.count("\n") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_a_port_in_use_is_refused_at_once(tracked: Workspace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        began = time.monotonic()
+        line = in_a_process("ui", "--workspace", tracked.root, "--port", port)
+        assert time.monotonic() - began < 30  # MLflow's server tries for a minute
+    assert line == f"slowfast: the port is in use (127.0.0.1:{port}); choose another with --port or --host"
+
+
+@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 5000), ("127.0.0.1", 99999)])
+def test_a_place_where_nothing_can_listen(tracked: Workspace, host: str, port: int) -> None:
+    line = in_a_process("ui", "--workspace", tracked.root, "--host", host, "--port", port)
+    assert line.startswith("slowfast: cannot listen there: ")
+    assert f"({host}:{port})" in line
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 4])
+def test_debug_anywhere_on_the_line_shows_the_traceback(place: int, command: Command) -> None:
+    arguments = ["show", "no-such-recipe", "--set", "seed=1"]
+    written = command(*arguments[:place], "--debug", *arguments[place:])
+    assert "Traceback (most recent call last)" in written
+    assert written.splitlines()[-1].startswith("slowfast: no recipe 'no-such-recipe'")
+    assert command(*arguments).count("\n") == 1
+
+
+BROKEN = """
+from pipelines import cli
+
+@cli.app.command()
+def broken() -> None:
+    raise RuntimeError("first line\\n[SQL: INSERT]\\n" + 2000 * "x")
+
+cli.main()
+"""
+
+
+def test_an_error_of_the_program_is_one_line_too() -> None:
+    done = subprocess.run([sys.executable, "-c", BROKEN, "broken"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("slowfast: RuntimeError: first line [SQL: INSERT] xxx")
+    assert line.endswith("... (--debug shows more)")
+    assert len(line) < 600
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("stage", ["ingest", "train", "run"])
+def test_a_full_disk_in_a_command(
+    small_disk: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], stage: str
+) -> None:
+    """Whatever room there is when it begins, the command ends with the same line, and goes on once there is more."""
+    at = tiny_workspace(small_disk / "w") if stage == "train" else Workspace(small_disk / "w")
+    for leave_kb in (0, 16, 400, 1500):
+        filler = fill(small_disk, leave_kb)
+        line = in_a_process(stage, tiny_recipe, "--workspace", at.root)
+        assert "o space left on" in line, line
+        assert str(small_disk) in line, line
+        assert "make room" in line or "free some" in line
+        filler.unlink()
