@@ -64,7 +64,8 @@ def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable
     for stage in ("validate", "extract", "ingest", "train", "evaluate"):
         run_once(stage, root / stage, {}, lambda _: {"digest": "d", "data_version": "v", "weights_digest": "w"})
     (root / "train" / "checkpoint.json").write_text("{}")
-    (root / "evaluate" / "run.json").write_text("{}")
+    for name in ("run.json", "metrics.json"):
+        (root / "evaluate" / name).write_text("{}")
     return {
         "validate": lambda recipe: validation._inputs(recipe.data, root / "ingest", []),
         "extract": lambda recipe: extraction._inputs(recipe.data, recipe.clip, root / "validate"),

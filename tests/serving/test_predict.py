@@ -88,6 +88,7 @@ def registered(root: Path, checkpoint: Path) -> Workspace:
 
 
 def finished(folder: Path, result: StageResult) -> None:
+    result = result.model_copy(update={"versions": {result.stage: 1}})
     (folder / "stage.json").write_text(json.dumps({"key": folder.name, **result.model_dump()}))
 
 

@@ -11,6 +11,7 @@ from slowfast_core.tracking.lineage import PACKAGES, Lineage, code_revision, env
 COMPLETE = Lineage(
     **environment().model_dump(), recipe="name: tiny", seed=0, data_version="d", parent_checkpoint="none",
     weights_digest="w", training_run="t", evaluation_run="e", metrics={"top1": 0.0},
+    stage_versions={"train": 1, "evaluate": 1},
 )  # fmt: skip
 
 
@@ -48,6 +49,10 @@ def test_each_unknown_field_is_named() -> None:
 def test_each_package_is_required() -> None:
     fewer = {name: version for name, version in COMPLETE.packages.items() if name != "ray"}
     assert missing(COMPLETE.model_copy(update={"packages": fewer})) == ["packages.ray"]
+
+
+def test_the_versions_of_training_and_evaluation_are_required() -> None:
+    assert missing(COMPLETE.model_copy(update={"stage_versions": {"train": 1}})) == ["stage_versions.evaluate"]
 
 
 def test_environment_names_packages_and_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,9 +278,10 @@ def _first_last(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
-    """H.264 that comes out the same byte for byte: one thread, and no library versions in the container."""
+    """H.264 that comes out the same byte for byte: one thread, no library versions in the container, and no macroblock
+    tree, with which x264 encodes small pictures a little differently from time to time."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        options = {"preset": "veryfast", "crf": "20", "flags": "+bitexact", "threads": "1"}
+        options = {"preset": "veryfast", "crf": "20", "flags": "+bitexact", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for picture in frames:
