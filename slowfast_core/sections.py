@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -52,7 +52,7 @@ class Section(BaseModel):
     @model_serializer(mode="wrap")
     def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Credentials in addresses are for connecting: whatever is written of a recipe is without them."""
-        return {name: stripped(value) for name, value in write(self).items()}
+        return cast(dict[str, Any], stripped(write(self)))
 
 
 class Clip(Section):

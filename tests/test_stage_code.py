@@ -87,7 +87,7 @@ def change(file: Path, text: str) -> None:
     ("file", "stages"),
     [
         ("data/decoding.py", {"ingest", "validate", "extract", "train", "evaluate"}),  # imported at the top
-        ("data/encoding.py", {"extract"}),
+        ("data/cutting.py", {"extract"}),
         ("evaluation/report.html", {"evaluate"}),
         ("evaluation/charades.py", {"evaluate"}),  # imported in a function
         ("training/norms.py", {"train"}),
@@ -109,7 +109,7 @@ def test_confirming_records_the_code_and_names_what_it_means(package: Path, tmp_
     file = Path(shutil.copy(RECORDED, tmp_path))
     confirm(package, file)
     assert confirm(package, file) == []
-    change(package / "data/encoding.py", "CHANGED = 1")
+    change(package / "data/cutting.py", "CHANGED = 1")
     change(package / "training/norms.py", "CHANGED = 1")
     versions = package / "stage_versions.yaml"
     text = versions.read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def test_confirming_records_the_code_and_names_what_it_means(package: Path, tmp_
     versions.write_text(text.replace(f"train: {train}", f"train: {train + 1}"), encoding="utf-8")
     extract = code_of("extract", package).version
     assert confirm(package, file) == [
-        f"extract stays {extract}, its results are confirmed as the same: data/encoding.py",
+        f"extract stays {extract}, its results are confirmed as the same: data/cutting.py",
         f"train {train} -> {train + 1}: it runs again everywhere",
     ]
     assert confirm(package, file) == []

@@ -46,9 +46,11 @@ def settle(database: Path) -> None:
                 return
             if os.access(database, os.W_OK) or _before(store, here, database):
                 _move(store, here, database)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             what = f"the locations in the MLflow store cannot be set to this folder: {error}"
             raise InputError(what, database, "make it writable, or open the workspace where it was") from None
+        except sqlite3.DatabaseError:
+            return  # no database: MLflow, which opens it next, says what it is
 
 
 def _move(store: sqlite3.Connection, here: str, database: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ class Extraction:
         self.recipe, self.at = root / "long.yaml", Workspace(root / name)
         for stage in ("ingest", "validate"):
             self.at.data("long", stage).parent.mkdir(parents=True, exist_ok=True)
-            self.at.data("long", stage).symlink_to(root / stage)
+            shutil.copytree(root / stage, self.at.data("long", stage))
         self.output = self.at.data("long", "extract")
         self.partial = self.output.with_name(".extract.partial")
 

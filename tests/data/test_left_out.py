@@ -140,5 +140,8 @@ def test_a_source_that_hangs_has_a_time_limit(root: Path) -> None:
 
 
 def test_a_source_that_takes_too_much_memory_has_a_limit(root: Path) -> None:
+    source = root / "ingest" / "videos" / "1.mp4"
+    source.unlink()
+    os.mkfifo(source)  # its reader waits, and is there when the memory is measured
     with pytest.raises(InputError, match=r"cannot extract \w+: took more than 30 MB of memory .*decode_memory_mb"):
         run(root, settings(decode_memory_mb=30), workers=1)

@@ -185,6 +185,7 @@ def disturb(flow: Flow, kills: list[Kill], undisturbed: Results, workspace: Path
 
 
 @pytest.mark.timeout(1800)  # with the undisturbed flow
+@pytest.mark.exhaustive
 def test_killed_in_training_evaluation_and_registration(killed: Flow, flow: Results, flow_workspace: Path) -> None:
     kills = [Kill("train", 0.7, "run"), Kill("evaluate", 0.6, "group"), Kill("register", 0.5, "stage")]
     disturb(killed, kills, flow, flow_workspace)

@@ -99,7 +99,7 @@ def test_a_stage_as_a_job(one_node: Standing, tiny_recipe: Path, at: Workspace) 
     assert (result["stage"], result["status"]) == ("extract", "done")
     assert "slowfast-extract-" in ran.stderr
     again = _run("extract", tiny_recipe, at, "data.store.every=2")
-    assert json.loads(again.stdout) == result | {"status": "unchanged", "seconds": 0.0}
+    assert json.loads(again.stdout) == result | {"status": "unchanged", "seconds": 0.0, "reason": ""}
     assert list((at.root / "jobs").iterdir()) == []
 
 

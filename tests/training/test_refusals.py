@@ -41,6 +41,7 @@ def refused(
         for override in overrides:
             command += ["--set", override]
         monkeypatch.setattr(sys, "argv", command)
+        capsys.readouterr()
         trainings = list(at.run("tiny", ".train.partial").glob("ray/*"))
         with pytest.raises(SystemExit) as ended:
             main()

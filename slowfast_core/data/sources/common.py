@@ -91,7 +91,7 @@ class TextFile:
     def json(self) -> Any:
         if not self.text.strip():
             raise self.error(1, "the file is empty", "it is JSON")
-        return read_json(self.text, self.name, "mend the file")
+        return read_json(self.text, self.name, "fix the file")
 
     def error(self, line: int | str, what: str, mend: str) -> InputError:
         """`line` is its number, or what names an entry of a file without lines."""
