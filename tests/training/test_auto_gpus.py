@@ -80,6 +80,7 @@ def test_without_a_gpu_auto_is_the_same_training_as_0(
     assert begun[0] == begun[1]
 
 
+@pytest.mark.exhaustive
 def test_a_named_cluster_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray believes what a node says of itself, so that none is needed."""
     token = tmp_path / "token"
