@@ -164,7 +164,7 @@ MALFORMED = {
         "something",
         '[{"id": "a",\n "template": "Bending',
         TEMPLATES,
-        "not JSON: Unterminated string starting at ({s}/a.txt:2); mend the file",
+        "not JSON: Unterminated string starting at ({s}/a.txt:2); fix the file",
     ),
     "unknown template": (
         "something",

@@ -58,7 +58,7 @@ def test_v1_rows_are_folders_of_frames() -> None:
     ("train", "message"),
     [
         ({"78687": HOLDING}, r"not a list of videos \(train\.json\); it is \[\{"),
-        ('[\n{"id": "1",\n]', r"not JSON: .* \(train\.json:[23]\); mend the file"),
+        ('[\n{"id": "1",\n]', r"not JSON: .* \(train\.json:[23]\); fix the file"),
         ([{"id": "78687"}], r"video '78687' has no template \(train\.json: video 1\); a test split without labels"),
         ([{"template": "x"}], r"no id \(train\.json: video 1\); a video is"),
         (
