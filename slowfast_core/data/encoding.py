@@ -17,7 +17,7 @@ from slowfast_core.recipe import Store
 MAX_SIDE = 16384  # pixels, of x264
 X264_PARAMS = "open-gop=0"
 # With x264's macroblock tree the bytes of small pictures differ from one encoding to the next: of 192 encodings of
-# squares 10 with a side of 200, 13 of 224 and 1 of 240; of 256, and of real videos of that height, none. Without it none.
+# squares 10 with a side of 200, 13 of 224 and 1 of 240; of 256, and of real videos of that height, none.
 SMALL_SIDE = 256
 MAX_PIXELS = 139_264 * 16**2  # of H.264's highest level, 6.2 (ITU-T H.264, table A-1); 8K video has fewer
 
