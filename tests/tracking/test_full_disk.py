@@ -1,0 +1,35 @@
+"""A disk that is full when a model is registered: one line, no half version, and the next call goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from disks import fill
+from flows import Flow
+
+from slowfast_core.errors import InputError
+from slowfast_core.stages import run_stage
+from slowfast_core.tracking.runs import connect
+from slowfast_core.workspace import Workspace
+
+
+def test_a_full_disk_in_register(small_disk: Path, tmp_path: Path, workspace: Callable[[Path], Workspace]) -> None:
+    """At whatever write it happens: in SQLite, in the artifacts, in the stage's own files."""
+    flow = Flow(tmp_path, workspace(small_disk / "w"))
+    for made, stage in ((flow.train("weights"), "train"), (flow.evaluate("weights", 0.9), "evaluate")):
+        shutil.copytree(made, flow.at.run("tiny", stage))
+    for leave_kb in (0, 8, 100, 400):
+        filler = fill(small_disk, leave_kb)
+        with pytest.raises(InputError) as caught:
+            run_stage("register", flow.recipe, flow.at)
+        line = str(caught.value)
+        assert line.startswith(f"no space left on the disk ({small_disk}"), line
+        assert "make room" in line
+        assert "\n" not in line
+        filler.unlink()
+    assert run_stage("register", flow.recipe, flow.at).summary.startswith("slowfast-tiny v")
+    (version,) = connect(flow.at.tracking_uri).search_model_versions("name = 'slowfast-tiny'")
+    assert version.tags["weights_digest"]
