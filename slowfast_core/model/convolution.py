@@ -15,17 +15,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Shape = tuple[int, ...]
+FEW = 8  # input channels; with fewer, oneDNN's weight gradient in bf16 has NaN where the CPU has AVX-512 but no bf16
 
 
 class Conv(nn.Conv3d):
     """nn.Conv3d without bias, groups or temporal dilation, its gradients equal but for rounding."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        if x_BCTHW.is_cpu and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-            geometry = self.stride, self.padding, self.dilation
-            y_BCTHW: Tensor = _ByPictures.apply(x_BCTHW, self.weight, *geometry)  # type: ignore[no-untyped-call]
-            return y_BCTHW
-        return super().forward(x_BCTHW)
+        autocast = torch.is_autocast_enabled("cpu")
+        if not x_BCTHW.is_cpu or not torch.is_grad_enabled() or (autocast and self.in_channels >= FEW):
+            return super().forward(x_BCTHW)
+        weight = self.weight
+        if autocast:
+            to = torch.get_autocast_dtype("cpu")
+            x_BCTHW, weight = x_BCTHW.to(to), weight.to(to)
+        geometry = self.stride, self.padding, self.dilation
+        y_BCTHW: Tensor = _ByPictures.apply(x_BCTHW, weight, *geometry)  # type: ignore[no-untyped-call]
+        return y_BCTHW
 
 
 class _ByPictures(torch.autograd.Function):

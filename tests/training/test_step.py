@@ -6,7 +6,7 @@ B clips, C channels, T frames, H height, W width, K boxes over all clips, A clas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -152,14 +152,6 @@ def test_a_step_is_nesterov_momentum() -> None:
         assert network.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
-@pytest.fixture
-def without_onednn() -> Iterator[None]:
-    """Where a CPU has no bf16, oneDNN's bf16 gradients of small convolutions are NaN at times."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield
-
-
-@pytest.mark.usefixtures("without_onednn")
 @pytest.mark.parametrize("model", [TINY, DETECT], ids=["classify", "detect"])
 def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
     torch.manual_seed(0)
@@ -177,7 +169,6 @@ def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.usefixtures("without_onednn")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_learn_to_tell_two_clips_apart(precision: Precision) -> None:
     torch.manual_seed(0)
