@@ -10,7 +10,7 @@ is not counted, and the paper's rows fit only so.
 from __future__ import annotations
 
 from slowfast_core.model.cost import Cost, cost_of
-from slowfast_core.recipe import load_recipe
+from slowfast_core.recipe.load import load_recipe
 
 SIZE = 256
 TABLES = {

@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 from originals import CLIP, decord_frames, write_original
 
-from slowfast_core.data.decoding import decode_range, probe
-from slowfast_core.data.encoding import ClipEncoder
-from slowfast_core.data.extraction import extract
-from slowfast_core.data.sampling import clip_indices, random_start
-from slowfast_core.recipe import Store, load_recipe
-from slowfast_core.stages import STAGES
+from slowfast_core.data.clip_store.encoding import ClipEncoder
+from slowfast_core.data.loading.sampling import clip_indices, random_start
+from slowfast_core.data.video.decoding import decode_range, probe
+from slowfast_core.recipe.load import Store, load_recipe
+from slowfast_core.stages.extract import extract
+from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace
 
 CLIPS_A_VIDEO = 4  # in a round

@@ -47,16 +47,23 @@ from plain_loading import (
     whole_views,
 )
 
-from slowfast_core.data.augment import render
-from slowfast_core.data.decoding import probe
-from slowfast_core.data.loading import TrainingClips
+from slowfast_core.data.loading.dataset import TrainingClips
+from slowfast_core.data.loading.render import render
+from slowfast_core.data.loading.sampling import (
+    Pick,
+    clip_indices,
+    random_start,
+    random_view,
+    spatial_views,
+    uniform_starts,
+)
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.sampling import Pick, clip_indices, random_start, random_view, spatial_views, uniform_starts
+from slowfast_core.data.video.decoding import probe
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import Recipe, Store, Train, parse_recipe
-from slowfast_core.training.workers import KEEP_MEMORY
+from slowfast_core.recipe.load import Recipe, Store, Train, parse_recipe
+from slowfast_core.training.ray_workers import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
 TRAIN, CLIPS = Train(), 10

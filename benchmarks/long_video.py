@@ -20,8 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.stages import STAGES
+from slowfast_core.recipe.load import Recipe, parse_recipe
+from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace
 
 FPS, HEIGHT, WIDTH = 25, 1080, 1920

@@ -28,10 +28,10 @@ from torch.nn import functional
 
 from slowfast_core.model.build import build_model
 from slowfast_core.model.folding import cpu_has_bf16, for_inference
-from slowfast_core.recipe import Clip, Model, Train
-from slowfast_core.sections import Precision
+from slowfast_core.recipe.load import Clip, Model, Train
+from slowfast_core.recipe.schema import Precision
+from slowfast_core.training.ray_workers import KEEP_MEMORY
 from slowfast_core.training.step import make_optimizer
-from slowfast_core.training.workers import KEEP_MEMORY
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAST = torch.channels_last_3d

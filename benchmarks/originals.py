@@ -13,9 +13,9 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.decoding import DecodeError, probe
-from slowfast_core.recipe import Clip, Recipe, Store, parse_recipe
-from slowfast_core.stages import STAGES
+from slowfast_core.data.video.decoding import DecodeError, probe
+from slowfast_core.recipe.load import Clip, Recipe, Store, parse_recipe
+from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace
 
 ENDINGS = (".mp4", ".mkv", ".avi")

@@ -13,8 +13,8 @@ import statistics
 from pathlib import Path
 
 from slowfast_core.model.cost import cost_of
-from slowfast_core.recipe import Recipe, load_recipe
-from slowfast_core.stages import STAGES, finetune_branch
+from slowfast_core.recipe.load import Recipe, load_recipe
+from slowfast_core.stages.flow import STAGES, finetune_branch
 from slowfast_core.workspace import Workspace
 
 NETWORKS = {

@@ -15,8 +15,8 @@ from originals import CLIP, decord_frames
 from torch import Tensor
 from torch.nn import functional
 
-from slowfast_core.data.sampling import View
-from slowfast_core.sections import Pixels
+from slowfast_core.data.loading.sampling import View
+from slowfast_core.recipe.schema import Pixels
 
 PIXELS = Pixels()
 CROPS, SIZE = 3, 256

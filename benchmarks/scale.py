@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 
 from slowfast_core.model.cost import Cost, cost_of
-from slowfast_core.recipe import Recipe, load_recipe
+from slowfast_core.recipe.load import Recipe, load_recipe
 
 FPS = 30.0
 

@@ -37,19 +37,19 @@ from originals import extracted, write_original
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slowfast_core.data.augment import render_batch
-from slowfast_core.data.loading import Batch
+from slowfast_core.data.loading.dataset import Batch
+from slowfast_core.data.loading.render import render_batch
 from slowfast_core.model.cost import cost_of
 from slowfast_core.model.folding import cpu_has_bf16
-from slowfast_core.recipe import Recipe, Store, load_recipe
+from slowfast_core.recipe.load import Recipe, Store, load_recipe
+from slowfast_core.training.batch_norm import begin_step
 from slowfast_core.training.checkpoint import Saver
+from slowfast_core.training.collective import Together
 from slowfast_core.training.job import Job
 from slowfast_core.training.loop import Worker
 from slowfast_core.training.meter import Meter
-from slowfast_core.training.norms import begin_step
+from slowfast_core.training.ray_workers import KEEP_MEMORY
 from slowfast_core.training.step import AUTOCAST, make_optimizer
-from slowfast_core.training.together import Together
-from slowfast_core.training.workers import KEEP_MEMORY
 from slowfast_core.workspace import Workspace
 
 FULL, LOOP, RENDERED, BARE, PEER = "full", "loop", "rendered", "bare", "PyTorchVideo, bare"

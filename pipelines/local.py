@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from pipelines.containers import docker_runner, give_to_owner
+from pipelines.docker import docker_runner, give_to_owner
 from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
+from slowfast_core.once import StageResult
 from slowfast_core.progress import PROGRESS_FILE, bar
-from slowfast_core.recipe import Recipe
+from slowfast_core.recipe.load import Recipe
 from slowfast_core.scratch import scratch
-from slowfast_core.stage import StageResult
 from slowfast_core.workspace import Workspace
 
 
@@ -76,7 +76,7 @@ def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) ->
 def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -> None:
     from kfp import local
 
-    from pipelines.training import classification, with_finetuning
+    from pipelines.dag import classification, with_finetuning
 
     warnings.filterwarnings("ignore", module="kfp")
     folders = {"pipeline_root": str(at.below("kfp")), "workspace_root": str(temporary)}

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from proxy_fixtures import proxy, upload  # noqa: F401  (fixtures)
 from s3_fixtures import new_bucket, s3, s3_server  # noqa: F401  (fixtures)
 
-from slowfast_core.recipe import load_recipe
-from slowfast_core.stages import run_extract, run_ingest, run_validate
+from slowfast_core.recipe.load import load_recipe
+from slowfast_core.stages.flow import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
 DISK_MB = 12  # for the tiny workspace, and for 2 or 3 checkpoints of 3 MB

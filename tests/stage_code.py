@@ -19,16 +19,25 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "golden" / "stage_code.json"
 # Where the code of a stage begins, and the templates of what it writes. Whatever it imports is part of it.
 STAGES = {
-    "ingest": ("data/ingestion.py",),
-    "validate": ("data/validation.py", "data/validation_report.html"),
-    "extract": ("data/extraction.py",),
-    "train": ("training/launch.py",),
-    "evaluate": ("evaluation/evaluate.py", "evaluation/report.html"),
+    "ingest": ("stages/ingest.py",),
+    "validate": ("stages/validate.py", "data/quality/report.html"),
+    "extract": ("stages/extract.py",),
+    "train": ("stages/train.py",),
+    "evaluate": ("stages/evaluate.py", "evaluation/report.html"),
     "register": ("tracking/registry.py",),
-    "convert": ("model/convert.py",),
+    "convert": ("convert/convert.py",),
 }
 # Modules that start, follow and record work, and decide nothing in its results. What only they import is left out too.
-BESIDE_RESULTS = ("errors", "progress", "stage", "termination", "workspace", "cluster", "tracking")
+BESIDE_RESULTS = (
+    "errors",
+    "progress",
+    "once",
+    "termination",
+    "workspace",
+    "ray_jobs",
+    "parallel/ray_connection",
+    "tracking",
+)
 RECORDS_ARE_RESULTS = ("register",)  # stages of which `tracking` is part
 
 
@@ -58,7 +67,7 @@ def code_of(stage: str, package: Path) -> Code:
 
 
 def _is_below(path: Path, names: list[str]) -> bool:
-    return path.with_suffix("").parts[0] in names
+    return any(path.with_suffix("").is_relative_to(name) for name in names)
 
 
 def imported(path: Path, package: Path) -> set[Path]:

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from slowfast_core.credentials import for_stages, left_out, restored, without_credentials
-from slowfast_core.data.remote import Address
+from slowfast_core.data.versions.remote import Address
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import load_recipe, parse_recipe
+from slowfast_core.recipe.load import load_recipe, parse_recipe
 
 PASSWORD = "correct-horse"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import load_cluster
+from pipelines.kubernetes.settings import load_cluster
 from slowfast_core.documents import read_json, read_json_object, read_yaml
 from slowfast_core.errors import LONGEST, InputError
-from slowfast_core.recipe import load_recipe
+from slowfast_core.recipe.load import load_recipe
 
 TINY = "name: tiny\ndata: {name: motion}\n"
 

@@ -15,12 +15,13 @@ import yaml
 from pydantic import BaseModel
 from stage_code import ROOT
 
-from slowfast_core.data import extraction, validation
-from slowfast_core.evaluation import evaluate
-from slowfast_core.recipe import Data, Recipe, load_recipe
-from slowfast_core.stage import run_once
+from slowfast_core.once import run_once
+from slowfast_core.recipe.load import Data, Recipe, load_recipe
+from slowfast_core.stages import evaluate
+from slowfast_core.stages import extract as extraction
+from slowfast_core.stages import train as launch
+from slowfast_core.stages import validate as validation
 from slowfast_core.tracking import registry
-from slowfast_core.training import launch
 
 VERSIONS = "slowfast_core/stage_versions.yaml"
 STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
@@ -131,7 +132,7 @@ def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
 
     dvc("commit", "--force", cwd=tmp_path)
     assert changed() == set()
-    for module in ("data/decoding.py", "training/loop.py"):
+    for module in ("data/video/decoding.py", "training/loop.py"):
         with (tmp_path / "slowfast_core" / module).open("a") as file:
             file.write("# a comment\n")
     assert changed() == set()

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from disks import fill
 
-from pipelines.cli import main
-from slowfast_core.data.folder import Folder
-from slowfast_core.data.remote import Address
-from slowfast_core.data.versions import track
+from pipelines.cli.main import main
+from slowfast_core.data.objects.folder import Folder
+from slowfast_core.data.versions.remote import Address
+from slowfast_core.data.versions.track import track
 from slowfast_core.environment import explained, fullest
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.recipe import Tracking
+from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 
@@ -217,7 +217,7 @@ def test_debug_anywhere_on_the_line_shows_the_traceback(place: int, command: Com
 
 
 BROKEN = """
-from pipelines import cli
+from pipelines.cli import main as cli
 
 @cli.app.command()
 def broken() -> None:

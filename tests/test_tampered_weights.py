@@ -13,10 +13,10 @@ import torch
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import load_weights, save_weights, weights_digest
-from slowfast_core.recipe import Recipe, load_recipe
+from slowfast_core.once import read_result, run_once
+from slowfast_core.recipe.load import Recipe, load_recipe
 from slowfast_core.serving.predict import predict
-from slowfast_core.stage import read_result, run_once
-from slowfast_core.stages import run_evaluate, run_register, run_train
+from slowfast_core.stages.flow import run_evaluate, run_register, run_train
 from slowfast_core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from slowfast_core.training.job import Job
 from slowfast_core.training.state import begin

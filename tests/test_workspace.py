@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_core.data.catalogue import Version
+from slowfast_core.data.versions.catalogue import Version
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import parse_recipe
-from slowfast_core.stage import read_result, run_once
+from slowfast_core.once import read_result, run_once
+from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.workspace import Workspace
 
 DATA = {"name": "motion"}

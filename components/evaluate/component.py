@@ -16,7 +16,7 @@ def evaluate(
     versions: str = "",
 ) -> None:
     """`versions` are for Kubeflow's cache: the stage itself looks at the workspace."""
-    from components.shell import run
+    from components.run_stage import run
 
     result = run("evaluate", recipe, workspace, report, "report")
     for name, value in result.metrics.items():

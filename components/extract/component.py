@@ -14,6 +14,6 @@ def extract(
     source_version: str = "",
 ) -> None:
     """`source_version` is for Kubeflow's cache: the stage itself looks at the workspace."""
-    from components.shell import run
+    from components.run_stage import run
 
     run("extract", recipe, workspace, clips, "store")

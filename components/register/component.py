@@ -20,7 +20,7 @@ def register(
     import json
     from pathlib import Path
 
-    from components.shell import run
+    from components.run_stage import run
 
     result = run("register", recipe, workspace, version, "version")
     decision = json.loads(Path(result.outputs["version"]).read_text(encoding="utf-8"))["decision"]

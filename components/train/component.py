@@ -14,6 +14,6 @@ def train(
     data_version: str = "",
 ) -> str:
     """Returns the weights' digest. `data_version` is for who reads the run: the stage takes that of the clips."""
-    from components.shell import run
+    from components.run_stage import run
 
     return run("train", recipe, workspace, model, "weights").digest

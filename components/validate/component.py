@@ -17,7 +17,7 @@ def validate(
     """`source_version` is for Kubeflow's cache: the stage itself looks at the workspace."""
     import shutil
 
-    from components.shell import run
+    from components.run_stage import run
 
     result = run("validate", recipe, workspace, manifest, "manifest")
     shutil.copyfile(result.outputs["report"], report.path)

@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slowfast_core.evaluation.ava import DetectionResult
-from slowfast_core.evaluation.charades import MultiLabelResult
 from slowfast_core.evaluation.classification import ClassificationResult, Floats, Ints
 from slowfast_core.evaluation.examples import Example
+from slowfast_core.evaluation.multi_label import MultiLabelResult
 from slowfast_core.files import write_whole
 
 WHOLE_MATRIX = 60  # classes up to which the confusion matrix is shown whole

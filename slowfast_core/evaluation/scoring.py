@@ -17,25 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from slowfast_core.data import store_reader
-from slowfast_core.data.augment import render, render_batch
-from slowfast_core.data.decoding import DecodeError, VideoInfo, pick_frames, probe
-from slowfast_core.data.flow import decode_with_flow
-from slowfast_core.data.sampling import (
+from slowfast_core.data.clip_store import reader as store_reader
+from slowfast_core.data.clip_store.optical_flow import decode_with_flow
+from slowfast_core.data.loading.render import render, render_batch
+from slowfast_core.data.loading.sampling import (
     boxes_in_view,
     centred_indices,
     evaluation_indices,
     spatial_views,
     whole_view,
 )
-from slowfast_core.data.sections import Store
+from slowfast_core.data.video.decoding import DecodeError, VideoInfo, pick_frames, probe
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
-from slowfast_core.model.checkpoint_folder import load_verified
+from slowfast_core.model.folder import load_verified
 from slowfast_core.model.folding import for_inference
-from slowfast_core.recipe import Evaluate, Recipe, parse_recipe
-from slowfast_core.sections import Precision
+from slowfast_core.recipe.data import Store
+from slowfast_core.recipe.load import Evaluate, Recipe, parse_recipe
+from slowfast_core.recipe.schema import Precision
 
 Floats = NDArray[np.float32]
 RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest", "converted_from")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slowfast_core.model.convolution import Conv
 from slowfast_core.model.nonlocal_block import NonLocalBlock
-from slowfast_core.sections import DEPTHS
+from slowfast_core.recipe.schema import DEPTHS
 
 
 def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> Conv:

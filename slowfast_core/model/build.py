@@ -7,7 +7,7 @@ import torch
 from slowfast_core.model.blocks import initialise
 from slowfast_core.model.detection import Detector
 from slowfast_core.model.slowfast import Classifier, OnePathway, SlowFast
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.recipe.load import Clip, Model
 
 
 def build_model(model: Model, clip: Clip) -> Classifier | Detector:

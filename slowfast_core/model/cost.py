@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slowfast_core.model.build import build_model
 from slowfast_core.model.frames import clip_channels
-from slowfast_core.sections import Clip, Model
+from slowfast_core.recipe.schema import Clip, Model
 
 
 @dataclass(frozen=True)

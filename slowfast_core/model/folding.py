@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from slowfast_core.model.blocks import Basic, Bottleneck, Stem
 from slowfast_core.model.lateral import TConv
 from slowfast_core.model.nonlocal_block import NonLocalBlock
-from slowfast_core.sections import Precision
+from slowfast_core.recipe.schema import Precision
 
 if TYPE_CHECKING:
     from slowfast_core.model.detection import Detector

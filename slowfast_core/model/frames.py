@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slowfast_core.sections import Clip, Model
+from slowfast_core.recipe.schema import Clip, Model
 
 CHANNELS = {"rgb": 3, "half": 3, "gray": 1, "difference": 1, "flow": 2}  # of the Fast pathway's input
 LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slowfast_core.model.convolution import Conv
-from slowfast_core.sections import Model
+from slowfast_core.recipe.schema import Model
 
 
 class TConv(nn.Module):

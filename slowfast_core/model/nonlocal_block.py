@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from slowfast_core.sections import NonLocal
+from slowfast_core.recipe.schema import NonLocal
 
 
 class NonLocalBlock(nn.Module):

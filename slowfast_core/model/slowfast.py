@@ -14,7 +14,7 @@ from slowfast_core.model.blocks import Pathway, stage_channels
 from slowfast_core.model.frames import CHANNELS, FastFrames, SlowFrames
 from slowfast_core.model.lateral import make_lateral
 from slowfast_core.model.nonlocal_block import with_non_local
-from slowfast_core.sections import Clip, Model
+from slowfast_core.recipe.schema import Clip, Model
 
 SLOW_TIMES = (1, 1, 1, 3, 3)  # temporal kernels of conv1, res2..res5
 FAST_TIMES = (5, 3, 3, 3, 3)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slowfast_core.files import write_whole
-from slowfast_core.recipe import Tracking
-from slowfast_core.stage import key_of_partial
+from slowfast_core.once import key_of_partial
+from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.runs import Run, open_run, store_name, store_uri
 from slowfast_core.workspace import Workspace
 

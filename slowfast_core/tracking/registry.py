@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified, recorded_digest
-from slowfast_core.recipe import Recipe, Register, parse_recipe
-from slowfast_core.stage import StageResult, read_result, run_once
+from slowfast_core.model.folder import LEARNED_FROM, load_verified, recorded_digest
+from slowfast_core.once import StageResult, read_result, run_once
+from slowfast_core.recipe.load import Recipe, Register, parse_recipe
 from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of
 from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide

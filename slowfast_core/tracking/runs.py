@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from pydantic import BaseModel
 
 from slowfast_core.credentials import without_credentials
-from slowfast_core.recipe import Tracking
+from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of, within
 from slowfast_core.tracking.lineage import Environment, environment
 from slowfast_core.tracking.location import artifacts_of, settle

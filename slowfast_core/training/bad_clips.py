@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from slowfast_core.training.together import Together
+from slowfast_core.training.collective import Together
 
 
 class BadClips:

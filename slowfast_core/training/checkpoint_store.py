@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from slowfast_core.credentials import without_credentials
-from slowfast_core.data.object_store import open_store
-from slowfast_core.data.stored_object import StoredObject
+from slowfast_core.data.objects.object import StoredObject
+from slowfast_core.data.objects.store import open_store
 from slowfast_core.errors import InputError
-from slowfast_core.stage import key_of_partial
+from slowfast_core.once import key_of_partial
 from slowfast_core.training.checkpoint import (
     STATE,
     SUMS,

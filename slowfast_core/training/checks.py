@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from slowfast_core.errors import InputError
-from slowfast_core.model.checkpoint_folder import load_verified, read_record
-from slowfast_core.recipe import Recipe
+from slowfast_core.model.folder import load_verified, read_record
+from slowfast_core.recipe.load import Recipe
 from slowfast_core.training.plan import Plan
 
 SHARED = 2  # workers to a core; more would be slower than fewer
@@ -37,7 +37,7 @@ def check_machine(recipe: Recipe) -> None:
 
 def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
     """Label names, and steps in all. Raises InputError when the recipe does not fit the data or the workers."""
-    from slowfast_core.data.flow import flow_file
+    from slowfast_core.data.clip_store.optical_flow import flow_file
     from slowfast_core.data.manifest import read_manifest
 
     manifest = read_manifest(store / "manifest.parquet")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from slowfast_core.cluster.connection import connected
-from slowfast_core.sections import Compute
+from slowfast_core.parallel.ray_connection import connected
+from slowfast_core.recipe.schema import Compute
 
 
 def gpus_found(compute: Compute) -> int:

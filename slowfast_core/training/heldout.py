@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from slowfast_core.data.loading import Batch, Sample
+from slowfast_core.data.loading.dataset import Batch, Sample
+from slowfast_core.training.collective import Together
 from slowfast_core.training.step import Outcome
-from slowfast_core.training.together import Together
 
 
 def score_held_out(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.recipe import Recipe
+from slowfast_core.recipe.load import Recipe
 
 LINE = 4096  # bytes that a refusal may have
 

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 import torch
 
+from slowfast_core.training.collective import Together
 from slowfast_core.training.step import Outcome
-from slowfast_core.training.together import Together
 
 
 class Meter:

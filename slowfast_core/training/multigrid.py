@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from slowfast_core.sections import Multigrid, Train
+from slowfast_core.recipe.schema import Multigrid, Train
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file
-from slowfast_core.model.checkpoint_folder import LEARNED_FROM
+from slowfast_core.model.folder import LEARNED_FROM
 
 if TYPE_CHECKING:
     from slowfast_core.data.manifest import Manifest
-    from slowfast_core.recipe import Recipe
+    from slowfast_core.recipe.load import Recipe
 
 HELD_OUT_IN = {"kinetics400": "kinetics600"}  # training videos of the one are in the validation of the other
 MEND = "start from another model, or set train.allow_overlap"

@@ -7,8 +7,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from slowfast_core.data.sampling import Pick
-from slowfast_core.sections import Clip, Train
+from slowfast_core.data.loading.sampling import Pick
+from slowfast_core.recipe.schema import Clip, Train
 from slowfast_core.training.multigrid import Grid, cycle_at, long_cycles, short_cycle
 from slowfast_core.training.schedule import learning_rate
 

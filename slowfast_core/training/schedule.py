@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from slowfast_core.recipe import Train
+from slowfast_core.recipe.load import Train
 from slowfast_core.training.multigrid import LongCycle, cycle_at
 
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import load_weights, start_from
+from slowfast_core.training.batch_norm import with_norm
 from slowfast_core.training.checkpoint import checkpoint_of, load_checkpoint, newest_checkpoint, step_of
 from slowfast_core.training.job import Job
-from slowfast_core.training.norms import with_norm
 from slowfast_core.training.step import make_optimizer
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slowfast_core.data.augment import render_batch
-from slowfast_core.data.loading import Sample
-from slowfast_core.sections import Model, Precision, Train
+from slowfast_core.data.loading.dataset import Sample
+from slowfast_core.data.loading.render import render_batch
+from slowfast_core.recipe.schema import Model, Precision, Train
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -9,10 +9,10 @@ import decord
 import numpy as np
 import pytest
 
-from slowfast_core.data.sources import synthetic
-from slowfast_core.data.sources.synthetic import MOTIONS, write_ava, write_kinetics
+from slowfast_core.data import synthetic
+from slowfast_core.data.synthetic import MOTIONS, write_ava, write_kinetics
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import Synthetic
+from slowfast_core.recipe.load import Synthetic
 
 SMALL = Synthetic(train_videos=2, val_videos=1, size=32, seconds=3, fps=16, seed=3)
 PAIRS = [MOTIONS[i : i + 2] for i in range(0, len(MOTIONS), 2)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections
-from slowfast_core.evaluation.charades import average_precision, evaluate_multi_label
 from slowfast_core.evaluation.classification import evaluate_classification
 from slowfast_core.evaluation.evidence import of_average_precision, random_precision, wilson_lower
+from slowfast_core.evaluation.multi_label import average_precision, evaluate_multi_label
 
 
 @pytest.mark.parametrize(

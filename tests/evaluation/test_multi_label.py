@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from slowfast_core.errors import InputError
-from slowfast_core.evaluation.charades import average_precision, evaluate_multi_label
+from slowfast_core.evaluation.multi_label import average_precision, evaluate_multi_label
 from slowfast_core.evaluation.report import ReportContext, write_multi_label_report
 
 NAMES = ("sit", "eat", "never")

@@ -15,17 +15,17 @@ import pytest
 import torch
 
 from slowfast_core.data.manifest import Manifest, read_manifest
-from slowfast_core.data.sections import Synthetic
-from slowfast_core.data.sources.synthetic import write_ava
+from slowfast_core.data.synthetic import write_ava
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections
-from slowfast_core.evaluation.evaluate import column_to_score, evaluate
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import Recipe, parse_recipe
-from slowfast_core.sections import Evaluate
-from slowfast_core.stage import run_once
-from slowfast_core.stages import run_extract, run_ingest, run_validate
+from slowfast_core.once import run_once
+from slowfast_core.recipe.data import Synthetic
+from slowfast_core.recipe.load import Recipe, parse_recipe
+from slowfast_core.recipe.schema import Evaluate
+from slowfast_core.stages.evaluate import column_to_score, evaluate
+from slowfast_core.stages.flow import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
 SOURCE = Synthetic(train_videos=2, val_videos=2, size=32, fps=8, seconds=4)

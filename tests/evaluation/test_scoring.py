@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from reference import reference
 from videos import moving_frames, psnr, write_video
 
-from slowfast_core.data.decoding import pick_frames
+from slowfast_core.data.video.decoding import pick_frames
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import Store, parse_recipe
+from slowfast_core.recipe.load import Store, parse_recipe
 
 RECIPE = {
     "name": "tiny",

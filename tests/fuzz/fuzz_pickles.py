@@ -22,9 +22,9 @@ from pathlib import Path
 import edits
 import pickle_seeds
 
-from slowfast_core.data.sources.person_boxes import read_person_boxes
+from slowfast_core.convert.pickles import read_peer_file
+from slowfast_core.data.annotations.person_boxes import read_person_boxes
 from slowfast_core.errors import InputError
-from slowfast_core.model.pickles import read_peer_file
 
 LIMIT = 5  # seconds of CPU a file
 WALL = 60  # seconds a file, should it sleep

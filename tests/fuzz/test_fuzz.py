@@ -25,19 +25,19 @@ from hypothesis import strategies as st
 from test_malformed import AVA, CHARADES, CLASSES, FRAMES, KINETICS, PBTXT, TEMPLATES
 from videos import ava_row
 
-from slowfast_core.data.ingestion import _read
+from slowfast_core.convert.convert import translate
+from slowfast_core.convert.pickles import PeerFile, read_peer_file
+from slowfast_core.data.annotations.ava import Beside
+from slowfast_core.data.annotations.charades import read_annotations as read_charades
+from slowfast_core.data.annotations.common import Table, TextFile, Videos, read_names
+from slowfast_core.data.annotations.label_map import read_label_map
+from slowfast_core.data.annotations.person_boxes import read_person_boxes
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
-from slowfast_core.data.sources.ava import Beside
-from slowfast_core.data.sources.charades import read_annotations as read_charades
-from slowfast_core.data.sources.common import Table, TextFile, Videos, read_names
-from slowfast_core.data.sources.label_map import read_label_map
-from slowfast_core.data.sources.person_boxes import read_person_boxes
 from slowfast_core.evaluation.scoring import read_checkpoint
-from slowfast_core.model.convert import translate
-from slowfast_core.model.pickles import PeerFile, read_peer_file
-from slowfast_core.recipe import RECIPES as FOLDER
-from slowfast_core.recipe import Data, load_recipe, recipe_names
-from slowfast_core.stage import RECORD, StageResult, read_result
+from slowfast_core.once import RECORD, StageResult, read_result
+from slowfast_core.recipe.load import RECIPES as FOLDER
+from slowfast_core.recipe.load import Data, load_recipe, recipe_names
+from slowfast_core.stages.ingest import _read
 from slowfast_core.training.checks import read_record
 
 CELLS = "S,Kitchen,6,7,Yes,script,objects,descriptions"

@@ -10,7 +10,7 @@ from slowfast_core.model.blocks import conv
 from slowfast_core.model.build import build_model
 from slowfast_core.model.convolution import Conv
 from slowfast_core.model.lateral import TConv
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.recipe.load import Clip, Model
 
 LAST = torch.channels_last_3d
 CONVOLUTIONS: dict[str, tuple[Conv, int]] = {  # and the frames of a clip

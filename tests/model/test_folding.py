@@ -21,7 +21,7 @@ from slowfast_core.model.detection import Detector
 from slowfast_core.model.folding import FoldedConv, FoldedTrunk, cpu_has_bf16, for_inference, inference_dtype
 from slowfast_core.model.slowfast import Classifier
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import Clip, Model, load_recipe, parse_recipe
+from slowfast_core.recipe.load import Clip, Model, load_recipe, parse_recipe
 
 CLIP = Clip(T=2, tau=4, alpha=4)
 CPU = torch.device("cpu")

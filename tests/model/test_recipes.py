@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from slowfast_core.data.loading import Sample
-from slowfast_core.data.sampling import View
+from slowfast_core.data.loading.dataset import Sample
+from slowfast_core.data.loading.sampling import View
 from slowfast_core.model.build import build_model
 from slowfast_core.model.cost import cost_of
 from slowfast_core.model.frames import clip_channels
-from slowfast_core.recipe import Recipe, load_recipe, recipe_names
+from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
 from slowfast_core.training.multigrid import long_cycles
 from slowfast_core.training.schedule import learning_rate
 from slowfast_core.training.step import forward_loss, make_optimizer

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slowfast_core.model.blocks import Basic, Bottleneck
 from slowfast_core.model.build import build_model
 from slowfast_core.model.cost import cost_of
-from slowfast_core.recipe import Clip, Model
+from slowfast_core.recipe.load import Clip, Model
 
 PAPER = Clip(T=4, tau=16, alpha=8)
 RELEASED = Clip(T=8, tau=8, alpha=4)

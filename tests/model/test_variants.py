@@ -21,7 +21,7 @@ from slowfast_core.model.frames import FastFrames, SlowFrames
 from slowfast_core.model.lateral import TimeToChannel, TSample, make_lateral
 from slowfast_core.model.nonlocal_block import NonLocalBlock
 from slowfast_core.model.slowfast import Classifier, SlowFast
-from slowfast_core.recipe import Clip, Model, NonLocal, Pixels, load_recipe, parse_recipe
+from slowfast_core.recipe.load import Clip, Model, NonLocal, Pixels, load_recipe, parse_recipe
 
 PAPER = Clip(T=4, tau=16, alpha=8)
 TINY_CLIP = Clip(T=2, tau=4, alpha=4)

@@ -12,7 +12,7 @@ from torch import Tensor
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import compare, load_weights, save_weights, start_from, weights_digest
-from slowfast_core.recipe import Clip, Model, NonLocal
+from slowfast_core.recipe.load import Clip, Model, NonLocal
 
 CLIP = Clip(T=2, tau=4, alpha=4)
 TINY = Model(depth=18, width=8, beta=0.25, classes=5)

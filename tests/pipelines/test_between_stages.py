@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.changes.reason import changed
-from components.close.ending import cause_of, end
-from components.prepare.operator import prepared
-from components.trained.versions import versions_of
-from slowfast_core import stage as stage_module
+from components.apply_parameters.apply import prepared
+from components.check_training.check import changed
+from components.close_runs.report import cause_of, end
+from components.select_model.versions import versions_of
+from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import Recipe, load_recipe, parse_recipe
-from slowfast_core.stage import read_result, run_once
-from slowfast_core.stages import run_stage, trained_already
+from slowfast_core.once import read_result, run_once
+from slowfast_core.recipe.load import Recipe, load_recipe, parse_recipe
+from slowfast_core.stages.flow import run_stage, trained_already
 from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 
@@ -116,7 +116,7 @@ def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) ->
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
     """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
     recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
-    from slowfast_core.training.launch import _inputs
+    from slowfast_core.stages.train import _inputs
 
     def extract(version: str) -> None:
         run_once("extract", at.data("tiny-motion", "extract"), {"v": version}, lambda _: {"data_version": version})
@@ -264,8 +264,8 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
 
 STAGE = """
 import sys, time
-from components.shell import watched
-from slowfast_core.sections import Tracking
+from components.run_stage import watched
+from slowfast_core.recipe.schema import Tracking
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
 with watched("train", sys.argv[1], "tiny"), open_run(Tracking(), Workspace.at(sys.argv[1]), sys.argv[2], sys.argv[2]):
@@ -298,7 +298,7 @@ def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pyte
 def test_a_model_that_cannot_be_handed_on_is_the_cause(
     trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.trained.component import trained
+    from components.select_model.component import trained
 
     recipe, at, _ = trained_workspace
     monkeypatch.delenv("SLOWFAST_PIPELINE_RUN", raising=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from videos import moving_frames, write_video
 
-from slowfast_core.data.decoding import probe
+from slowfast_core.data.video.decoding import probe
 
 TINY = Path(__file__).parent / "tiny.yaml"
 DATA = ("ingest", "validate", "extract")

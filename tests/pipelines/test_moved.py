@@ -23,7 +23,7 @@ NOBODY = 65534
 
 
 def slowfast(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from pipelines.cli.main import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
@@ -53,7 +53,7 @@ def lists_artifacts(at: Path) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "ui", "--port", str(port)]
+    command = [sys.executable, "-c", "from pipelines.cli.main import main; main()", "ui", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, "--workspace", str(at)], start_new_session=True, **quiet)
     try:

@@ -16,9 +16,9 @@ import torch
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import parse_recipe
+from slowfast_core.once import StageResult, read_result
+from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.serving.predict import predict
-from slowfast_core.stage import StageResult, read_result
 from slowfast_core.tracking.registry import download_version, register
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace

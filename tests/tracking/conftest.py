@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flows import Flow
 
-from slowfast_core.stage import StageResult
+from slowfast_core.once import StageResult
 from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 

@@ -27,7 +27,7 @@ import torch
 from flows import Flow
 from mlflow.utils import requirements_utils
 
-from slowfast_core.recipe import Register
+from slowfast_core.recipe.load import Register
 from slowfast_core.tracking.runs import connect, store_uri
 from slowfast_core.workspace import Workspace
 

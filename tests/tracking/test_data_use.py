@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slowfast_core.data.versions import data_version, track
+from slowfast_core.data.versions.track import data_version, track
 from slowfast_core.errors import InputError
 from slowfast_core.tracking.data_use import used_by, uses
 from slowfast_core.tracking.runs import open_run

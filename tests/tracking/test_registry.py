@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.errors import InputError
-from slowfast_core.model.checkpoint_folder import LEARNED_FROM, load_verified
+from slowfast_core.model.folder import LEARNED_FROM, load_verified
 from slowfast_core.model.weights import weights_digest
-from slowfast_core.recipe import Register, parse_recipe
+from slowfast_core.once import StageResult, read_result
+from slowfast_core.recipe.load import Register, parse_recipe
 from slowfast_core.serving.predict import predict
-from slowfast_core.stage import StageResult, read_result
 from slowfast_core.tracking import registry, turns
 from slowfast_core.tracking.gate import Decision
 from slowfast_core.tracking.lineage import Lineage, missing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import Tracking, Train
+from slowfast_core.recipe.load import Tracking, Train
 from slowfast_core.tracking.runs import connect, open_run, read_environment, run_exists
 from slowfast_core.tracking.ui import serve_ui
 from slowfast_core.workspace import Workspace

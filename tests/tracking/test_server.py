@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from test_simultaneous import check, played
 
-from slowfast_core.recipe import Tracking
+from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.registry import download_version
 from slowfast_core.tracking.runs import connect, open_run, read_environment, run_exists, send_unsent
 from slowfast_core.tracking.unsent import all_of, described

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slowfast_core.cluster.stage_job import StageJob
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import load_recipe
-from slowfast_core.stages import run_train
+from slowfast_core.ray_jobs.stage_job import StageJob
+from slowfast_core.recipe.load import load_recipe
+from slowfast_core.stages.flow import run_train
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:

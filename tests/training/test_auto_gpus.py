@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from nodes import cluster_of
 
-from pipelines.containers import _gpus
+from pipelines.docker import _gpus
 from slowfast_core.errors import InputError
-from slowfast_core.recipe import load_recipe, parse_recipe
-from slowfast_core.sections import Compute
+from slowfast_core.recipe.load import load_recipe, parse_recipe
+from slowfast_core.recipe.schema import Compute
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
 from slowfast_core.workspace import Workspace
 

@@ -11,10 +11,10 @@ from nodes import free_port
 
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
-from slowfast_core.recipe import load_recipe
+from slowfast_core.recipe.load import load_recipe
+from slowfast_core.stages.train import train
 from slowfast_core.training.checkpoint import load_checkpoint, save_checkpoint
 from slowfast_core.training.job import Job
-from slowfast_core.training.launch import train
 from slowfast_core.training.loop import train_worker
 from slowfast_core.workspace import Workspace
 

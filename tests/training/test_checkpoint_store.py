@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from slowfast_core.data.folder import Folder
-from slowfast_core.data.stored_object import Arrived, StoredObject, nobody
+from slowfast_core.data.objects.folder import Folder
+from slowfast_core.data.objects.object import Arrived, StoredObject, nobody
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
-from slowfast_core.recipe import load_recipe
-from slowfast_core.stage import BEGUN
+from slowfast_core.once import BEGUN
+from slowfast_core.recipe.load import load_recipe
 from slowfast_core.training.checkpoint import Saver, is_whole, load_checkpoint, newest_checkpoint, save_checkpoint
 from slowfast_core.training.checkpoint_store import CheckpointStore, Uploader, fetch_newest
 from slowfast_core.training.job import Job

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trainings import Training, lines_of
 
-from slowfast_core.data.object_store import open_store
+from slowfast_core.data.objects.store import open_store
 from slowfast_core.workspace import Workspace
 
 MakeWorkspace = Callable[[Path], Workspace]

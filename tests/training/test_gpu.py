@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 from trainings import Training, lines_of
 
-from slowfast_core.data.augment import render_batch, rgb_of_planes
-from slowfast_core.data.loading import Sample
-from slowfast_core.data.sampling import View
+from slowfast_core.data.loading.dataset import Sample
+from slowfast_core.data.loading.render import render_batch, rgb_of_planes
+from slowfast_core.data.loading.sampling import View
 from slowfast_core.model.build import build_model
 from slowfast_core.model.folding import for_inference
-from slowfast_core.recipe import Clip, Model
-from slowfast_core.sections import Pixels, Precision, Train
-from slowfast_core.training.norms import begin_step, with_norm
+from slowfast_core.recipe.load import Clip, Model
+from slowfast_core.recipe.schema import Pixels, Precision, Train
+from slowfast_core.training.batch_norm import begin_step, with_norm
 from slowfast_core.training.step import forward_loss, make_optimizer
 from slowfast_core.workspace import Workspace
 

@@ -13,7 +13,7 @@ from nodes import Node, cluster_of
 from trainings import Training
 
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.recipe import load_recipe
+from slowfast_core.recipe.load import load_recipe
 from slowfast_core.training.plan import Plan
 from slowfast_core.workspace import Workspace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.sections import Multigrid, Train
+from slowfast_core.recipe.schema import Multigrid, Train
 from slowfast_core.training.multigrid import Grid, cycle_at, long_cycles, short_cycle
 from slowfast_core.training.schedule import learning_rate
 

@@ -15,11 +15,11 @@ from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.model.build import build_model
-from slowfast_core.model.checkpoint_folder import LEARNED_FROM
+from slowfast_core.model.folder import LEARNED_FROM
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import Recipe, load_recipe
-from slowfast_core.stage import run_once
-from slowfast_core.training.launch import train
+from slowfast_core.once import run_once
+from slowfast_core.recipe.load import Recipe, load_recipe
+from slowfast_core.stages.train import train
 from slowfast_core.training.overlap import check_overlap, write_learned_from
 from slowfast_core.workspace import Workspace
 

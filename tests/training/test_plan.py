@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.recipe import Clip, Train
-from slowfast_core.sections import Multigrid
+from slowfast_core.recipe.load import Clip, Train
+from slowfast_core.recipe.schema import Multigrid
 from slowfast_core.training.plan import Plan
 
 CLIP = Clip(T=4, tau=8, alpha=4)

@@ -14,7 +14,7 @@ import pytest
 START = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from slowfast_core.cluster import connection
+from slowfast_core.parallel import ray_connection as connection
 
 def stop_once(part):
     while True:

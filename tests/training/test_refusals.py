@@ -13,12 +13,12 @@ import torch
 from nodes import free_port
 from trainings import Training
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
-from slowfast_core.recipe import load_recipe
-from slowfast_core.stage import read_result
-from slowfast_core.stages import run_extract
+from slowfast_core.once import read_result
+from slowfast_core.recipe.load import load_recipe
+from slowfast_core.stages.flow import run_extract
 from slowfast_core.training.checkpoint import newest_checkpoint
 from slowfast_core.workspace import Workspace
 

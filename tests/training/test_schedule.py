@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from slowfast_core.recipe import Train
+from slowfast_core.recipe.load import Train
 from slowfast_core.training.schedule import learning_rate, scaling_line, warnings
 
 PAPER = Train(epochs=256, learning_rate=1.6, warmup_epochs=34, warmup_from=0.01)

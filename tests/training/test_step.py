@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slowfast_core.data.loading import Sample
-from slowfast_core.data.sampling import View
+from slowfast_core.data.loading.dataset import Sample
+from slowfast_core.data.loading.sampling import View
 from slowfast_core.model.build import build_model
-from slowfast_core.recipe import Clip, Model, Train
-from slowfast_core.sections import Precision
+from slowfast_core.recipe.load import Clip, Model, Train
+from slowfast_core.recipe.schema import Precision
 from slowfast_core.training.step import boxes_of, forward_loss, make_optimizer
 
 CPU = torch.device("cpu")

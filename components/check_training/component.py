@@ -1,0 +1,22 @@
+"""Whether training has anything to do: the condition under which Kubernetes gives it GPUs."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def changes(
+    recipe: str,
+    workspace: str,
+    clips: dsl.Input[dsl.Dataset],
+    expected_version: str = "",
+    start: dsl.Input[dsl.Model] = None,
+) -> NamedTuple("Changes", [("train", str), ("reason", str), ("data_version", str)]):
+    from components.check_training.check import changed
+    from components.run_stage import step
+
+    folder = start.metadata["folder"] if start else ""
+    return step("changes", workspace, lambda: changed(recipe, workspace, expected_version, folder))

@@ -1,0 +1,21 @@
+"""The exit handler: no MLflow run stays open, and the cause of a failure is said in one place."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def close(
+    workspace: str,
+    tracking_uri: str,
+    experiments: list[str],
+    status: dsl.PipelineTaskFinalStatus,
+    report: dsl.Output[dsl.Markdown],
+) -> None:
+    from pathlib import Path
+
+    from components.close_runs.report import end
+
+    text = end(workspace, tracking_uri, experiments, status.state, status.error_message or "")
+    Path(report.path).write_text(text, encoding="utf-8")

@@ -1,0 +1,135 @@
+"""What a task is given on Kubernetes: image, resources, volume, secrets, nodes, retries, time limit, identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.kubernetes.settings import Cluster, Need, StageName
+from slowfast_core.errors import InputError
+from slowfast_core.ray_jobs.rayjob_settings import VARIABLE as RAYJOB
+from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret
+from slowfast_core.ray_jobs.sizing import size_of_workers
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.tracking.runs import PIPELINE_VARIABLE
+
+USES = {
+    "s3": ("prepare", "ingest", "extract"),
+    "mlflow": ("train", "evaluate", "register", "close"),
+    "ray": ("extract", "train"),
+}
+AS_JOBS = USES["ray"]  # where compute.run_on says so
+ON_GPU = ("train", "evaluate")
+# Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
+UNCACHED = ("prepare", "changes", "train", "keep", "trained", "close")
+
+
+class Placement:
+    """Called with each task of one recipe."""
+
+    def __init__(self, recipe: Recipe, cluster: Cluster) -> None:
+        self.recipe = recipe
+        self.cluster = cluster
+
+    def of(self, branch: Recipe) -> Placement:
+        return Placement(branch, self.cluster)
+
+    @property
+    def training_pod(self) -> tuple[int, int]:
+        """CPUs and GPUs of the workers in the training pod; (0, 0) where a Ray cluster has them."""
+        compute = self.recipe.compute
+        if compute.address or compute.run_on != "here":
+            return 0, 0
+        return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
+
+    def __call__(self, task: Any, stage: str) -> Any:
+        need = self._need("changes" if stage in ("keep", "trained") else stage)  # type: ignore[arg-type]
+        self._size(task, need)
+        self._attach(task, stage)
+        gpus = self._gpus(stage)
+        if gpus:
+            self._on_gpus(task, gpus)
+        task.set_container_image(image := (gpus and self.cluster.gpu_image) or self.cluster.image)
+        task.set_env_variable("SLOWFAST_IMAGE", image)
+        for name, value in sorted(self.cluster.environment.items()):
+            task.set_env_variable(name, value)
+        if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
+            task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
+        task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
+        return task
+
+    def _need(self, stage: StageName) -> Need:
+        need = self.cluster.need(stage)
+        if stage in AS_JOBS and self.recipe.compute.run_on != "here":
+            return Need(hours=need.hours, retries=need.retries)  # it only waits for its job
+        cpus, _ = self.training_pod
+        if stage != "train" or not cpus:
+            return need
+        cpus, memory = size_of_workers(self.recipe.compute, self.recipe.compute.workers)
+        return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
+
+    def _gpus(self, stage: str) -> int:
+        if stage not in ON_GPU or not self.recipe.compute.gpus:
+            return 0
+        return self.training_pod[1] if stage == "train" else 1
+
+    def _size(self, task: Any, need: Need) -> None:
+        from kfp import kubernetes
+
+        cpu, memory = f"{need.cpu:g}", f"{need.memory_gb:g}G"
+        task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+        task.set_retry(
+            need.retries,
+            backoff_duration=f"{self.cluster.backoff_seconds}s",
+            backoff_factor=self.cluster.backoff_factor,
+            backoff_max_duration=f"{self.cluster.backoff_max_seconds}s",
+        )
+        kubernetes.set_timeout(task, round(3600 * need.hours))
+
+    def _attach(self, task: Any, stage: str) -> None:
+        from kfp import kubernetes
+
+        cluster = self.cluster
+        kubernetes.mount_pvc(task, cluster.data.claim, cluster.data.path, cluster.data.sub_path)
+        if stage in ON_GPU:  # workers hand batches over in shared memory, of which a pod has 64 MB
+            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=f"{cluster.shm_gb}G")
+        for secret in self._secrets(stage).values():
+            keys = {key: variable for variable, key in sorted(secret.env.items())}
+            kubernetes.use_secret_as_env(task, secret.name, keys)
+        kubernetes.use_field_path_as_env(task, PIPELINE_VARIABLE, "metadata.labels['pipeline/runid']")
+        kubernetes.set_security_context(
+            task, run_as_user=cluster.user, run_as_group=cluster.group, run_as_non_root=True
+        )
+        if cluster.pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
+
+    def _secrets(self, stage: str) -> dict[str, Secret]:
+        """By what they are for."""
+        uses = {kind for kind, stages in USES.items() if stage in stages}
+        if stage == "train" and (self.recipe.train.checkpoint_store or "").startswith("s3://"):
+            uses.add("s3")
+        if stage == "changes" and (self.recipe.train.init_from or "").startswith("models:"):
+            uses.add("mlflow")
+        named = {kind: getattr(self.cluster.secrets, kind) for kind in USES if kind in uses}
+        return {kind: secret for kind, secret in named.items() if secret}
+
+    def _rayjob(self, stage: str, need: Need) -> RayJobSettings:
+        """The pods of its RayJob get what its own pod would."""
+        cluster, secrets = self.cluster, self._secrets(stage)
+        if not (token := secrets.pop("ray", None)):
+            mend = "name the Secret with its token (pipelines/kubernetes/cluster.example.yaml shows how)"
+            raise InputError("a RayJob needs secrets.ray", "cluster settings", mend)
+        alike = {"namespace", "image", "gpu_image", "environment", "pull_secrets", "shm_gb", "user", "group"}
+        given = cluster.model_dump(include=alike) | cluster.rayjob.model_dump() | cluster.data.model_dump()
+        gpu = cluster.gpu.model_dump(include={"node_selector", "tolerations"}) | {"gpu_type": cluster.gpu.type}
+        told = {"token_secret": token.name, "secrets": tuple(secrets.values()), "hours": need.hours}
+        return RayJobSettings(**given, **gpu, **told)
+
+    def _on_gpus(self, task: Any, count: int) -> None:
+        from kfp import kubernetes
+
+        gpu = self.cluster.gpu
+        task.set_accelerator_type(gpu.type).set_accelerator_limit(count)
+        for label, value in sorted(gpu.node_selector.items()):
+            kubernetes.add_node_selector(task, label, value)
+        for toleration in gpu.tolerations:
+            kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))

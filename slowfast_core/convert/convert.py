@@ -1,0 +1,233 @@
+"""A checkpoint of PySlowFast, MMAction2 or PyTorchVideo as one of ours: the same outputs for the same videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slowfast_core.convert.names import CAFFE2_SOLVER, Peer, caffe2_name, our_name
+from slowfast_core.convert.pickles import PeerFile, read_peer_file
+from slowfast_core.convert.settings import Settings, clip_of, flat_config, model_of
+from slowfast_core.errors import InputError
+from slowfast_core.files import sha256_of, write_whole
+from slowfast_core.model.build import build_model
+from slowfast_core.model.weights import save_weights, weights_digest
+from slowfast_core.once import RECORD, StageResult, read_result, run_once
+from slowfast_core.recipe.load import Recipe, parse_recipe
+from slowfast_core.recipe.schema import DEPTHS, Clip, Model
+
+STAGE = "convert"
+COUNTER = ".num_batches_tracked"  # of batch norm; Caffe2 has none, and nothing depends on it
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A peer's weights by our names, what they were trained with, and what was only assumed of that."""
+
+    weights: dict[str, Tensor]
+    model: Model
+    clip: Clip
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each tensor. `shapes` are (name, in the file, in the network)."""
+
+    mapped: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.unexpected or self.shapes)
+
+    def __str__(self) -> str:
+        wrong = tuple(f"{name} {list(theirs)}, here {list(ours)}" for name, theirs, ours in self.shapes)
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": wrong}
+        counts = ", ".join(f"{len(names)} {kind}{_some(names)}" for kind, names in kinds.items())
+        return f"{self.mapped} tensors mapped, {counts}"
+
+
+def convert(
+    peer: Peer, source: Path, output: Path, recipe: Recipe | None = None, labels: Path | None = None
+) -> tuple[StageResult, Report]:
+    """Write the checkpoint folder `output`, which predict, evaluate and `train.init_from` take.
+
+    `recipe` must agree with the weights; without one, what the weights do not tell is the peer's usual setting. Raises
+    InputError, with nothing written, for a file that cannot be read or does not fit.
+    """
+    _check_output(output)
+    converted, report = translate(peer, read_peer_file(source), recipe)
+    if not report.fits:
+        raise InputError(f"does not fit: {report}", source, "check --from and --recipe")
+    resolved = _resolved(peer, source, converted, recipe)
+    names = _labels(labels, converted.model.classes)
+    origin = {"peer": peer, "file": source.name, "sha256": sha256_of(source)}
+    inputs = {"recipe": json.loads(resolved.to_json()), "labels": names, "converted_from": origin}
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        digest = weights_digest(converted.weights)
+        save_weights(partial / "model.safetensors", converted.weights)
+        record = {**inputs["recipe"], "labels": names, "weights_digest": digest, "converted_from": origin}
+        write_whole(partial / "checkpoint.json", json.dumps(record, indent=1))
+        return {
+            "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
+            "summary": str(report),
+            "digest": digest,
+            "weights_digest": digest,
+        }
+
+    return run_once(STAGE, output, inputs, work), report
+
+
+def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple[Converted, Report]:
+    """The peer's weights as ours, and how they fit the network that they, or the recipe, tell of."""
+    weights, unknown = _renamed(peer, file)
+    config = flat_config(file.config) if peer == "pyslowfast" else {}
+    settings = Settings(peer, config, recipe, file.caffe2)
+    try:
+        model = model_of(settings, tuple(file.state), weights)
+        if peer == "mmaction2":
+            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights)
+            model = model.model_copy(update={"classes": len(weights["projection.weight"])})
+        clip = clip_of(settings, model)
+        with torch.device("meta"):
+            own = build_model(model, clip).state_dict()
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
+        # shapes that no network of ours has
+        reason = " ".join(str(error).split())
+        raise InputError(f"no network that is known here: {reason}", f"--from {peer}", "name another file") from None
+    if recipe:
+        _agree(model, clip, recipe)
+    counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
+    converted = Converted(counters | weights, model, clip, tuple(settings.assumed))
+    return converted, _compare(converted, own, unknown)
+
+
+def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights by our names, and the names that no rule reads."""
+    known, unknown = {}, []
+    for name, tensor in file.state.items():
+        if file.caffe2 and CAFFE2_SOLVER.fullmatch(name):
+            continue
+        ours = our_name(peer, caffe2_name(name) if file.caffe2 else name)
+        if ours is None:
+            unknown.append(name)
+        else:
+            known[ours] = tensor if ours.endswith(COUNTER) else tensor.float()
+    if not any(name.startswith("trunk.") for name in known):
+        what = f"no tensor has a name of {peer}'s ResNets, the first is {next(iter(file.state))}"
+        raise InputError(what, f"--from {peer}", "name the codebase that wrote the file")
+    if not any(name.startswith("trunk.fast.") for name in known):
+        known = {name.replace("trunk.slow.", "trunk.pathway."): tensor for name, tensor in known.items()}
+    return known, tuple(unknown)
+
+
+def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """MMAction2 puts Fast's features before Slow's; its detector instead keeps an unused class before the others."""
+    weight, bias = weights["projection.weight"], weights["projection.bias"]
+    if model.head == "detect":
+        weight, bias = weight[1:], bias[1:]
+    elif model.pathways == "slowfast":
+        slow = model.width * 8 * (4 if model.depth >= 50 else 1)
+        weight = torch.cat([weight[:, -slow:], weight[:, :-slow]], dim=1)
+    return {"projection.weight": weight, "projection.bias": bias}
+
+
+def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MMAction2's attention is not scaled by the root of its width, and its last convolution has no bias."""
+    queries = {name: tensor for name, tensor in weights.items() if ".theta." in name}
+    scaled = {name: tensor * len(tensor) ** 0.5 for name, tensor in queries.items()}
+    outputs = {name: tensor for name, tensor in weights.items() if name.endswith(".out.weight")}
+    biases = {name.replace(".weight", ".bias"): torch.zeros(len(tensor)) for name, tensor in outputs.items()}
+    return scaled | {name: bias for name, bias in biases.items() if name not in weights}
+
+
+def _compare(converted: Converted, own: Mapping[str, Tensor], unknown: tuple[str, ...]) -> Report:
+    """The weights against the network's own state."""
+    weights = converted.weights
+    missing = tuple(name for name in own if name not in weights)
+    unexpected = tuple(name for name in weights if name not in own)
+    shared = [(name, tuple(weights[name].shape), tuple(own[name].shape)) for name in weights if name in own]
+    shapes = tuple(entry for entry in shared if entry[1] != entry[2])
+    return Report(len(shared) - len(shapes), missing, unexpected + unknown, shapes, converted.assumed)
+
+
+def _agree(model: Model, clip: Clip, recipe: Recipe) -> None:
+    """Raises InputError when the recipe's network is another, or is fed in another way, than the checkpoint's."""
+    found, asked = _decisive(model), _decisive(recipe.model)
+    other = [f"model.{key} is {found.get(key)}, not {asked.get(key)}" for key in asked if found.get(key) != asked[key]]
+    if clip != recipe.clip:
+        other.append(f"clip is {clip}, not {recipe.clip}")
+    if other:
+        raise InputError(f"is another network: {'; '.join(other)}", recipe.name, "name the recipe it was trained with")
+
+
+def _decisive(model: Model) -> dict[str, Any]:
+    """What two models that give the same outputs have in common, defaults spelled out."""
+    keys = {"pathways", "depth", "width", "classes", "head", "non_local", "pixels"}
+    blocks = _temporal_blocks(model.res4_temporal_blocks, model.depth)
+    fields: dict[str, Any] = {"res4_temporal_blocks": blocks}
+    if model.pathways == "slowfast":
+        keys |= {"lateral", "slow_frames"}
+        keys |= {"lateral_kernel", "lateral_ratio", "lateral_norm"} if model.lateral == "t_conv" else set()
+        fast_depth, asked = model.fast_depth or model.depth, model.fast_res4_temporal_blocks
+        fast_blocks = _temporal_blocks(model.res4_temporal_blocks if asked is None else asked, fast_depth)
+        fields |= {"fast_depth": fast_depth, "fast_width": model.fast_width, "fast_input": model.fast_input}
+        fields["fast_res4_temporal_blocks"] = fast_blocks
+    if model.head == "detect":
+        keys |= {"roi_size", "roi_aligned", "res5_dilation"}
+    return {**model.model_dump(include=keys), **fields}
+
+
+def _temporal_blocks(asked: int | None, depth: int) -> int:
+    blocks = DEPTHS[depth][2]
+    return blocks if asked is None else min(asked, blocks)
+
+
+def _resolved(peer: Peer, source: Path, converted: Converted, recipe: Recipe | None) -> Recipe:
+    if recipe:
+        return recipe.model_copy(update={"finetune": None})
+    detect = converted.model.head == "detect"
+    name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in source.stem)
+    tree = {
+        "name": f"{peer}/{name}",
+        "description": f"Converted from {peer}'s {source.name}.",
+        "data": {"name": "ava" if detect else "kinetics", "format": "ava" if detect else "kinetics"},
+        "model": converted.model.model_dump(),
+        "clip": converted.clip.model_dump(),
+    }
+    return parse_recipe(tree, str(source))
+
+
+def _labels(path: Path | None, classes: int) -> list[str]:
+    if path is None:
+        return [f"class {index}" for index in range(classes)]
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError("cannot read the label names", path, "name a text file") from None
+    if len(names) != classes:
+        raise InputError(f"has {len(names)} label names, the checkpoint {classes} classes", path, "one name a line")
+    return names
+
+
+def _check_output(output: Path) -> None:
+    """Only a converted checkpoint is ever replaced."""
+    if not output.exists():
+        return
+    if not (output / RECORD).is_file() or read_result(output).stage != STAGE:
+        raise InputError("exists and is no converted checkpoint", output, "name a new folder")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

@@ -1,0 +1,81 @@
+"""Checkpoint files of the public codebases, read without running anything that they hold.
+
+Numbers, text, arrays, tensors and plain containers are read; a file that names anything else is refused by that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slowfast_core.convert.plain_arrays import Numpy
+from slowfast_core.convert.plain_pickle import Budget, PickleError, PickleReader, RefusedError
+from slowfast_core.convert.torch_file import read_torch
+from slowfast_core.errors import InputError
+
+STATE_KEYS = ("model_state", "state_dict", "blobs")
+WHOLE = "fetch the file again, and compare its size or checksum with the publisher's"
+TRUSTED = "take the weights from a source that publishes plain tensors"
+
+
+@dataclass(frozen=True)
+class PeerFile:
+    """The weights in a peer's checkpoint, by the peer's names, and its training configuration where it kept one."""
+
+    state: dict[str, Tensor]
+    config: str = ""
+    caffe2: bool = False
+
+
+def read_peer_file(path: Path) -> PeerFile:
+    """A `.pkl` is read as Caffe2's, anything else as PyTorch's. Raises InputError for what is no whole checkpoint."""
+    if not path.is_file():
+        raise InputError("no such checkpoint", path, "name a file that exists")
+    content = read_plain(path, path, TRUSTED) if path.suffix == ".pkl" else _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"holds a {type(content).__name__}, not a mapping of weights", path, "name a checkpoint")
+    state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    tensors = {str(name): tensor for name, value in state.items() if (tensor := _as_tensor(value)) is not None}
+    if not tensors:
+        raise InputError("holds no weights", path, f"a checkpoint keeps them under one of {', '.join(STATE_KEYS)}")
+    config = content.get("cfg")
+    return PeerFile(tensors, config if isinstance(config, str) else "", path.suffix == ".pkl")
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return read_torch(path.read_bytes())
+    except RefusedError as error:
+        raise InputError(f"refused: it would run {error}", path, TRUSTED) from None
+    except PickleError as error:
+        raise InputError(f"no whole PyTorch file ({error})", path, WHOLE) from None
+
+
+def read_plain(path: Path, where: object, trusted: str) -> Any:
+    """The arrays and plain containers of a pickle. Raises InputError; `trusted` is the fix of one that would run code.
+
+    What is no array of numbers, such as one of text, is in it as a record of no use.
+    """
+    data = path.read_bytes()
+    budget = Budget(len(data))
+    try:
+        return PickleReader(data, Numpy(budget).calls(), budget).load()
+    except RefusedError as error:
+        raise InputError(f"refused: it would run {error}", where, trusted) from None
+    except PickleError as error:
+        raise InputError(f"no whole pickle ({error})", where, WHOLE) from None
+
+
+def _as_tensor(value: object) -> Tensor | None:
+    """None for what is no array of numbers: counters, learning rates, nested state."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.dtype.itemsize <= 8:
+        return torch.from_numpy(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")))
+    return None

@@ -1,0 +1,212 @@
+"""What a peer's checkpoint was trained with, as fields of our recipe.
+
+Shapes tell the network: depth, widths, kernels, laterals, classes. The peer tells the rest: which frames Slow takes,
+how pixels are normalised, how boxes are read. What neither tells (T, tau and alpha, most of all) is in the
+configuration that PySlowFast keeps in its files, or in a recipe given by the user, or assumed and said so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from slowfast_core.convert.names import Peer
+from slowfast_core.documents import read_yaml
+from slowfast_core.errors import InputError
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.recipe.schema import DEPTHS, Clip, Model, NonLocal, Pixels
+
+IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # MMAction2 has them times 255
+CHARADES, SOMETHING, AVA = 157, 174, 80  # classes
+BOX_HEADS = ("detection_head.", "roi_head.")
+
+Value = TypeVar("Value")
+State = Mapping[str, Tensor]
+
+
+@dataclass
+class Settings:
+    """The settings of one checkpoint; `assumed` are those that nobody told."""
+
+    peer: Peer
+    config: dict[str, Any]  # of PySlowFast, as `DATA.MEAN`
+    recipe: Recipe | None  # that the user names
+    caffe2: bool
+    assumed: list[str] = field(default_factory=list)
+
+    def told(self, key: str, name: str, guess: Value) -> Value:
+        """`key` of the configuration; else the user's `model.name`; else the guess."""
+        if key in self.config:
+            return self.config[key]  # type: ignore[no-any-return]
+        if self.recipe is not None:
+            return getattr(self.recipe.model, name)  # type: ignore[no-any-return]
+        self.assumed.append(f"model.{name} {guess}")
+        return guess
+
+
+def flat_config(text: str) -> dict[str, Any]:
+    """PySlowFast's YAML as dotted keys; nothing where it cannot be read."""
+    try:
+        tree = read_yaml(text, "cfg")
+    except InputError:
+        return {}
+    sections = tree.items() if isinstance(tree, dict) else ()
+    return {
+        f"{s}.{key}": value for s, section in sections if isinstance(section, dict) for key, value in section.items()
+    }
+
+
+def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
+    """The network of these weights (by our names; `names` are the peer's)."""
+    two = any(name.startswith("trunk.fast.") for name in state)
+    slow = "trunk.slow" if two else "trunk.pathway"
+    depth, width = _depth(state, slow), len(_weight(state, f"{slow}.stem.0"))
+    classes = len(_weight(state, "projection"))
+    fields: dict[str, Any] = {"pathways": "slowfast" if two else "slow", "depth": depth, "width": width}
+    fields |= {"classes": classes, "res4_temporal_blocks": (blocks := _temporal_blocks(state, slow, depth))}
+    if two:
+        fields |= _fast_fields(state, depth, width, blocks) | _lateral_fields(state)
+        fields["slow_frames"] = "strided" if settings.peer == "mmaction2" else "linspace"
+    fields["head"] = _head(settings, names, classes)
+    if fields["head"] == "detect":
+        fields |= _box_fields(settings)
+    fields["pixels"] = IMAGENET if settings.peer == "mmaction2" else _pixels(settings, classes)
+    if non_local := _non_local(settings, state, fields["head"]):
+        fields["non_local"] = non_local
+    return Model(**fields)
+
+
+def clip_of(settings: Settings, model: Model) -> Clip:
+    """T, tau and alpha: no weight depends on them."""
+    config = settings.config
+    if "DATA.NUM_FRAMES" in config and "DATA.SAMPLING_RATE" in config:
+        alpha = int(config.get("SLOWFAST.ALPHA", 8)) if model.pathways == "slowfast" else 1
+        return Clip(
+            T=int(config["DATA.NUM_FRAMES"]) // alpha, tau=int(config["DATA.SAMPLING_RATE"]) * alpha, alpha=alpha
+        )
+    if settings.recipe is not None:
+        return settings.recipe.clip
+    clip = _usual_clip(settings.peer, model)
+    settings.assumed.append(f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}")
+    return clip
+
+
+def _usual_clip(peer: Peer, model: Model) -> Clip:
+    """The zoos' clips: a kernel of 5 goes with alpha 8 but for PySlowFast's and PyTorchVideo's R101."""
+    if model.pathways == "slow":
+        return Clip(T=8, tau=8, alpha=1)
+    if model.classes in (CHARADES, SOMETHING) or model.res4_temporal_blocks:
+        return Clip(T=16, tau=8, alpha=4)
+    if model.lateral_kernel == 5 and (peer == "mmaction2" or model.depth == 50):
+        return Clip(T=4, tau=16, alpha=8)
+    return Clip(T=8, tau=8, alpha=4)
+
+
+def _weight(state: State, module: str) -> Tensor:
+    try:
+        return state[f"{module}.weight"]
+    except KeyError:
+        raise InputError(f"has no {module}.weight", "checkpoint", "is it a SlowFast or Slow-only ResNet?") from None
+
+
+def _depth(state: State, pathway: str) -> int:
+    found = re.compile(re.escape(pathway) + r"\.stages\.([0-3])\.(\d+)\.")
+    blocks = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
+    counts = tuple(len([b for s, b in blocks if s == stage]) for stage in range(4))
+    wide = f"{pathway}.stages.0.0.c.weight" in state
+    for depth, expected in DEPTHS.items():
+        if counts == expected and wide == (depth >= 50):
+            return depth
+    raise InputError(
+        f"{pathway} has {counts} blocks a stage", "checkpoint", f"known depths are {', '.join(map(str, DEPTHS))}"
+    )
+
+
+def _temporal_blocks(state: State, pathway: str, depth: int) -> int | None:
+    """None when all blocks of res4 have a temporal kernel."""
+    blocks = DEPTHS[depth][2]
+    temporal = sum(_weight(state, f"{pathway}.stages.2.{i}.a").shape[2] > 1 for i in range(blocks))
+    return temporal if temporal < blocks else None
+
+
+def _fast_fields(state: State, depth: int, width: int, slow_blocks: int | None) -> dict[str, Any]:
+    fast_depth = _depth(state, "trunk.fast")
+    beta = len(_weight(state, "trunk.fast.stem.0")) / width
+    blocks = _temporal_blocks(state, "trunk.fast", fast_depth)
+    fields = {"beta": beta, "fast_depth": None if fast_depth == depth else fast_depth}
+    return fields if blocks == slow_blocks else fields | {"fast_res4_temporal_blocks": blocks or DEPTHS[fast_depth][2]}
+
+
+def _lateral_fields(state: State) -> dict[str, Any]:
+    if not any(name.startswith("trunk.laterals.") for name in state):
+        return {"lateral": "none"}
+    weight = _weight(state, "trunk.laterals.0.conv")
+    norm = "trunk.laterals.0.bn.weight" in state
+    return {"lateral_kernel": weight.shape[2], "lateral_ratio": len(weight) // weight.shape[1], "lateral_norm": norm}
+
+
+def _head(settings: Settings, names: tuple[str, ...], classes: int) -> str:
+    if settings.peer != "pyslowfast":
+        return "detect" if any(head in name for name in names for head in BOX_HEADS) else "classify"
+    if "DETECTION.ENABLE" in settings.config:
+        return "detect" if settings.config["DETECTION.ENABLE"] else "classify"
+    return settings.told("", "head", "detect") if classes == AVA else "classify"
+
+
+def _box_fields(settings: Settings) -> dict[str, Any]:
+    """torchvision's RoIAlign, and Caffe2's, have no half-pixel shift unless asked for."""
+    if settings.peer == "mmaction2":
+        return {"res5_dilation": 1, "roi_size": 8, "roi_aligned": True}
+    fields: dict[str, Any] = {"res5_dilation": 2, "roi_size": 7, "roi_aligned": False}
+    if settings.peer == "pyslowfast":
+        fields["roi_size"] = settings.config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
+        fields["roi_aligned"] = settings.told("DETECTION.ALIGNED", "roi_aligned", not settings.caffe2)
+    return fields
+
+
+def _pixels(settings: Settings, classes: int) -> Pixels:
+    mean, std = (settings.config.get(f"DATA.{key}") for key in ("MEAN", "STD"))
+    order = _order(settings, classes) if settings.peer == "pyslowfast" else "rgb"
+    return Pixels(order=order, mean=mean or Pixels().mean, std=std or Pixels().std)
+
+
+def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
+    """PySlowFast reads the pictures of Charades and Something-Something as BGR, all others as RGB; a setting reverses.
+
+    The setting is newer than some of its models: what says nothing of it was not reversed.
+    """
+    config = settings.config
+    if config.get("DETECTION.ENABLE"):
+        return "bgr" if config.get("AVA.BGR") else "rgb"
+    read_as_bgr = str(config.get("TRAIN.DATASET", "")).lower() in ("charades", "ssv2")
+    if "DATA.REVERSE_INPUT_CHANNEL" in config or "TRAIN.DATASET" in config:
+        return "bgr" if read_as_bgr != bool(config.get("DATA.REVERSE_INPUT_CHANNEL")) else "rgb"
+    if classes not in (CHARADES, SOMETHING):
+        return "rgb"
+    if settings.recipe:
+        return settings.recipe.model.pixels.order
+    settings.assumed.append(f"model.pixels.order bgr, as models of {classes} classes are read")
+    return "bgr"
+
+
+def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
+    """The blocks after which there are non-local blocks; how they attend is only in PySlowFast's configuration."""
+    found = re.compile(r"trunk\.\w+\.stages\.([12])\.nonlocal(\d+)\.")
+    places = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
+    if not places:
+        return None
+    res3, res4 = (tuple(sorted(block for s, block in places if s == stage)) for stage in (1, 2))
+    pool = settings.config.get("NONLOCAL.POOL")
+    usual = "softmax" if settings.peer == "mmaction2" else "dot_product"
+    attention = settings.config.get("NONLOCAL.INSTANTIATION", usual)
+    asked = settings.recipe.model.non_local if settings.recipe else None
+    if asked and not settings.config:
+        return NonLocal(res3=res3, res4=res4, attention=asked.attention, pool_time=asked.pool_time)
+    pool_time = pool[2][0][0] if pool else (2 if head == "detect" and settings.peer == "pyslowfast" else 1)
+    if not settings.config:
+        settings.assumed.append(f"model.non_local {attention}, pool_time {pool_time}")
+    return NonLocal(res3=res3, res4=res4, attention=attention, pool_time=pool_time)

@@ -1,0 +1,83 @@
+"""The official Charades csv: id, ..., actions, length, with actions `c092 11.90 21.20;c147 0.00 12.60` in seconds.
+
+One row a video, which has many actions at once or none. A video's labels are all of them; those of a clip are the ones
+that go on in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from slowfast_core.data.annotations.common import (
+    NAN,
+    Annotations,
+    Item,
+    Split,
+    Table,
+    TextFile,
+    Videos,
+    check_splits,
+    held_out,
+    nearest,
+    with_unique_ids,
+)
+from slowfast_core.errors import InputError
+
+COLUMNS = ("id", "actions", "length")
+CLASSES = tuple(f"c{number:03d}" for number in range(157))
+CLASS = re.compile(r"(?P<id>c[0-9]{3})(?:\s+(?P<name>\S.*))?")
+
+
+def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
+    """`labels` is `Charades_v1_classes.txt`; without it classes have their ids. Raises InputError."""
+    names = _names(labels) if labels else {id_: id_ for id_ in CLASSES}
+    classes = {id_: index for index, id_ in enumerate(names)}
+    rows = [(table, line, row) for table in tables for line, row in table.file.records(COLUMNS, strict=False)]
+    val = held_out((row["id"] for table, _, row in rows if table.split is None), holdout)
+    before: dict[str, int] = {}
+    items = []
+    for table, line, row in rows:
+        video = table.file.video_id(line, row["id"])
+        if video in before:
+            raise table.file.error(line, f"video {video!r} is in line {before[video]} already", "keep one of the rows")
+        before[video] = line
+        spans = [_span(table.file, line, text, classes) for text in row["actions"].split(";") if text.strip()]
+        items.append(_item(video, spans, table.split or ("val" if video in val else "train"), videos))
+    check_splits(items, tables)
+    return Annotations(with_unique_ids(items), tuple(names.values()))
+
+
+def _span(file: TextFile, line: int, text: str, classes: dict[str, int]) -> list[float]:
+    """[class, start, end]."""
+    fields = text.split()
+    if len(fields) != 3:
+        raise file.error(line, f"action {text.strip()!r}", "actions are `class start end`, with semicolons between")
+    if fields[0] not in classes:
+        raise file.error(line, f"class {fields[0]!r} is not one of {len(classes)}", nearest(fields[0], classes))
+    start, end = (file.number(line, f"time of {fields[0]}", field) for field in fields[1:])
+    if start < 0 or end < start:
+        raise file.error(line, f"action {text.strip()!r} ends before it starts", "correct its seconds")
+    return [classes[fields[0]], start, end]
+
+
+def _item(video: str, spans: list[list[float]], split: Split, videos: Videos) -> Item:
+    labels = sorted({int(label) for label, _, _ in spans})
+    return Item(video, video, videos.find(video, (split,)), split, labels, 0.0, NAN, spans=spans)
+
+
+def _names(labels: TextFile) -> dict[str, str]:
+    """The name of each class id, in the order of the file."""
+    names: dict[str, str] = {}
+    for line, text in enumerate(labels.text.splitlines(), start=1):
+        match = CLASS.fullmatch(text.strip())
+        if match is None:
+            if not text.strip():
+                continue
+            raise labels.error(line, f"{text.strip()!r} is no class", "a line is `c000 Holding some clothes`")
+        if match["id"] in names:
+            raise labels.error(line, f"class {match['id']} is there twice", "keep one")
+        names[match["id"]] = match["name"] or match["id"]
+    if not names:
+        raise InputError("no labels", labels.name, "a line is `c000 Holding some clothes`")
+    return names

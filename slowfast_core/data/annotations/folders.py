@@ -1,0 +1,57 @@
+"""One folder a class, without annotation files: `train/<class>/...` and `val/<class>/...`, or `<class>/...` alone."""
+
+from __future__ import annotations
+
+from slowfast_core.data.annotations.common import (
+    NAN,
+    Annotations,
+    Item,
+    Split,
+    TextFile,
+    Videos,
+    check_splits,
+    held_out,
+    nearest,
+    read_names,
+    with_unique_ids,
+)
+from slowfast_core.errors import InputError
+
+SPLITS: dict[str, Split] = {"train": "train", "training": "train"}
+SPLITS |= dict.fromkeys(("val", "valid", "validate", "validation"), "val")
+TEST = ("test", "testing")
+
+
+def read_annotations(root: str, labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
+    """`root` is told in errors. Class folders alone go by `holdout`, a share of the videos. Raises InputError."""
+    found = sorted(videos)
+    split_by_folder = any(video.partition("/")[0].lower() in SPLITS for video in found)
+    everything = len(found)
+    if split_by_folder:
+        found = [video for video in found if video.partition("/")[0].lower() not in TEST]
+    if not found:
+        raise InputError("no video", root, "data.source holds a folder for each class, or train/ and val/ with them")
+    labelled = [_label(video, split_by_folder, root) for video in found]
+    names = read_names(labels) if labels else tuple(sorted({label for _, label in labelled}))
+    classes = {name: index for index, name in enumerate(names)}
+    classes = {name.replace(" ", "_"): index for name, index in classes.items()} | classes
+    val = held_out((video for video, (split, _) in zip(found, labelled, strict=True) if split is None), holdout)
+    items = []
+    for video, (split, label) in zip(found, labelled, strict=True):
+        if label not in classes:
+            raise InputError(f"folder {label!r} is not in data.labels", f"{root}/{video}", nearest(label, classes))
+        name = videos.name(video)
+        split = split or ("val" if video in val else "train")
+        items.append(Item(name, name, video, split, [classes[label]], 0.0, NAN))
+    check_splits(items, (), root)
+    return Annotations(with_unique_ids(items), names, everything - len(found))
+
+
+def _label(video: str, split_by_folder: bool, root: str) -> tuple[Split | None, str]:
+    folders = video.split("/")[:-1]
+    split = SPLITS.get(folders[0].lower()) if split_by_folder and folders else None
+    if split_by_folder and split is None:
+        raise InputError(f"video {video!r} is in neither train/ nor val/", root, "move it, or take it away")
+    if len(folders) <= split_by_folder:
+        raise InputError(f"video {video!r} is in no class folder", root, "put it into the folder of its class")
+    return split, folders[split_by_folder]

@@ -1,0 +1,102 @@
+"""PySlowFast's and PyTorchVideo's lists of frames: original_vido_id [sic] video_id frame_id path labels.
+
+Spaces between them, a line for each frame of each video; labels are a quoted comma list of class indices, `""` for a
+frame without. The frames are below the source, in a folder a video, or the video is there as a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from slowfast_core.data.annotations.common import (
+    NAN,
+    Annotations,
+    Item,
+    Split,
+    Table,
+    TextFile,
+    Videos,
+    check_splits,
+    held_out,
+    read_names,
+    with_unique_ids,
+)
+
+COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
+INDEX = re.compile(r"[0-9]{1,9}")
+LABELS = re.compile(r"(?:[0-9]{1,5}(?:,[0-9]{1,5})*)?")
+
+
+@dataclass
+class _Video:
+    table: Table
+    folder: str
+    first: int  # its id of the first frame
+    frames: int = 0
+    labelled: list[tuple[int, int]] = field(default_factory=list)  # (label, frame)
+
+
+def read_annotations(
+    tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, videos: Videos
+) -> Annotations:
+    """A frame lasts 1 / `frame_rate` seconds. Raises InputError."""
+    names = read_names(labels) if labels else None
+    found = [(name, video) for table in tables for name, video in _read(table, names).items()]
+    if not any(video.labelled for _, video in found):
+        what, mend = "no frame has a label", "Something-Something has them in its json files: data.format something"
+        raise tables[0].file.error(1, what, mend)
+    val = held_out((name for name, video in found if video.table.split is None), holdout)
+    items = [_item(name, video, "val" if name in val else "train", frame_rate, videos) for name, video in found]
+    check_splits(items, tables)
+    if names is None:
+        names = tuple(str(index) for index in range(max(max(item.labels, default=0) for item in items) + 1))
+    return Annotations(with_unique_ids(items), names)
+
+
+def _read(table: Table, names: tuple[str, ...] | None) -> dict[str, _Video]:
+    file = table.file
+    found: dict[str, _Video] = {}
+    for line, row in file.records(COLUMNS, " "):
+        name = file.video_id(line, row["original_vido_id"])
+        folder = file.video_id(line, row["path"]).rpartition("/")[0]
+        if not INDEX.fullmatch(row["frame_id"]):
+            raise file.error(line, f"frame_id {row['frame_id']!r} is not a whole number", "correct the value")
+        number = int(row["frame_id"])
+        video = found.setdefault(name, _Video(table, folder, number))
+        if not folder or folder != video.folder:
+            what = f"frame {row['path']!r} of {name!r} is not in {video.folder or 'a folder'}"
+            raise file.error(line, what, "the frames of a video are in one folder of their own")
+        if number != video.first + video.frames:
+            what = f"frame {number} of {name!r} follows frame {video.first + video.frames - 1}"
+            raise file.error(line, what, "frames are listed in order, none left out")
+        for label in _labels(file, line, row["labels"], names):
+            video.labelled.append((label, video.frames))
+        video.frames += 1
+    return found
+
+
+def _labels(file: TextFile, line: int, text: str, names: tuple[str, ...] | None) -> Iterator[int]:
+    if not LABELS.fullmatch(text):
+        raise file.error(line, f"labels {text!r}", 'they are class indices in quotes, such as "0,12", or ""')
+    for label in (int(index) for index in text.split(",") if index):
+        if names is not None and label >= len(names):
+            raise file.error(line, f"label {label} is out of range", f"data.labels has 0 to {len(names) - 1}")
+        yield label
+
+
+def _item(name: str, video: _Video, default: Split, frame_rate: float, videos: Videos) -> Item:
+    split = video.table.split or default
+    found = videos.find(video.folder, (split,)) or videos.find(name, (split,))
+    labels = sorted({label for label, _ in video.labelled})
+    return Item(name, name, found, split, labels, 0.0, NAN, spans=list(_spans(video, frame_rate)))
+
+
+def _spans(video: _Video, frame_rate: float) -> Iterator[list[float]]:
+    """[label, start, end] of each run of frames; they end half a frame before the next one that has not the label."""
+    runs = groupby(enumerate(sorted(video.labelled)), key=lambda entry: (entry[1][0], entry[1][1] - entry[0]))
+    for (label, _), run in runs:
+        frames = [frame for _, (_, frame) in run]
+        yield [label, max(frames[0] - 0.5, 0) / frame_rate, (frames[-1] + 0.5) / frame_rate]

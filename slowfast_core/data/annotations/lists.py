@@ -1,0 +1,142 @@
+"""Lists of videos and classes, as people and peers keep them: one video a line, without a header or with one.
+
+`path label` (PySlowFast, PyTorchVideo, MMAction2; a space, tab, comma or semicolon between), a csv of two columns, or
+MMAction2's raw frames, `folder frames label`. Labels are class indices from 0, or names. Paths are below the source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from slowfast_core.data.annotations.common import (
+    NAN,
+    SEPARATORS,
+    Annotations,
+    Item,
+    Split,
+    Table,
+    TextFile,
+    Videos,
+    check_splits,
+    held_out,
+    nearest,
+    read_names,
+    with_unique_ids,
+)
+from slowfast_core.data.annotations.videos import VIDEO
+
+PATHS = ("path", "video", "video_path", "file", "filename", "file_name", "video_id", "id", "name")
+LABELS = ("label", "class", "category", "action", "label_id", "class_id")
+SPACED = re.compile(r"(?P<path>.*\S)\s+(?P<label>\S+)")
+RAW_FRAMES = re.compile(r"(?P<path>.*\S)\s+(?P<frames>[0-9]+)")
+LONGEST_COUNT = 9  # digits
+INDEX = re.compile(r"[0-9]{1,5}")
+
+
+@dataclass(frozen=True)
+class _Row:
+    file: TextFile
+    line: int
+    split: Split | None
+    path: str
+    label: str
+    frames: int | None = None
+
+
+def read_annotations(
+    tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, root: str, videos: Videos
+) -> Annotations:
+    """A table without a split goes by `holdout`. Paths may start with `root`, the source's own. Raises InputError."""
+    rows = [row for table in tables for row in _read(table, root.rstrip("/") + "/")]
+    names = read_names(labels) if labels else _names(rows)
+    classes = {name: index for index, name in enumerate(names)}
+    val = held_out((row.path for row in rows if row.split is None), holdout)
+    seen: dict[tuple[str, Split], tuple[int, _Row]] = {}
+    items = []
+    for row in rows:
+        split = row.split or ("val" if row.path in val else "train")
+        label = _label(row, classes)
+        first, before = seen.setdefault((row.path, split), (label, row))
+        if first != label:
+            what = f"{row.path!r} has the label {row.label!r}, in line {before.line} {before.label!r}"
+            raise row.file.error(row.line, what, "a video has one label; keep one of the lines")
+        match = VIDEO.fullmatch(row.path)
+        end = row.frames / frame_rate if row.frames else NAN
+        found = videos.find(row.path, (split,))
+        items.append(Item(match["name"] if match else row.path, row.path, found, split, [label], 0.0, end))
+    check_splits(items, tables)
+    return Annotations(with_unique_ids(items), names)
+
+
+def _read(table: Table, root: str) -> Iterator[_Row]:
+    file = table.file
+    separator = _separator(file)
+    for line, path, label in _spaced(file) if separator == " " else _columns(file, separator):
+        raw = RAW_FRAMES.fullmatch(path) if separator == " " else None
+        count = raw["frames"] if raw else "1"
+        if len(count) > LONGEST_COUNT or int(count) == 0:
+            raise file.error(line, f"{count[:40]} frames", "leave the line out, or count again")
+        if not label:
+            raise file.error(line, "empty label", "name the class, or give its index")
+        path = (raw["path"] if raw else path).removeprefix(root)
+        yield _Row(file, line, table.split, file.video_id(line, path), label, int(count) if raw else None)
+
+
+def _separator(file: TextFile) -> str:
+    """Told from the first line; a path may hold any of them."""
+    first = next((line for line in file.text.splitlines() if line.strip()), "")
+    if not first:
+        raise file.error(1, "the file is empty", "a line is `path label` or `path,label`")
+    cells = {s: [cell.strip().strip('"') for cell in first.split(s)] for s in (",", ";", "\t")}
+    two = [s for s, of in cells.items() if len(of) == 2]
+    for separator in two:
+        start = cells[separator][0]
+        if VIDEO.fullmatch(start) or start.lower() in PATHS + LABELS:
+            return separator
+    if not two or INDEX.fullmatch(first.split()[-1]):
+        return " "
+    return two[0]
+
+
+def _spaced(file: TextFile) -> Iterator[tuple[int, str, str]]:
+    for line, text in enumerate(file.text.splitlines(), start=1):
+        if match := SPACED.fullmatch(text.strip()):
+            path, label = match["path"], match["label"]
+            if line > 1 or path.lower() not in PATHS:
+                yield line, path, label
+        elif text.strip():
+            raise file.error(line, f"{text.strip()!r} has no label", "a line is `path label` or `path,label`")
+
+
+def _columns(file: TextFile, separator: str) -> Iterator[tuple[int, str, str]]:
+    video, label = 0, 1
+    for number, (line, fields) in enumerate(file.rows(separator)):
+        if len(fields) != 2:
+            between = f"two fields with {SEPARATORS[separator]} between them"
+            raise file.error(line, f"{len(fields)} fields", f"a line has {between}; quote a path that holds them")
+        if number == 0 and {fields[0].lower(), fields[1].lower()} & {*LABELS}:
+            video, label = (0, 1) if fields[1].lower() in LABELS else (1, 0)
+            continue
+        yield line, fields[video], fields[label]
+
+
+def _names(rows: Sequence[_Row]) -> tuple[str, ...]:
+    """Without a label file: the names in order, or, where all labels are indices, these."""
+    if not any(INDEX.fullmatch(row.label) for row in rows):
+        return tuple(sorted({row.label for row in rows}))
+    if wrong := next((row for row in rows if not INDEX.fullmatch(row.label)), None):
+        raise wrong.file.error(wrong.line, f"label {wrong.label!r} is no class index", "the other lines have indices")
+    return tuple(str(index) for index in range(max(int(row.label) for row in rows) + 1))
+
+
+def _label(row: _Row, classes: dict[str, int]) -> int:
+    if row.label in classes:
+        return classes[row.label]
+    if INDEX.fullmatch(row.label) and int(row.label) < len(classes):
+        return int(row.label)
+    if INDEX.fullmatch(row.label):
+        what = f"label {row.label} is out of range"
+        raise row.file.error(row.line, what, f"data.labels has the classes 0 to {len(classes) - 1}")
+    raise row.file.error(row.line, f"label {row.label!r} is not in data.labels", nearest(row.label, classes))

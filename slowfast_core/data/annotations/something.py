@@ -1,0 +1,80 @@
+"""Something-Something. V2: json lists of `id` and `template`, and a json of labels; V1: `id;label` lines, and labels.
+
+V2 has .webm videos, V1 folders of frames `{id}/00001.jpg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from slowfast_core.data.annotations.common import (
+    NAN,
+    Annotations,
+    Item,
+    Table,
+    TextFile,
+    Videos,
+    check_splits,
+    checked_video,
+    held_out,
+    nearest,
+    read_names,
+    with_unique_ids,
+)
+from slowfast_core.errors import InputError
+
+Row = tuple[str, str, str]  # where in the file, video, label
+
+
+def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
+    """`labels` is V2's `labels.json`, or V1's label file, a name a line. Raises InputError."""
+    if labels is None:
+        raise InputError("no labels", tables[0].file.name, "name the label file of the data set in data.labels")
+    names = read_names(labels)
+    classes = {name: index for index, name in enumerate(names)}
+    rows = [(table, row) for table in tables for row in (_v2 if _is_json(table.file) else _v1)(table.file)]
+    val = held_out((video for table, (_, video, _) in rows if table.split is None), holdout)
+    before: dict[str, str] = {}
+    items = []
+    for table, (where, video, label) in rows:
+        if video in before:
+            raise InputError(f"video {video!r} is there twice", where, f"keep one; the other is {before[video]}")
+        before[video] = where
+        if label not in classes:
+            raise InputError(f"label {label!r} is not in data.labels", where, nearest(label, classes))
+        split = table.split or ("val" if video in val else "train")
+        items.append(Item(video, video, videos.find(video, (split,)), split, [classes[label]], 0.0, NAN))
+    check_splits(items, tables)
+    return Annotations(with_unique_ids(items), names)
+
+
+def _is_json(file: TextFile) -> bool:
+    return file.name.endswith(".json") or file.text.lstrip().startswith(("[", "{"))
+
+
+def _v2(file: TextFile) -> Iterator[Row]:
+    tree = file.json()
+    if not isinstance(tree, list):
+        raise InputError("not a list of videos", file.name, 'it is [{"id": ..., "template": ...}, ...]')
+    for number, entry in enumerate(tree, start=1):
+        where = f"{file.name}: video {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
+            raise InputError("no id", where, 'a video is {"id": ..., "template": ...}')
+        if not isinstance(entry.get("template"), str):
+            mend = "a test split without labels cannot be trained or evaluated on"
+            raise InputError(f"video {entry['id']!r} has no template", where, mend)
+        yield where, checked_video(str(entry["id"]), where), entry["template"].replace("[", "").replace("]", "")
+
+
+def _v1(file: TextFile) -> Iterator[Row]:
+    rows = list(file.rows(";"))
+    if not rows:
+        raise file.error(1, "the file is empty", "a line is `id;label`")
+    for line, fields in rows:
+        if len(fields) == 1:
+            commas = "," in fields[0]
+            mend = "a line is `id;label`, with a semicolon" if commas else "a test split has none and is of no use here"
+            raise file.error(line, f"{fields[0]!r} has no label", mend)
+        if len(fields) > 2:
+            raise file.error(line, f"{len(fields)} fields", "a line is `id;label`; quote labels that hold a semicolon")
+        yield f"{file.name}:{line}", file.video_id(line, fields[0]), fields[1]

@@ -1,0 +1,243 @@
+"""From one source video all files that the clip store has of it, decoded once. Runs in a worker process."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slowfast_core.data.clip_store.encoding import ClipEncoder
+from slowfast_core.data.clip_store.optical_flow import flow_file, write_flow
+from slowfast_core.data.disk import full_disk_in_one_line
+from slowfast_core.data.video.decoding import DecodeError, VideoInfo, probe
+from slowfast_core.data.video.seeking import KeyFrames, decode_from, key_frames
+from slowfast_core.errors import InputError
+from slowfast_core.files import sha256_of, sync
+from slowfast_core.parallel.processes import restart_time_limit
+from slowfast_core.recipe.load import Store
+
+GAP = 250  # frames: what is not wanted is decoded, up to so many; beyond, it is sought over
+AT_ONCE = 8  # files written at a time where segments overlap: each encoder holds tens of megabytes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One file of the store: source frames `start` to `stop`, of which those before `needed` must decode.
+
+    What the source does not have, or does not decode, after those is left out.
+    """
+
+    source: Path
+    target: Path
+    scratch: Path  # a folder beside the store: what a killed worker leaves must not become part of the data version
+    store: Store
+    fps: float  # of the source
+    start: int
+    stop: int
+    needed: int
+    sha256: str | None = None  # of the source as it was ingested; None: unknown, or a folder of frames
+
+
+@dataclass(frozen=True)
+class Written:
+    info: VideoInfo
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that the source's own contents do not let be written, on any machine."""
+
+    reason: str
+
+
+class ClipError(Exception):
+    """A file that cannot be written, and why."""
+
+
+def write_clips(cuts: Sequence[Cut]) -> list[Written | LeftOut] | InputError:
+    """Write the files of `cuts`, all of one source, and their flow, unless they are there, whole.
+
+    An error is returned, not raised, so that it crosses process borders as it is.
+    """
+    try:
+        with full_disk_in_one_line(cuts[0].target.parent):
+            failed = _write_missing([cut for cut in cuts if not cut.target.exists()])
+            for cut in cuts:
+                if cut.store.flow and cut.target not in failed and not flow_file(cut.target).exists():
+                    _write_flow(cut, failed)
+            if failed:
+                _require_unchanged(next(cut for cut in cuts if cut.target in failed), failed)
+            return [LeftOut(failed[cut.target]) if cut.target in failed else _written(cut) for cut in cuts]
+    except InputError as error:
+        return error
+
+
+def _written(cut: Cut) -> Written:
+    return Written(probe(cut.target), cut.target.stat().st_size, sha256_of(cut.target))
+
+
+def _require_unchanged(cut: Cut, failed: dict[Path, str]) -> None:
+    """Raise InputError where the source is not what was validated: then it is no fault of the video's own."""
+    if cut.source.is_dir() or cut.sha256 is None:
+        return
+    if not cut.source.is_file() or sha256_of(cut.source) != cut.sha256:
+        what = f"cannot extract {cut.target.stem}: {failed[cut.target]}; the file has changed since it was ingested"
+        raise InputError(what, cut.source, "ingest and validate again")
+
+
+def _write_missing(cuts: list[Cut]) -> dict[Path, str]:
+    """Write the files; return why each of those failed that did."""
+    if not cuts:
+        return {}
+    try:
+        frames = probe(cuts[0].source).frames
+    except DecodeError as error:
+        return dict.fromkeys((cut.target for cut in cuts), error.reason)
+    far = max(cut.start for cut in cuts) > GAP
+    keys = key_frames(cuts[0].source, frames) if far else None
+    failed = _write_runs(cuts, frames, keys)
+    if failed and keys:  # reading in order from the first frame on decides, whatever else was written with a file
+        failed = _write_runs([cut for cut in cuts if cut.target in failed], frames, None)
+    return failed
+
+
+def _write_runs(cuts: list[Cut], frames: int, keys: KeyFrames | None) -> dict[Path, str]:
+    failed: dict[Path, str] = {}
+    for run in _runs(cuts, GAP if keys else math.inf):
+        failed |= _write_run(run, frames, keys)
+    return failed
+
+
+def _runs(cuts: list[Cut], gap: float) -> Iterator[list[Cut]]:
+    """Cuts that one pass over the source writes, in order of their start."""
+    waiting = sorted(cuts, key=lambda cut: cut.start)
+    while waiting:
+        run, later = waiting[:1], list[Cut]()
+        for cut in waiting[1:]:
+            near = cut.start <= max(other.stop for other in run) + gap
+            overlapping = sum(other.stop > cut.start for other in run)
+            (run if near and overlapping < AT_ONCE else later).append(cut)
+        yield run
+        waiting = later
+
+
+def _write_run(run: list[Cut], frames: int, keys: KeyFrames | None) -> dict[Path, str]:
+    """Write the files in one pass; return why each of those failed that did."""
+    first, stop = run[0].start, min(max(cut.stop for cut in run), frames)
+    number, reason = first, f"the video ends before frame {stop}"
+    second = max(round(run[0].fps), 1)
+    waiting, begun, failed = deque(run), list[_ClipFile](), dict[Path, str]()
+    try:
+        try:
+            for frame in decode_from(run[0].source, first, stop, keys):
+                while waiting and waiting[0].start == number:
+                    begun.append(_ClipFile(waiting.popleft()))
+                number += 1
+                begun = [file for file in begun if not file.add(frame, number, failed)]
+                if number % second == 0:
+                    restart_time_limit()
+        except DecodeError as error:
+            reason = error.reason
+        begun = [file for file in begun if not file.end(number, reason, failed)]
+        return failed | {cut.target: reason for cut in waiting}
+    finally:
+        for file in begun:
+            file.discard()
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """What the encoder refuses, as ClipError; what the machine lacks is none."""
+    import av
+
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except (av.FFmpegError, ValueError, ArithmeticError) as error:
+        raise ClipError(f"cannot be encoded: {getattr(error, 'strerror', error)}") from None
+    except DecodeError as error:
+        raise ClipError(f"cannot be read in the clip store: {error.reason}") from None
+
+
+class _ClipFile:
+    """A file of the store while it is written: it has a name of its own until it is whole."""
+
+    def __init__(self, cut: Cut) -> None:
+        self.cut = cut
+        self._scratch = _scratch(cut, cut.target)
+        self._encoder: ClipEncoder | None = None
+
+    def add(self, frame: NDArray[np.uint8], number: int, failed: dict[Path, str]) -> bool:
+        """Take the frame before frame `number` of the source; whether the file is finished, or `failed`."""
+        try:
+            with _encoding():
+                if self._encoder is None:
+                    cut = self.cut
+                    self._encoder = ClipEncoder(self._scratch, cut.store, cut.fps, cut.stop - cut.start)
+                self._encoder.add(frame)
+            if number == self.cut.stop:
+                self._publish()
+            return number == self.cut.stop
+        except ClipError as error:
+            return self._fail(str(error), failed)
+
+    def end(self, number: int, reason: str, failed: dict[Path, str]) -> bool:
+        """The source ends, for that `reason`, before frame `number`: keep what there is, if it is enough."""
+        if number < self.cut.needed:
+            return self._fail(reason, failed)
+        try:
+            self._publish()
+            return True
+        except ClipError as error:
+            return self._fail(str(error), failed)
+
+    def discard(self) -> None:
+        if self._encoder is not None:
+            self._encoder.abandon()
+        self._scratch.unlink(missing_ok=True)
+
+    def _fail(self, reason: str, failed: dict[Path, str]) -> bool:
+        failed[self.cut.target] = reason
+        self.discard()
+        return True
+
+    def _publish(self) -> None:
+        with _encoding():
+            assert self._encoder is not None
+            written = self._encoder.finish()
+            found = probe(self._scratch).frames
+        if found != written:
+            raise ClipError(f"{found} frames in the store instead of {written}")
+        _move(self._scratch, self.cut.target)
+
+
+def _write_flow(cut: Cut, failed: dict[Path, str]) -> None:
+    scratch = _scratch(cut, flow_file(cut.target))
+    try:
+        write_flow(cut.target, scratch)
+        _move(scratch, flow_file(cut.target))
+    except DecodeError as error:
+        failed[cut.target] = f"no optical flow: {error.reason}"
+        cut.target.unlink()
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _scratch(cut: Cut, target: Path) -> Path:
+    # A name for this try only: a worker of a killed run, or of a node taken for lost, may still write its own.
+    return cut.scratch / f"{uuid.uuid4().hex[:8]}.{target.name}"
+
+
+def _move(scratch: Path, target: Path) -> None:
+    sync(scratch)
+    scratch.replace(target)

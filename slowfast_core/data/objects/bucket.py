@@ -1,0 +1,241 @@
+"""A bucket of S3, or of a store that speaks it, as an object store.
+
+Credentials come only from the standard AWS chain. botocore tries a request a few times; what fails longer, and bodies
+that end early or are not what was stored, are tried again here.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from slowfast_core.data.disk import disk_in_one_line
+from slowfast_core.data.objects.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque
+from slowfast_core.data.objects.object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
+from slowfast_core.data.objects.partial_file import PartialFile
+from slowfast_core.data.objects.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
+from slowfast_core.errors import InputError
+from slowfast_core.files import md5_of, whole_file
+
+T = TypeVar("T")
+TRANSFER = Transfer()
+REQUEST_ATTEMPTS = 4  # of botocore
+LONGEST_BACKOFF_SECONDS = 20
+
+
+class Bucket:
+    def __init__(
+        self, root: str, endpoint_url: str | None = None, requester_pays: bool = False, transfer: Transfer = TRANSFER
+    ) -> None:
+        self.root = root
+        self.workers = transfer.workers
+        self._name, _, prefix = root.removeprefix("s3://").partition("/")
+        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        self._endpoint_url = endpoint_url
+        self._payer = {"RequestPayer": "requester"} if requester_pays else {}
+        self._transfer = transfer
+        self._requests = threading.BoundedSemaphore(transfer.workers)
+        self._connecting, self._multipart_upload = threading.Lock(), threading.Lock()
+        self._client: Any = None
+
+    def objects(self, missing_ok: bool = False) -> list[StoredObject]:
+        with s3_in_one_line(self.root):
+            listed = self._listed()
+        items = [
+            StoredObject(entry["Key"].removeprefix(self._prefix), entry["Size"], entry["ETag"].strip('"'))
+            for entry in listed
+            if not entry["Key"].endswith("/")
+        ]
+        if not items and not missing_ok:
+            raise InputError("nothing below this prefix", self.root, "check the bucket and the prefix in data.source")
+        return sorted(items, key=lambda item: item.key)
+
+    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
+        where = f"{self.root}, {item.key!r}"
+        with disk_in_one_line(where, target), s3_in_one_line(where):
+            if len(self._transfer.parts(item.size)) > 1:
+                fetch = partial(self._fetch_parts, item, target, arrived)
+                return self._retried(fetch, lambda error: isinstance(error, WrongContentError))
+            sha256 = self._retried(partial(self._fetch_whole, item, target))
+        arrived(item.size)
+        return sha256
+
+    def put(self, source: Path, key: str) -> StoredObject:
+        where = f"{self.root}, {key!r}"
+        with disk_in_one_line(where, source), s3_in_one_line(where):
+            return self._retried(partial(self._put, source, key))
+
+    def remove(self, key: str) -> None:
+        with s3_in_one_line(f"{self.root}, {key!r}"), self._requests:
+            self._connected().delete_object(Bucket=self._name, Key=self._prefix + key, **self._payer)
+
+    def _listed(self) -> list[dict[str, Any]]:
+        """The first page has the attempts of botocore alone: a wrong address is told soon."""
+        page_of = partial(self._connected().list_objects_v2, Bucket=self._name, Prefix=self._prefix, **self._payer)
+        page = page_of()
+        entries = list(page.get("Contents", ()))
+        while page.get("IsTruncated"):
+            page = self._retried(partial(page_of, ContinuationToken=page["NextContinuationToken"]))
+            entries.extend(page.get("Contents", ()))
+        return entries
+
+    def _fetch_whole(self, item: StoredObject, target: Path) -> str:
+        with whole_file(target) as temporary:
+            with self._reply(item) as reply:
+                size, sha256, md5 = write_chunks(reply["Body"].iter_chunks(CHUNK), temporary)
+            if size != item.size:
+                raise TornError(f"{size} of {item.size} bytes arrived")
+            if not is_opaque(reply):
+                self._compare(item, md5, temporary)
+        return sha256
+
+    def _fetch_parts(self, item: StoredObject, target: Path, arrived: Arrived) -> str:
+        """What an earlier call finished of the same content is not fetched again."""
+        file = PartialFile(target, item, self._transfer.parts(item.size))
+        missing = file.missing()
+        arrived(item.size - sum(map(len, missing)))
+
+        def fetch_part(part: range) -> None:
+            self._retried(partial(self._fetch_part, item, file, part))
+            arrived(len(part))
+
+        with ThreadPoolExecutor(self._transfer.workers) as pool:
+            list(pool.map(fetch_part, missing))
+        try:
+            sha256, md5 = file.digests()
+            if not is_opaque(self._retried(partial(self._head, item.key))):
+                self._compare(item, md5, file.path)
+        except WrongContentError:
+            file.forget_all()
+            arrived(-item.size)
+            raise
+        file.publish()
+        return sha256
+
+    def _fetch_part(self, item: StoredObject, file: PartialFile, part: range) -> None:
+        asked = f"{part.start}-{part.stop - 1}"
+        with self._reply(item, Range=f"bytes={asked}") as reply:
+            if reply.get("ContentRange") != f"bytes {asked}/{item.size}":
+                raise TornError(f"asked for the bytes {asked}, got {reply.get('ContentRange', 'all')}")
+            file.write(part, reply["Body"].iter_chunks(CHUNK))
+
+    @contextmanager
+    def _reply(self, item: StoredObject, **asked: str) -> Iterator[dict[str, Any]]:
+        with self._requests:
+            reply = self._connected().get_object(
+                Bucket=self._name, Key=self._prefix + item.key, IfMatch=f'"{item.identity}"', **asked, **self._payer
+            )
+            with reply["Body"]:
+                if reply["ETag"].strip('"') != item.identity:  # some stores do not know If-Match
+                    raise changed(f"{self.root}, {item.key!r}")
+                yield reply
+
+    def _compare(self, item: StoredObject, md5: str, path: Path) -> None:
+        """Raises WrongContentError when the ETag is an MD5, of the content or of its parts, and not that of the file.
+
+        The sizes of the parts are the store's word; where it has none, the size of the whole has to do.
+        """
+        if PLAIN.fullmatch(item.identity) and md5 != item.identity:
+            raise WrongContentError(f"md5 {md5} is not the ETag {item.identity}")
+        if not (of_parts := OF_PARTS.fullmatch(item.identity)):
+            return
+        count, first = int(of_parts[1]), self._part_size(item, 1)
+        if not first or etag_of_parts(path, equal_parts(first, item.size)) == item.identity:
+            return
+        sizes = [self._part_size(item, number) for number in range(1, count + 1)]
+        if sum(sizes) == item.size and etag_of_parts(path, sizes) != item.identity:
+            raise WrongContentError(f"the content is not that of the ETag {item.identity}")
+
+    def _part_size(self, item: StoredObject, number: int) -> int:
+        """Bytes of a part in which the object was uploaded; 0 when the store does not tell."""
+        reply = self._retried(partial(self._head, item.key, PartNumber=number))
+        size: int = reply["ContentLength"]
+        return size if reply.get("PartsCount") else 0
+
+    def _put(self, source: Path, key: str) -> StoredObject:
+        """What is there already is not sent; what then is there is compared with the file."""
+        size = source.stat().st_size
+        parts = self._transfer.parts(size)
+        etags = {md5_of(source), etag_of_parts(source, map(len, parts))}  # which of them, the store decides
+        before = self._head(key, missing_ok=True)
+        if before.get("ETag", "").strip('"') not in etags:
+            self._upload(source, key, parts)
+        after = self._head(key)
+        found = after["ETag"].strip('"')
+        if after["ContentLength"] != size or (found not in etags and not is_opaque(after)):
+            raise WrongContentError(f"the ETag of what was uploaded is {found}, that of the file {max(etags, key=len)}")
+        return StoredObject(key, size, found)
+
+    def _upload(self, source: Path, key: str, parts: list[range]) -> None:
+        """One upload in parts at a time, which has the workers to itself."""
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+        kind = mimetypes.guess_type(source.name)[0] or "binary/octet-stream"
+        named = {"Bucket": self._name, "Key": self._prefix + key, "ContentType": kind, **self._payer}
+        if len(parts) == 1:
+            with self._requests, source.open("rb") as body:
+                self._connected().put_object(Body=body, **named)
+            return
+        config = TransferConfig(
+            multipart_threshold=1,
+            multipart_chunksize=len(parts[0]),
+            max_concurrency=self._transfer.workers,
+            preferred_transfer_client="classic",
+        )
+        bucket, name = named.pop("Bucket"), named.pop("Key")
+        with self._multipart_upload, create_transfer_manager(self._connected(), config) as manager:
+            manager.upload(str(source), bucket, name, extra_args=named).result()
+
+    def _head(self, key: str, missing_ok: bool = False, **asked: int) -> Mapping[str, Any]:
+        from botocore.exceptions import ClientError
+
+        try:
+            with self._requests:
+                reply: Mapping[str, Any] = self._connected().head_object(
+                    Bucket=self._name, Key=self._prefix + key, **asked, **self._payer
+                )
+        except ClientError as error:
+            if missing_ok and error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                return {}
+            raise
+        return reply
+
+    def _retried(self, work: Callable[[], T], is_passing: Callable[[Exception], bool] = is_transient) -> T:
+        for attempt in range(1, self._transfer.attempts):
+            try:
+                return work()
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+            pause = min(self._transfer.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF_SECONDS)
+            time.sleep(pause * random.uniform(0.5, 1))
+        return work()
+
+    def _connected(self) -> Any:
+        with self._connecting:
+            if self._client is None:
+                self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
+            connect_timeout=10,
+            read_timeout=self._transfer.timeout_seconds,
+            max_pool_connections=2 * self._transfer.workers,
+        )
+        try:
+            return boto3.session.Session().client("s3", endpoint_url=self._endpoint_url, config=config)
+        except ValueError as error:
+            raise InputError(str(error), self.root, "correct data.endpoint_url") from None

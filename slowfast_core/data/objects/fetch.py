@@ -1,0 +1,128 @@
+"""Bring objects of a source into a folder; what an earlier or a killed run brought is not fetched again.
+
+A journal beside the videos says which object of the source each file is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slowfast_core.data.disk import disk_in_one_line, require_space
+from slowfast_core.data.objects.object import StoredObject
+from slowfast_core.data.objects.partial_file import partial_paths
+from slowfast_core.data.objects.store import ObjectStore, fetch_all, place
+from slowfast_core.files import write_whole
+from slowfast_core.progress import progress
+
+VIDEOS = "videos"
+JOURNAL = "objects.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the journal: a video that is whole in the folder."""
+
+    key: str
+    identity: str
+    size: int
+    sha256: str
+
+
+def collect(
+    store: ObjectStore, named: list[StoredObject], partial: Path, previous: Path
+) -> tuple[dict[str, Entry], int]:
+    """Bring the named objects into `partial`; return their journal entries, and how many had to be copied.
+
+    What a killed run finished in `partial` stays, what the previous output has is linked, the rest is fetched.
+    """
+    with disk_in_one_line(str(partial), partial):
+        kept = _kept(partial, previous, named)
+        rest = {item.key: item for item in named if item.key not in kept}
+        begun = _clear_torn(partial / VIDEOS, kept, rest.values())
+        require_space(partial, sum(item.size for item in rest.values()) - begun)
+        _fetch(store, rest, kept, partial)
+    return kept, len(rest)
+
+
+def _kept(partial: Path, previous: Path, named: list[StoredObject]) -> dict[str, Entry]:
+    """What need not be fetched; it is in `partial`, and in the journal there."""
+    kept = _finished(partial, named)
+    before = _finished(previous, [item for item in named if item.key not in kept])
+    for entry in before.values():
+        _link(previous / VIDEOS / entry.key, place(partial / VIDEOS, entry.key))
+    kept.update(before)
+    write_whole(partial / JOURNAL, "".join(_line(entry) for entry in kept.values()))
+    return kept
+
+
+def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str, Entry], partial: Path) -> None:
+    """Fetch the rest, and enter each object in `kept` and in the journal when it is whole."""
+    finished = sum(entry.size for entry in kept.values())
+    expected = len(kept) + len(rest)
+    wanted = ((item, place(partial / VIDEOS, item.key)) for item in rest.values())
+    with (
+        progress("ingest", finished + sum(item.size for item in rest.values()), "bytes") as advance,
+        (partial / JOURNAL).open("a", encoding="utf-8") as journal,
+    ):
+
+        def arrived(size: int) -> None:
+            advance(size, f"{len(kept)} of {expected} files")
+
+        arrived(finished)
+        for item, sha256 in fetch_all(store, wanted, arrived):
+            kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
+            journal.write(_line(kept[item.key]))
+            journal.flush()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # file systems without hard links
+        shutil.copy2(source, target)
+
+
+def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
+    """The journal entries of `folder` that are the named objects as they are now, whole."""
+    identities = {item.key: item.identity for item in named}
+    journal = folder / JOURNAL
+    entries = [_parse(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
+    return {
+        entry.key: entry
+        for entry in entries
+        if entry and identities.get(entry.key) == entry.identity and _size(folder / VIDEOS / entry.key) == entry.size
+    }
+
+
+def _clear_torn(videos: Path, kept: Mapping[str, Entry], rest: Iterable[StoredObject]) -> int:
+    """Remove what a killed run left of no use; return how many bytes of the disk the begun files of the rest take."""
+    begun = {path for item in rest for path in partial_paths(videos / item.key, item)}
+    size = 0
+    for folder, _, names in os.walk(videos):
+        for path in (Path(folder, name) for name in names):
+            if path in begun:
+                size += path.stat().st_blocks * 512
+            elif path.relative_to(videos).as_posix() not in kept:
+                path.unlink()
+    return size
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
+
+
+def _parse(line: str) -> Entry | None:
+    """The entry, or None for a line that was cut off."""
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,50 @@
+"""The same pictures twice, by content: files with the same sha256, whatever their names."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import pandas as pd
+
+from slowfast_core.data.quality.inspection import KEY_MARGIN_SECONDS
+
+
+def leaks(rows: pd.DataFrame) -> list[str | None]:
+    """For rows of `train` a row of `val` with which they share seconds of the same bytes: `val` is what is kept."""
+    of_val = defaultdict(list)
+    for row in rows[rows["split"] == "val"].itertuples():
+        of_val[row.sha256].append((*_seconds(row), str(row.id)))
+
+    def leak(row: Any) -> str | None:
+        if row.split != "train" or not isinstance(row.sha256, str):
+            return None
+        first, last = _seconds(row)
+        return next((f"val ({id_})" for start, end, id_ in of_val[row.sha256] if start < last and first < end), None)
+
+    return [leak(row) for row in rows.itertuples()]
+
+
+def repeats(rows: pd.DataFrame) -> list[str | None]:
+    """For each row the one before it, of the same split, that is the same segment of the same bytes."""
+    first: dict[tuple[Any, ...], str] = {}
+    found: list[str | None] = []
+    for row in rows.itertuples():
+        segment = (row.split, row.sha256, *_seconds(row))
+        found.append(first.get(segment) if isinstance(row.sha256, str) else None)
+        first.setdefault(segment, str(row.id))
+    return found
+
+
+def shared_videos(rows: pd.DataFrame) -> list[str | None]:
+    """For rows of `train` whose source video is also one of `val`, that split: other moments of it look alike."""
+    of_val = set(rows.loc[rows["split"] == "val", "video"])
+    shared = (rows["split"] == "train") & rows["video"].isin(of_val)
+    return ["val" if of_row else None for of_row in shared]
+
+
+def _seconds(row: Any) -> tuple[float, float]:
+    if not math.isnan(row.key):
+        return row.key - KEY_MARGIN_SECONDS, row.key + KEY_MARGIN_SECONDS
+    return row.start, math.inf if math.isnan(row.end) else row.end

@@ -1,0 +1,302 @@
+"""Generated videos in the official Kinetics and AVA layouts whose classes differ in motion alone.
+
+Sprites live on a torus with uniform place, orientation and phase, so one frame has the same distribution in every
+class. Periods are counted in source frames: a Slow pathway, which sees every eighth frame, finds all slides standing
+still, both spins at quarter turns of a shape that half a turn maps to itself, and both pulses at the same two sizes.
+A Fast pathway, which sees every second frame, can tell them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import write_whole
+from slowfast_core.recipe.load import Synthetic
+
+# How hard the set is. Lengths are shares of `settings.size`, periods are source frames.
+RADIUS = 0.2  # of a sprite of size 1, to its farthest corner
+SLIDE, SLIDE_PERIOD = 0.25, 8.0  # the way of a slide, at whose end the sprite is back at its start
+SPIN_PERIOD = 32.0
+PULSE, SLOW_PULSE_PERIOD, FAST_PULSE_PERIOD = 0.25, 16.0, 16.0 / 3  # the change of size to either side
+DRIFT = 0.003  # largest speed, a frame, of the drift that all classes have
+CLUTTER = 22  # grey levels of the static background, to either side
+SPRITES = 2  # of a Kinetics video, moving as one; an AVA video has two or three actors, each with its own actions
+
+# What happens to a sprite's place and to its form; an actor may do one of each at once.
+PLACE_MOTIONS = ("sliding left", "sliding right", "sliding up", "sliding down")
+FORM_MOTIONS = ("spinning clockwise", "spinning counterclockwise", "pulsing slowly", "pulsing fast")
+MOTIONS = PLACE_MOTIONS + FORM_MOTIONS
+
+GENERATOR = 1  # raise it when the same settings come to give other videos
+MADE = 946_684_800  # the time of all files, in seconds since 1970
+SPLITS = ("train", "val")
+TEXTURE = 64  # side of a sprite's texture, about three times its side in the video
+TEXTURE_REACH = 1.1  # sprite radii from the middle of a texture to its edge
+SOFT = TEXTURE / (4 * TEXTURE_REACH)  # edges fade over two texels
+COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+ID_LETTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"))
+
+# Shapes: F frames, H = W = side of the video, P = side of the patch that holds a sprite, N = TEXTURE.
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Path2D:
+    """State of one sprite at each frame: centre in pixels, angle in radians, size relative to its radius. All [F]."""
+
+    x: Floats
+    y: Floats
+    angle: Floats
+    scale: Floats
+
+
+def write_kinetics(settings: Synthetic, output: Path) -> None:
+    """Fill `output` with `videos/<label>/*.mp4`, `train.csv`, `val.csv`; the `*_videos` count each class."""
+    _write_once(settings, output, "kinetics", _fill_kinetics)
+
+
+def write_ava(settings: Synthetic, output: Path) -> None:
+    """Fill `output` with `videos/*.mp4`, `train.csv`, `val.csv` and `labels.pbtxt`; the videos are `2 * size` wide."""
+    _write_once(settings, output, "ava", _fill_ava)
+
+
+def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[Synthetic, Path], None]) -> None:
+    """Publish what `fill` writes as `output`, unless these very settings made the folder that is there."""
+    if settings.size % 2 or settings.size < 16:
+        raise InputError(f"size {settings.size} cannot be encoded", "data.synthetic.size", "use an even size from 16")
+    record = json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
+    recorded = output / "settings.json"
+    if recorded.is_file() and recorded.read_text(encoding="utf-8") == record:
+        _date(output)  # it may have been copied
+        return
+    partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("writing", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fill(settings, partial)
+    write_whole(partial / "settings.json", record)
+    _date(partial)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _date(folder: Path) -> None:
+    """Give all files the same time: by size and time ingestion tells what changed, and nothing does."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mtime != MADE:
+            os.utime(path, (MADE, MADE))
+
+
+def _fill_kinetics(settings: Synthetic, folder: Path) -> None:
+    for label in MOTIONS:
+        (folder / "videos" / label).mkdir(parents=True)
+    for number, split in enumerate(SPLITS):
+        rows: list[Sequence[object]] = [COLUMNS]
+        for index, (motion, label) in product(range(_videos(settings, split)), enumerate(MOTIONS)):
+            random = np.random.default_rng([settings.seed % 2**32, 0, number, motion, index])
+            video, start = _video_id(random), int(random.integers(0, 120))
+            end = start + settings.seconds
+            path = folder / "videos" / label / f"{video}_{start:06d}_{end:06d}.mp4"
+            _encode(path, _kinetics_frames(settings, label, random), settings.fps)
+            rows.append((label, video, start, end, split))
+        _write_csv(folder / f"{split}.csv", rows)
+
+
+def _kinetics_frames(settings: Synthetic, label: str, random: np.random.Generator) -> NDArray[np.uint8]:
+    """One video [F, H, W, 3] of sprites that all do `label`, half the torus apart so that they never overlap."""
+    count, size = settings.fps * settings.seconds, settings.size
+    frames = _background(random, count, size)
+    first, phase = random.uniform(0, size, 2), random.random()
+    drift = random.uniform(-DRIFT, DRIFT, 2) * size
+    for number in range(SPRITES):
+        centre = first + number * size / SPRITES + random.uniform(-0.05, 0.05, 2) * size
+        path = _path(random, [label], centre, drift, phase, count, size)
+        _draw(frames, _texture(random), path, RADIUS * size)
+    return frames.astype(np.uint8)
+
+
+def _fill_ava(settings: Synthetic, folder: Path) -> None:
+    (folder / "videos").mkdir()
+    for number, split in enumerate(SPLITS):
+        rows: list[Sequence[object]] = []
+        actions = _action_sets(np.random.default_rng([settings.seed % 2**32, 2, number]))
+        for index in range(_videos(settings, split)):
+            random = np.random.default_rng([settings.seed % 2**32, 1, number, index])
+            video = _video_id(random)
+            acts = [next(actions) for _ in range(2 + index % 2)]
+            frames, boxes = _ava_frames(settings, acts, random)
+            _encode(folder / "videos" / f"{video}.mp4", frames, settings.fps)
+            rows.extend(_ava_rows(video, settings, acts, boxes))
+        _write_csv(folder / f"{split}.csv", rows)
+    items = (f'item {{\n  name: "{name}"\n  id: {action}\n}}\n' for action, name in enumerate(MOTIONS, start=1))
+    (folder / "labels.pbtxt").write_text("".join(items), encoding="utf-8")
+
+
+def _action_sets(random: np.random.Generator) -> Iterator[list[str]]:
+    """Endless actors' actions: a motion of place, one of form, or both, each combination as often as any other."""
+    combinations = [[m for m in pair if m] for pair in product(("", *PLACE_MOTIONS), ("", *FORM_MOTIONS)) if any(pair)]
+    while True:
+        yield from (combinations[i] for i in random.permutation(len(combinations)))
+
+
+def _ava_frames(
+    settings: Synthetic, acts: Sequence[Sequence[str]], random: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[Floats]]:
+    """One video [F, H, W, 3] and each actor's boxes [F, 4]. Every actor keeps to a quarter of its own, so none meet."""
+    count, size = settings.fps * settings.seconds, settings.size
+    frames = _background(random, count, 2 * size)
+    slack = (0.5 - RADIUS * (1 + PULSE) - SLIDE / 2) * size
+    quarters = random.permutation(4)
+    boxes = []
+    for quarter, actions in zip(quarters, acts, strict=False):
+        start, end = np.array([0.5 + quarter % 2, 0.5 + quarter // 2]) * size + random.uniform(-slack, slack, (2, 2))
+        path = _path(random, actions, start, (end - start) / count, random.random(), count, size)
+        boxes.append(_draw(frames, _texture(random), path, RADIUS * size))
+    return frames.astype(np.uint8), boxes
+
+
+def _ava_rows(
+    video: str, settings: Synthetic, acts: Sequence[Sequence[str]], boxes: Sequence[Floats]
+) -> Iterator[Sequence[object]]:
+    """The official rows: a key frame at every full second that has a second of video on either side."""
+    for second, (person, actions) in product(range(1, settings.seconds), enumerate(acts)):
+        box = boxes[person][second * settings.fps] / (2 * settings.size)
+        corners = [f"{min(max(float(v), 0.0), 1.0):.3f}" for v in box]
+        for action in actions:
+            yield (video, f"{second:04d}", *corners, MOTIONS.index(action) + 1, person)
+
+
+def _path(
+    random: np.random.Generator,
+    motions: Sequence[str],
+    centre: NDArray[np.float64],
+    drift: NDArray[np.float64],
+    phase: float,
+    count: int,
+    size: int,
+) -> Path2D:
+    """What `motions` do to a sprite. The angles and sizes that no motion changes are drawn from where motions lead."""
+    time = np.arange(count)
+    x, y = centre[0] + drift[0] * time, centre[1] + drift[1] * time
+    angle, pulse = (np.full(count, random.uniform(0, math.tau)) for _ in range(2))
+    slide = SLIDE * size * ((phase + time / SLIDE_PERIOD) % 1 - 0.5)
+    for motion in motions:
+        match motion:
+            case "sliding left":
+                x = x - slide
+            case "sliding right":
+                x = x + slide
+            case "sliding up":
+                y = y - slide
+            case "sliding down":
+                y = y + slide
+            case "spinning clockwise":
+                angle = angle + math.tau / SPIN_PERIOD * time
+            case "spinning counterclockwise":
+                angle = angle - math.tau / SPIN_PERIOD * time
+            case "pulsing slowly":
+                pulse = pulse + math.tau / SLOW_PULSE_PERIOD * time
+            case "pulsing fast":
+                pulse = pulse + math.tau / FAST_PULSE_PERIOD * time
+            case _:
+                raise ValueError(motion)
+    return Path2D(*(v.astype(np.float32) for v in (x, y, angle, 1 + PULSE * np.cos(pulse))))
+
+
+def _background(random: np.random.Generator, count: int, side: int) -> Floats:
+    """Smooth static clutter [F, H, W, 3] about a random middling colour: coarse blotches and finer ones."""
+    picture = np.broadcast_to(random.uniform(95, 150, 3), (side, side, 3))
+    for cells in (side // 16, side // 6):
+        weights = np.maximum(0, 1 - abs(np.linspace(0, cells, side)[:, None] - np.arange(cells + 1)))
+        noise = random.uniform(-CLUTTER / 2, CLUTTER / 2, (3, cells + 1, cells + 1))
+        picture = picture + (weights @ noise @ weights.T).transpose(1, 2, 0)
+    return np.repeat(picture[None].astype(np.float32), count, axis=0)
+
+
+def _texture(random: np.random.Generator) -> Floats:
+    """A sprite [N, N, 4], colour times opacity and opacity: a striped shape of two colours, even under half a turn."""
+    axis = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE)
+    u, v = np.meshgrid(axis, axis)
+    radius, angle = np.hypot(u, v / random.uniform(0.5, 0.8)), np.arctan2(v, u)
+    corners = int(random.choice([4, 6]))
+    if random.random() < 0.5:
+        outline = math.cos(math.pi / corners) / np.cos(angle % (math.tau / corners) - math.pi / corners)
+    else:
+        outline = (1 + 0.25 * np.cos(corners * angle)) / 1.25
+    tilt = random.uniform(0, math.tau)
+    stripe = abs(u * math.cos(tilt) + v * math.sin(tilt)) - random.uniform(0.2, 0.4)
+    opacity, outside = (np.clip(edge * SOFT + 0.5, 0, 1)[..., None] for edge in (outline - radius, stripe))
+    hues = random.uniform(0, 1, (2, 3))
+    hues = (hues - hues.min(1, keepdims=True)) / (np.ptp(hues, axis=1, keepdims=True) + 1e-6)
+    colours = np.array([120, 0])[:, None] + np.array([135, 70])[:, None] * hues  # a light one and a dark one
+    colour = outside * colours[0] + (1 - outside) * colours[1]
+    return np.concatenate([colour * opacity, opacity], axis=2).astype(np.float32)
+
+
+def _draw(frames: Floats, texture: Floats, path: Path2D, radius: float) -> Floats:
+    """Paint the sprite into `frames` [F, H, W, 3], round the borders; return its boxes x1 y1 x2 y2 in pixels [F, 4]."""
+    count, side = frames.shape[:2]
+    half = math.ceil(radius * (1 + PULSE)) + 1
+    offsets = np.arange(-half, half + 1)
+    left, top = np.floor(path.x).astype(int), np.floor(path.y).astype(int)
+    columns, rows = left[:, None] + offsets, top[:, None] + offsets  # [F, P]
+    dx, dy = ((offsets + 0.5 + np.floor(v)[:, None] - v[:, None]).astype(np.float32) for v in (path.x, path.y))
+    # The patch's pixels in the sprite's own frame; the texture is fine enough to take the nearest texel.
+    zoom = TEXTURE / (2 * TEXTURE_REACH * radius * path.scale)
+    cos, sin = ((f(path.angle) * zoom)[:, None].astype(np.float32) for f in (np.cos, np.sin))
+    u = (cos * dx)[:, None, :] + (sin * dy)[:, :, None] + TEXTURE / 2
+    v = (cos * dy)[:, :, None] - (sin * dx)[:, None, :] + TEXTURE / 2
+    texels = np.clip(v, 0, TEXTURE - 1).astype(np.int32) * TEXTURE + np.clip(u, 0, TEXTURE - 1).astype(np.int32)
+    paint = texture.reshape(-1, 4).take(texels, axis=0)  # [F, P, P, 4]
+    lines = np.arange(count)[:, None] * side + rows % side
+    where, pixels = lines[:, :, None] * side + (columns % side)[:, None, :], frames.reshape(-1, 3)
+    pixels[where] = pixels.take(where, axis=0) * (1 - paint[..., 3:]) + paint[..., :3]
+    inside = paint[..., 3] > 0.5
+    (x1, x2), (y1, y2) = _first_last(np.any(inside, 1)), _first_last(np.any(inside, 2))
+    return np.stack([columns[:, 0] + x1, rows[:, 0] + y1, columns[:, 0] + x2, rows[:, 0] + y2], 1).astype(np.float32)
+
+
+def _first_last(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each row, the first True and one past the last."""
+    return mask.argmax(1), mask.shape[1] - mask[:, ::-1].argmax(1)
+
+
+def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
+    """H.264 that comes out the same byte for byte: one thread, no library versions in the container, and no macroblock
+    tree, with which x264 encodes small pictures a little differently from time to time."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        options = {"preset": "veryfast", "crf": "20", "flags": "+bitexact", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _video_id(random: np.random.Generator) -> str:
+    return "".join(random.choice(ID_LETTERS, 11))
+
+
+def _videos(settings: Synthetic, split: str) -> int:
+    return settings.train_videos if split == "train" else settings.val_videos
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

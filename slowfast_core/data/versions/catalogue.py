@@ -1,0 +1,147 @@
+"""Which data versions there are: a small JSON file for each, in the workspace and beside its objects in the remote."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slowfast_core.data.versions.remote import Address, Remote, open_remote
+from slowfast_core.errors import InputError
+from slowfast_core.field_errors import key_of, sentence
+from slowfast_core.files import whole_file
+from slowfast_core.names import Name
+from slowfast_core.once import RECORD, read_result
+from slowfast_core.workspace import Workspace
+
+FOLDER = ".versions"  # in the repository
+
+
+class Version(BaseModel):
+    """A data version, and all that a workspace without it needs to have it again."""
+
+    model_config = ConfigDict(frozen=True)  # what a later program adds is no error
+
+    hash: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
+    data: Name  # of the data set
+    created: str  # UTC
+    clips: int | None = None  # rows of the manifest
+    videos: int | None = None
+    files: int
+    bytes: int
+    stage: dict[str, Any] | None = None  # what the extraction recorded about itself
+    remotes: tuple[Address, ...] = ()  # where this workspace pushed it; empty in the remote itself
+
+    def file_name(self) -> str:
+        return f"{self.hash}.json"
+
+
+def described(version: str, store: Path, repository: Path) -> Version:
+    """The record of the version that is in `store`, a folder below `repository`."""
+    from slowfast_core.data.manifest import read_manifest
+
+    sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+    record, manifest = store.parent / RECORD, store / "manifest.parquet"
+    rows = read_manifest(manifest).rows if manifest.is_file() else None
+    return Version(
+        hash=version,
+        data=store.relative_to(repository).parts[0],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        clips=None if rows is None else len(rows),
+        videos=None if rows is None else int(rows["video"].nunique()),
+        files=len(sizes),
+        bytes=sum(sizes),
+        stage=json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None,
+    )
+
+
+def keep(version: Version, repository: Path, remote: Remote, address: Address) -> None:
+    """Record the version in the remote, then in the repository. The oldest record of the same data stays."""
+    name = version.file_name()
+    found = remote.read_record(name)
+    there = _parsed({f"{remote.where}, {name}": found})[version.hash] if found else None
+    here = in_repository(repository).get(version.hash)
+    known = there or here or version
+    folder = repository / FOLDER
+    folder.mkdir(exist_ok=True)
+    pushed = tuple(dict.fromkeys([*(here.remotes if here else ()), address.recorded]))
+    with whole_file(folder / name) as temporary:
+        if there is None:
+            temporary.write_text(known.model_copy(update={"remotes": ()}).model_dump_json(indent=1), encoding="utf-8")
+            remote.record(temporary, name)
+        text = known.model_copy(update={"remotes": pushed}).model_dump_json(indent=1)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def is_kept(version: str, repository: Path, address: Address) -> bool:
+    known = in_repository(repository).get(version)
+    return known is not None and address.recorded in known.remotes
+
+
+def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, list[str]]]:
+    """All versions that the workspace, its default remote and the remote at `asked` know, the newest first.
+
+    With each goes where its bytes are: "store" (extracted in the workspace), "cache", and the remotes.
+    """
+    repository = at.below("data")
+    known, remotes, cached = in_repository(repository), dict[str, list[str]](), set[str]()
+    for address in dict.fromkeys([Address(), asked or Address()]):
+        with open_remote(repository, at.dvc_remote, address) as remote:
+            if address.url and not remote.exists():
+                raise InputError("no such remote", remote.where, "correct data.remote of the recipe, or --remote")
+            for name, version in in_remote(remote).items():
+                known.setdefault(name, version)
+                remotes.setdefault(name, []).append(remote.where)
+            cached |= {name for name in known if _in_cache(name, remote)}
+    newest = sorted(known.values(), key=lambda version: (version.created, version.hash), reverse=True)
+    return [(version, _places(version, at, cached, remotes.get(version.hash, []))) for version in newest]
+
+
+def _places(version: Version, at: Workspace, cached: set[str], remotes: list[str]) -> list[str]:
+    """Remotes that were not asked count as well: what was pushed there stays until somebody removes it."""
+    pushed = [address.url for address in version.remotes if address.url]
+    here = ["store"] * _is_extracted(version, at) + ["cache"] * (version.hash in cached)
+    return [*here, *dict.fromkeys([*remotes, *pushed])]
+
+
+def _is_extracted(version: Version, at: Workspace) -> bool:
+    try:
+        return read_result(at.data(version.data, "extract")).data_version == version.hash
+    except InputError:
+        return False
+
+
+def _in_cache(version: str, remote: Remote) -> bool:
+    entries = remote.listing(version)
+    return entries is not None and all(remote.path_in_cache(entry.md5).is_file() for entry in entries)
+
+
+def in_repository(repository: Path) -> dict[str, Version]:
+    """The versions that this workspace has made or checked out, by hash."""
+    files = sorted((repository / FOLDER).glob("[!.]*.json"))
+    return _parsed({str(file): file.read_bytes() for file in files})
+
+
+def in_remote(remote: Remote) -> dict[str, Version]:
+    return _parsed({f"{remote.where}, {name}": text for name, text in remote.records().items()})
+
+
+def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
+    found = {}
+    for where, text in records.items():
+        try:
+            version = Version.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _damaged(f"{key_of(first)} {sentence(first)}".strip(), where) from None
+        if not where.endswith(version.file_name()):
+            raise _damaged(f"it is of {version.hash}", where)
+        found[version.hash] = version
+    return found
+
+
+def _damaged(reason: str, where: str) -> InputError:
+    return InputError(f"a damaged record of a version: {reason}", where, "remove it, and extract again")

@@ -1,0 +1,168 @@
+"""Checkout: exactly the files of a data version, from the cache or the remote, every one verified by its md5."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from slowfast_core.data.versions.catalogue import Version, in_remote, in_repository, is_kept, keep
+from slowfast_core.data.versions.remote import Address, Entry, Remote, open_remote
+from slowfast_core.data.versions.track import data_version
+from slowfast_core.errors import InputError
+from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.once import StageResult, read_result, restore
+from slowfast_core.progress import progress
+from slowfast_core.workspace import Workspace
+
+CHUNK = 1 << 20
+THREADS = 4
+TRIES = 2  # of an object: as the cache has it, and fetched again
+WHOLE_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+STORE = "store"
+
+
+def checkout(which: str, at: Workspace, address: Address | None = None, to: Path | None = None) -> StageResult:
+    """Bring back the data whose hash begins with `which`, from the remote at `address`.
+
+    It becomes the extracted data of its data set in the workspace, as if it had just been extracted; with `to`, a plain
+    folder there. What the cache has is not fetched; what is damaged in it is fetched again. The folder appears whole or
+    not at all; after a kill the next call goes on. Raises InputError.
+    """
+    repository = at.below("data")
+    known = in_repository(repository)
+    mine = None if address else _only(which, known)
+    address = address or (mine.remotes[-1] if mine and mine.remotes else Address())
+    with open_remote(repository, at.dvc_remote, address) as remote:
+        version, record = (mine.hash, mine) if mine else _find(which, known, remote)
+        if to is not None:
+            return _to_folder(version, to.resolve(), remote)
+        if record is None or record.stage is None:
+            raise InputError("the remote does not record whose data this is", version, "name a folder with --to")
+        return _to_workspace(record, at, remote, address)
+
+
+def _only(which: str, known: Mapping[str, Version]) -> Version | None:
+    """The version that this workspace knows by `which`; its remote need not be asked."""
+    found = [version for name, version in known.items() if which and name.startswith(which)]
+    return found[0] if len(found) == 1 else None
+
+
+def _find(which: str, known: Mapping[str, Version], remote: Remote) -> tuple[str, Version | None]:
+    """The one version whose hash begins with `which`; what plain DVC pushed has no record and is named in full."""
+    if not remote.exists():
+        raise InputError("no such remote, or nothing was ever pushed to it", remote.where, "name one with --remote")
+    known = {**known, **in_remote(remote)}
+    found = sorted(version for version in known if version.startswith(which))
+    if len(found) == 1:
+        return found[0], known[found[0]]
+    if found:
+        named = ", ".join(version[:12] for version in found)
+        raise InputError(f"{which!r} begins {len(found)} data versions: {named}", remote.where, "write more of it")
+    if WHOLE_HASH.fullmatch(which):
+        return which.removesuffix(".dir") + ".dir", None
+    mend = "`slowfast data versions` lists them; --remote names another remote"
+    raise InputError(f"no data version {which!r}", remote.where, mend)
+
+
+def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.is_dir() and data_version(folder) == version:
+            return _result(version, folder, "unchanged", "is already there")
+        raise InputError("the folder is not empty", folder, "give --to a new one")
+    partial = folder.with_name(f".{folder.name}.checkout")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    said = _fill(version, partial, remote)
+    partial.replace(folder)
+    sync(folder.parent)
+    return _result(version, folder, "done", said)
+
+
+def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Address) -> StageResult:
+    output = at.data(record.data, "extract")
+    repository = at.below("data")
+    if (present := _present(output)) == record.hash and data_version(output / STORE) == record.hash:
+        return _result(record.hash, output / STORE, "unchanged", "is already there")
+    if output.exists() and present not in in_repository(repository):
+        mend = "`slowfast extract` records it; or name another folder with --to"
+        raise InputError("what is there now is no recorded version and would be lost", output, mend)
+    said = ""
+
+    def fill(partial: Path) -> None:
+        nonlocal said
+        (partial / STORE).mkdir()
+        said = _fill(record.hash, partial / STORE, remote)
+        out = {"md5": record.hash, "size": record.bytes, "nfiles": record.files, "hash": "md5", "path": STORE}
+        write_whole(partial / f"{STORE}.dvc", json.dumps({"outs": [out]}))  # JSON is YAML
+
+    restore(output, record.stage or {}, fill)
+    if not is_kept(record.hash, repository, address):
+        keep(record, repository, remote, address)
+    return _result(record.hash, output / STORE, "done", said)
+
+
+def _present(output: Path) -> str | None:
+    try:
+        return read_result(output).data_version
+    except InputError:
+        return None
+
+
+def _result(version: str, folder: Path, status: Any, said: str) -> StageResult:
+    summary = f"data version {version[:8]}… {said}"
+    return StageResult(stage="checkout", status=status, outputs={"data": str(folder)}, summary=summary,
+                       digest=version, data_version=version)  # fmt: skip
+
+
+def _fill(version: str, folder: Path, remote: Remote) -> str:
+    """Write the files of the version into the empty `folder`; say what was done."""
+    entries = _listing(version, remote)
+    todo, again = entries, 0
+    with progress("checkout", len(entries)) as advance, ThreadPoolExecutor(THREADS) as pool:
+        for _ in range(TRIES):
+            remote.pull([entry.md5 for entry in todo])
+            whole = list(pool.map(lambda entry: _copy(entry, folder, remote), todo))
+            advance(sum(whole))
+            todo = [entry for entry, is_whole in zip(todo, whole, strict=True) if not is_whole]
+            if not todo:
+                break
+            again = again or len(todo)
+    if todo:
+        raise _damaged(todo[0].md5, remote)
+    return f"is here, {len(entries)} files" + (f", {again} damaged in the cache and fetched again" if again else "")
+
+
+def _listing(version: str, remote: Remote) -> list[Entry]:
+    for _ in range(TRIES):
+        remote.pull([version])
+        if (entries := remote.listing(version)) is not None:
+            return entries
+        remote.path_in_cache(version).unlink()
+    raise _damaged(version, remote)
+
+
+def _copy(entry: Entry, folder: Path, remote: Remote) -> bool:
+    """Copy the object out of the cache; False when it is not what its name says, and then it goes."""
+    source, target = remote.path_in_cache(entry.md5), inside(folder, entry.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    md5 = hashlib.md5(usedforsecurity=False)
+    with source.open("rb") as read, target.open("wb") as written:
+        while chunk := read.read(CHUNK):
+            md5.update(chunk)
+            written.write(chunk)
+    if md5.hexdigest() == entry.md5:
+        sync(target)
+        return True
+    source.unlink(missing_ok=True)
+    return False
+
+
+def _damaged(md5: str, remote: Remote) -> InputError:
+    mend = "remove it there, and push the version again from where it was made"
+    return InputError(f"object {md5} is damaged in the remote", remote.where, mend)

@@ -1,0 +1,48 @@
+"""Data versions. The version of a clip store is the hash by which DVC knows its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slowfast_core.data.versions.catalogue import described, is_kept, keep
+from slowfast_core.data.versions.remote import Address, Remote, in_one_line, open_remote
+
+
+def data_version(folder: Path) -> str:
+    """The hash that `dvc add` records for `folder` (`<md5>.dir`), without a repository and without a cache."""
+    from dvc.fs import LocalFileSystem
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+
+    files = LocalFileSystem()
+    unused = HashFileDB(files, str(folder.parent / ".no-cache"), tmp_dir=None)  # a dry run stores nothing in it
+    _, _, tree = build(unused, str(folder.resolve()), files, "md5", dry_run=True)
+    return str(tree.hash_info.value)
+
+
+def track(store: Path, repository: Path, default: Path, address: Address | None = None) -> str:
+    """Add `store`, a folder below `repository`, to the DVC repository there; push it to its remote; return its version.
+
+    The repository is made when there is none, with the folder `default` as its default remote; it needs no git. Only
+    what the remote does not have is sent. Doing it again changes nothing, and goes on after a kill. The version is
+    recorded beside the objects and in the repository, and that comes last. Raises InputError.
+    """
+    address = address or Address()
+    store, repository = store.resolve(), repository.resolve()
+    with open_remote(repository, default, address) as remote:
+        version = _add(store, remote)
+        remote.push([entry.md5 for entry in remote.listing(version) or ()], version)
+        keep(described(version, store, repository), repository, remote, address)
+    return version
+
+
+def is_tracked(store: Path, version: str, repository: Path, address: Address) -> bool:
+    """Whether `track` has nothing left to do."""
+    return store.with_suffix(".dvc").is_file() and is_kept(version, repository, address)
+
+
+def _add(store: Path, remote: Remote) -> str:
+    with in_one_line(store):
+        # Not relinked to the cache: the store's files stay writable, and a kill loses none of them.
+        (stage,) = remote.repo.add([str(store)], relink=False)
+    return str(stage.outs[0].hash_info.value)

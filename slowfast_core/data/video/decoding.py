@@ -1,0 +1,189 @@
+"""Video files to frames: all uses of decord, and which files FFmpeg (PyAV) reads instead.
+
+Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
+closed after use. Everything is read in order from the first frame on, for decord's seeking is wrong in open GOPs,
+MPEG-TS and edit lists. Files that decord shows wrong even so, and files whose frames would not fit in memory, for it
+decodes ahead of its reader without limit, are read by FFmpeg: see `originals`. The clip store can be read at random:
+see `store_reader`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
+from slowfast_core.data.video.originals import Original, examine, inspect_in_order, read_in_order, to_rgb
+
+Frame = NDArray[np.uint8]
+# decord may hold all frames of a file at once: those of ten seconds of 640x480 fit, as Kinetics' usual copies do.
+DECORD_BYTES = 300_000_000
+SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
+
+__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_range", "inspect", "pick_frames", "probe"]
+
+
+def probe(path: Path) -> VideoInfo:
+    """Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data.video import frames_folder
+
+        return frames_folder.probe(path)
+    return examine(path).info
+
+
+def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
+    """The frames at `indices` of any video, in that order; no others are kept in memory. Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data.video import frames_folder
+
+        return frames_folder.pick_frames(path, indices)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(index, []).append(place)
+    if min(places) < 0:
+        raise DecodeError(path, f"has no frame {min(places)}")
+    picked = np.empty(0, np.uint8)
+    for number, frame in enumerate(decode_range(path, 0, max(places) + 1)):
+        if not picked.size:
+            picked = np.empty((len(indices), *frame.shape), np.uint8)
+        if number in places:
+            picked[places[number]] = frame
+    return picked
+
+
+def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
+    """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
+    if path.is_dir():
+        from slowfast_core.data.video import frames_folder
+
+        yield from frames_folder.decode_range(path, start, stop)
+        return
+    original, number = examine(path), 0
+    with _reader(original) as reader:
+        try:
+            while reader is not None and number < stop:
+                # Not skip_frames: that seeks, and lands elsewhere in open GOPs, fragments and AVI.
+                frame = _next(path, reader, number)
+                if number >= start:
+                    yield frame
+                number += 1
+        except DecodeError:
+            pass  # how far it comes before a damaged packet is chance: it reads ahead. FFmpeg goes on
+    if number < stop:
+        yield from read_in_order(original, max(number, start), stop)
+
+
+def inspect(path: Path, seconds: float) -> Inspection:
+    """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
+    if path.is_dir():
+        from slowfast_core.data.video import frames_folder
+
+        return frames_folder.inspect(path, seconds)
+    original = examine(path)
+    frames = original.info.frames
+    wanted = min(frames, math.ceil(seconds * original.info.fps)) if math.isfinite(seconds) else frames
+    with _reader(original) as reader:
+        both = _inspect_both(original, reader, wanted) if reader is not None else None
+    return both or inspect_in_order(original, wanted)
+
+
+def _inspect_both(original: Original, reader: Any, wanted: int) -> Inspection | None:
+    """How far FFmpeg decodes and what it finds damaged, which decord conceals. None where decord fails.
+
+    A frame that they show differently is damaged too: decoders leave traces of some damage in the picture alone.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    shown: list[Frame] = []  # the last one only
+    decoded, failed = 0, False
+
+    def differs(number: int, frame: Any) -> bool:
+        nonlocal decoded, failed
+        try:
+            while not failed and decoded <= number:
+                shown[:] = [_next(original.path, reader, decoded)]
+                decoded += 1
+        except DecodeError:
+            failed = True
+        return not failed and _psnr(shown[0], to_rgb(frame, reformatter)) < SAME_DB
+
+    told = inspect_in_order(replace(original, begin=None), wanted, differs)  # decord counts, whatever the times
+    return None if failed else told
+
+
+def _psnr(a: Frame, b: Frame) -> float:
+    """Of averages over 4 x 4 pixels, in which it hardly shows how each decoder enlarges the colour planes."""
+    import cv2
+
+    if a.shape != b.shape:
+        return 0
+    cv2.setNumThreads(1)  # the processes are many already
+    size = (-(-a.shape[1] // 4), -(-a.shape[0] // 4))
+    small_a, small_b = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in (a, b))
+    return 10 * math.log10(255**2 / max(float(np.square(np.subtract(small_a, small_b, dtype=np.float32)).mean()), 1e-9))
+
+
+def for_decord(original: Original) -> bool:
+    return not original.beyond_decord and original.decoded_bytes <= DECORD_BYTES
+
+
+@contextmanager
+def _reader(original: Original) -> Iterator[Any]:
+    """decord's, or None where FFmpeg must read.
+
+    That is where decord is known to be wrong, would take too much memory, does not open the file, or counts otherwise.
+    """
+    with ExitStack() as stack:
+        reader = None
+        if for_decord(original):
+            try:
+                reader = stack.enter_context(_open(original.path))
+            except DecodeError:
+                reader = None
+        yield reader if reader is not None and len(reader) == original.info.frames else None
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    with _as_decode_error(path):
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    try:
+        yield reader
+    finally:
+        del reader  # closes the file and lets its frames go
+
+
+def _next(path: Path, reader: Any, number: int) -> Frame:
+    try:
+        with _as_decode_error(path, f"frame {number}: "):
+            frame: Frame = reader.next().asnumpy()
+    except StopIteration:
+        raise DecodeError(path, f"ends before frame {number}") from None
+    return frame
+
+
+@contextmanager
+def _as_decode_error(path: Path, where: str = "") -> Iterator[None]:
+    from decord import DECORDError
+
+    try:
+        yield
+    except (DECORDError, RuntimeError, IndexError) as error:
+        # decord tells the source line and the C expression that failed, then what it means.
+        text = re.sub(r"\[[\d:]+\] \S+:\d+: |Check failed: .*? \([^()]* vs\. [^()]*\)", "", str(error))
+        reason = " ".join(text.partition("Stack trace")[0].split()) or type(error).__name__
+        unreadable = reason.startswith("Error reading")
+        raise DecodeError(path, "not a readable video" if unreadable else f"{where}{reason}") from None

@@ -1,0 +1,137 @@
+"""The RayJob of a stage: a Ray cluster of its own, sized by the recipe, that goes when the job ends or its pod does."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.metadata import version
+from typing import Any
+
+from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
+from slowfast_core.ray_jobs.sizing import size_of_workers
+from slowfast_core.ray_jobs.stage_job import StageJob
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.recipe.schema import Compute
+
+KEPT_SECONDS = 60  # the cluster of a finished job that nobody removes; ours is removed at once
+
+
+def rayjob_of(
+    job: StageJob, recipe: Recipe, settings: RayJobSettings, owner: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The resource. `owner` refers to the pod that creates it: with that pod, Kubernetes removes it."""
+    training = job.stage == "train"
+    image = (settings.gpu_image if training and recipe.compute.gpus else None) or settings.image
+    workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
+    metadata = {
+        "name": job.name,
+        "namespace": settings.namespace,
+        "labels": {"app.kubernetes.io/part-of": "slowfast", "slowfast/stage": job.stage},
+        "ownerReferences": [owner] if owner else [],
+    }
+    spec = {
+        "entrypoint": job.entrypoint,
+        "runtimeEnvYAML": json.dumps({"env_vars": job.environment | {"SLOWFAST_IMAGE": image}}),
+        "submissionMode": "K8sJobMode",
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "preRunningDeadlineSeconds": 60 * recipe.compute.wait_minutes,
+        "activeDeadlineSeconds": round(3600 * settings.hours),
+        "backoffLimit": 0,  # a stage that is tried again is tried by the pipeline
+        "submitterConfig": {"backoffLimit": 2},
+        "submitterPodTemplate": {"spec": _pod("submitter", image, 0.5, 1, settings) | {"restartPolicy": "Never"}},
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token", "secretName": settings.token_secret},
+            "headGroupSpec": {
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # the driver, and no work besides
+                "template": _template(_pod("ray-head", image, 2, 8, settings)),
+            },
+            "workerGroupSpecs": [workers],
+        },
+    }
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+
+
+def _extraction(image: str, settings: RayJobSettings) -> dict[str, Any]:
+    pod = _pod("ray-worker", image, settings.extract_cpus, settings.extract_memory_gb, settings)
+    return _group("decode", settings.extract_pods, pod)
+
+
+def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[str, Any]:
+    """As few pods as the GPUs of a node allow, so that workers of one node reach each other's memory."""
+    per_pod = 1
+    if compute.gpus:
+        per_pod = max(min(settings.gpus_per_node // compute.gpus, compute.workers), 1)
+    cpus, memory = size_of_workers(compute, per_pod)
+    pod = _pod("ray-worker", image, cpus, settings.shm_gb + memory, settings)
+    if compute.gpus:
+        resources = pod["containers"][0]["resources"]
+        for part in ("requests", "limits"):
+            resources[part] |= {settings.gpu_type: str(per_pod * compute.gpus)}
+        tolerations = [toleration.model_dump(exclude_none=True) for toleration in settings.tolerations]
+        pod |= {"nodeSelector": settings.node_selector, "tolerations": tolerations}
+    return _group("train", math.ceil(compute.workers / per_pod), pod)
+
+
+def _group(name: str, pods: int, pod: dict[str, Any]) -> dict[str, Any]:
+    count = {"replicas": pods, "minReplicas": pods, "maxReplicas": pods}
+    return {"groupName": name, "rayStartParams": {}, **count, "template": _template(pod)}
+
+
+def _template(pod: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"labels": {"app.kubernetes.io/part-of": "slowfast"}}, "spec": pod}
+
+
+def _pod(container: str, image: str, cpus: float, memory_gb: int, settings: RayJobSettings) -> dict[str, Any]:
+    """The spec of a pod with one container, which may do nothing but work on the volume."""
+    size = {"cpu": f"{cpus:g}", "memory": f"{memory_gb}Gi"}
+    shm = settings.shm_gb if container == "ray-worker" else 1
+    data = {"subPath": settings.sub_path} if settings.sub_path else {}
+    return {
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.user,
+            "runAsGroup": settings.group,
+            "fsGroup": settings.group,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": container,
+                "image": image,
+                "env": _environment(settings),
+                "resources": {"requests": dict(size), "limits": dict(size)},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "data", "mountPath": settings.path, **data},
+                    {"name": "scratch", "mountPath": "/tmp"},
+                    {"name": "shm", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": f"{settings.scratch_gb}Gi"}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm}Gi"}},
+        ],
+    }
+
+
+def _environment(settings: RayJobSettings) -> list[dict[str, Any]]:
+    literal = {"HOME": "/tmp"} | settings.environment
+    plain: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(literal.items())]
+    return plain + [
+        {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}
+        for secret in settings.secrets
+        for variable, key in sorted(secret.env.items())
+    ]

@@ -1,0 +1,134 @@
+"""The flow: each stage of a recipe, with its inputs and its output in the workspace. CLI, DVC and KFP all call these.
+
+Heavy libraries are imported by the stage that needs them, so that an unchanged stage answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slowfast_core.data.versions.remote import Address
+from slowfast_core.data.versions.track import is_tracked, track
+from slowfast_core.environment import machine_failures_in_one_line
+from slowfast_core.errors import InputError
+from slowfast_core.once import StageResult
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.scratch import scratch
+from slowfast_core.serving.predict import checkpoint_of
+from slowfast_core.stages.evaluate import evaluate
+from slowfast_core.stages.extract import extract, extracted
+from slowfast_core.stages.ingest import ingest
+from slowfast_core.stages.train import train, trained
+from slowfast_core.stages.validate import validate
+from slowfast_core.tracking.registry import register
+from slowfast_core.workspace import Workspace
+
+
+def run_ingest(recipe: Recipe, at: Workspace) -> StageResult:
+    return ingest(recipe.data, at.source(recipe.data.name), at.data(recipe.data.name, "ingest"))
+
+
+def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
+    name = recipe.data.name
+    return validate(recipe.data, at.data(name, "ingest"), at.data(name, "validate"))
+
+
+def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
+    """The clip store, and its version in the DVC remote; under `dvc repro` DVC itself sees to that."""
+    name = recipe.data.name
+    output = at.data(name, "extract")
+    ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
+    result = extract(recipe.data, recipe.clip, ingested, validated, output, cluster=cluster)
+    if not _is_kept(recipe, at, result):
+        remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
+        track(output / "store", at.below("data"), at.dvc_remote, remote)
+    return result
+
+
+def extracted_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_extract` would find nothing to do."""
+    name = recipe.data.name
+    result = extracted(recipe.data, recipe.clip, at.data(name, "validate"), at.data(name, "extract"))
+    return result if result and _is_kept(recipe, at, result) else None
+
+
+def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
+    """Whether the store's version is in the DVC remote, or that is not ours to see to."""
+    if "DVC_STAGE" in os.environ:
+        return True
+    store = at.data(recipe.data.name, "extract") / "store"
+    remote = Address(recipe.data.remote, recipe.data.remote_endpoint_url)
+    return is_tracked(store, str(result.data_version), at.below("data"), remote)
+
+
+def run_train(recipe: Recipe, at: Workspace) -> StageResult:
+    with _start(recipe, at) as start:
+        return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
+
+
+def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
+    """The result with which `run_train` would find nothing to do."""
+    with _start(recipe, at) as start:
+        return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
+
+
+@contextmanager
+def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
+    """The checkpoint folder that training starts from, if it starts from one."""
+    if recipe.train.init_from is None:
+        yield None
+        return
+    with checkpoint_of(recipe.train.init_from, at, recipe.tracking.uri) as start:
+        yield start
+
+
+def run_evaluate(recipe: Recipe, at: Workspace) -> StageResult:
+    store, training = at.data(recipe.data.name, "extract"), at.run(recipe.name, "train")
+    return evaluate(recipe, store, training, at.run(recipe.name, "evaluate"), at)
+
+
+def run_register(recipe: Recipe, at: Workspace) -> StageResult:
+    training, evaluation = at.run(recipe.name, "train"), at.run(recipe.name, "evaluate")
+    return register(recipe, training, evaluation, at.run(recipe.name, "register"), at)
+
+
+STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
+    "ingest": run_ingest,
+    "validate": run_validate,
+    "extract": run_extract,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "register": run_register,
+}
+ALREADY = {"extract": extracted_already, "train": trained_already}  # of the stages that can be jobs
+
+
+def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names.
+
+    What a killed run in this workspace left of processes and temporary files is ended first.
+    """
+    with machine_failures_in_one_line(at.root), scratch(at.root):
+        return _run_stage(stage, recipe, at)
+
+
+def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    if recipe.compute.run_on == "here" or stage not in ALREADY:
+        return STAGES[stage](recipe, at)
+    if result := ALREADY[stage](recipe, at):
+        return result
+    from slowfast_core.ray_jobs.stage_job import run_on_cluster
+
+    return run_on_cluster(stage, recipe, at)
+
+
+def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
+    """The recipe of the branch, starting from what this recipe trains in the workspace if it names nothing else."""
+    if recipe.finetune is None:
+        raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
+    start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
+    train = recipe.finetune.train.model_copy(update={"init_from": start})
+    return recipe.finetune.model_copy(update={"train": train})

@@ -1,0 +1,236 @@
+"""Ingest: official annotation files and the videos they name, from a folder or a bucket, into one manifest.
+
+The output holds `manifest.parquet`, `coverage.json`, the videos under `videos/`, and `objects.jsonl`: which object of
+the source each video is, so that a rerun copies only what changed and a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import pandas as pd
+
+from slowfast_core.data.annotations import ava, charades, folders, frame_lists, kinetics, lists, something
+from slowfast_core.data.annotations.common import Annotations, Item, Split, Table, TextFile, Videos
+from slowfast_core.data.annotations.person_boxes import PersonBoxes, read_person_boxes
+from slowfast_core.data.manifest import SCHEMA, Manifest
+from slowfast_core.data.objects.fetch import VIDEOS, Entry, collect
+from slowfast_core.data.objects.object import StoredObject
+from slowfast_core.data.objects.store import ObjectStore, open_store
+from slowfast_core.data.video.frames_folder import write_frame_rate
+from slowfast_core.errors import InputError
+from slowfast_core.files import sha256_of, write_whole
+from slowfast_core.once import StageResult, run_once
+from slowfast_core.recipe.load import Data
+
+MANIFEST = "manifest.parquet"
+COVERAGE = "coverage.json"
+
+
+def ingest(data: Data, generated: Path, output: Path) -> StageResult:
+    """Bring the data set of `data` into `output`; a synthetic one is generated first. Raises InputError."""
+    if data.source == "synthetic":
+        data = _generate(data, generated)
+    store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
+    listing = {item.key: item for item in store.objects()}
+    tables, labels = _annotation_files(data, store, listing)
+    beside, digests = _beside(data, store, listing)
+    videos = Videos(listing)
+    annotations = _read(data, tables, labels, store.root, videos, beside)
+    objects = {item.object: videos.objects(item.object) for item in annotations.items if item.object}
+    named = [listing[key] for key in sorted({key for keys in objects.values() for key in keys})]
+    if not named:
+        raise InputError(f"none of the {len(annotations.items)} rows has its video", data.source, "check data.source")
+    inputs: dict[str, Any] = {
+        "data": data.model_dump(include={"format", "holdout", "first_second"}),
+        **({} if data.frame_rate == 30 else {"frame_rate": data.frame_rate}),
+        "annotations": [(table.split, _digest(table.file)) for table in tables],
+        "labels": labels and _digest(labels),
+        "objects": {item.key: item.identity for item in named},
+    }
+    if digests:  # ingestions without them stay what they are
+        inputs["beside"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        files, copied = collect(store, named, partial, output)
+        for folder in filter(videos.is_folder, objects):
+            write_frame_rate(partial / VIDEOS / folder, data.frame_rate)
+        found = {video: _whole(video, [files[key] for key in keys]) for video, keys in objects.items()}
+        manifest = Manifest(_rows(annotations.items, found), annotations.labels)
+        manifest.write(partial / MANIFEST)
+        coverage = _coverage(annotations)
+        write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
+        missing = len(coverage["missing_videos"])
+        megabytes = sum(entry.size for entry in files.values()) / 1e6
+        ignored = f"; {annotations.ignored} of a test split left out" if annotations.ignored else ""
+        return {
+            "outputs": {"manifest": MANIFEST, "coverage": COVERAGE, "videos": VIDEOS},
+            "summary": f"{len(found)} of {len(found) + missing} videos ({megabytes:.1f} MB), {missing} missing; "
+            f"{copied} copied, {len(files) - copied} kept{ignored}",
+            "digest": sha256_of(partial / MANIFEST),
+            "metrics": {"videos": len(found), "missing": missing},
+        }
+
+    return run_once("ingest", output, inputs, work, salvages=True)
+
+
+def source_version(data: Data) -> str:
+    """Identity of what `ingest` would find, from the listing alone: equal when no object of the source has changed."""
+    if data.source == "synthetic":
+        found: dict[str, Any] = {"synthetic": data.synthetic.model_dump()}
+    else:
+        store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
+        listing = {item.key: item for item in store.objects()}
+        tables, labels = _annotation_files(data, store, listing)
+        _, beside = _beside(data, store, listing)
+        files = [table.file for table in tables] + ([labels] if labels else [])
+        found = {
+            "objects": {key: item.identity for key, item in listing.items()},
+            "files": [[_digest(file) for file in files], beside],
+        }
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _generate(data: Data, generated: Path) -> Data:
+    """Write the synthetic source and return `data` as that of an ordinary folder."""
+    from slowfast_core.data import synthetic
+
+    write = synthetic.write_ava if data.format == "ava" else synthetic.write_kinetics
+    write(data.synthetic, generated)
+    labels = "labels.pbtxt" if data.format == "ava" else None
+    annotations = {"train": "train.csv", "val": "val.csv"}
+    return data.model_copy(update={"source": str(generated), "annotations": annotations, "labels": labels})
+
+
+def _annotation_files(
+    data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
+) -> tuple[list[Table], TextFile | None]:
+    tables: list[Table]
+    if data.format == "folders":
+        tables = []
+    elif isinstance(data.annotations, str):
+        tables = [Table(_read_text(data.annotations, store, listing), None)]
+    else:
+        splits: tuple[Split, ...] = get_args(Split)
+        named = [(split, data.annotations[split]) for split in splits if split in data.annotations]
+        tables = [Table(_read_text(name, store, listing), split) for split, name in named]
+    return tables, _read_text(data.labels, store, listing) if data.labels else None
+
+
+def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject]) -> TextFile:
+    """A file below the source, or a path of its own. The source goes first, so that no stray file shadows it."""
+    below = listing.get(posixpath.normpath(name))
+    own = Path(name).expanduser()
+    if below:
+        with TemporaryDirectory() as folder:
+            store.fetch(below, Path(folder) / "annotations")
+            return TextFile(posixpath.join(store.root, below.key), _text(Path(folder) / "annotations", name))
+    if own.is_file():
+        return TextFile(name, _text(own, name))
+    raise InputError(f"no annotation file {name!r}", store.root, "correct data.annotations or data.labels") from None
+
+
+def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]) -> tuple[ava.Beside, dict[str, str]]:
+    """What the recipe names beside AVA's annotations, and the digest of each of those files."""
+    excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
+    digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
+    boxes: dict[Split, PersonBoxes] = {}
+    splits: tuple[Split, ...] = get_args(Split)
+    with TemporaryDirectory() as folder:
+        for split in splits:
+            if name := data.person_boxes.files.get(f"person_boxes.{split}"):
+                below = listing.get(posixpath.normpath(name))
+                path = Path(folder) / split if below else Path(name).expanduser()
+                if below:
+                    store.fetch(below, path)
+                elif not path.is_file():
+                    raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
+                boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
+                digests[f"person_boxes.{split}"] = sha256_of(path)
+    return ava.Beside(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError("not a UTF-8 text file", name, "name an annotation file or a label file")
+    return text
+
+
+def _read(
+    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, beside: ava.Beside
+) -> Annotations:
+    match data.format:
+        case "kinetics":
+            return kinetics.read_annotations(tables, labels, data.holdout, videos)
+        case "list":
+            return lists.read_annotations(tables, labels, data.holdout, data.frame_rate, root, videos)
+        case "folders":
+            return folders.read_annotations(root, labels, data.holdout, videos)
+        case "charades":
+            return charades.read_annotations(tables, labels, data.holdout, videos)
+        case "frame_list":
+            return frame_lists.read_annotations(tables, labels, data.holdout, data.frame_rate, videos)
+        case "something":
+            return something.read_annotations(tables, labels, data.holdout, videos)
+        case "ava":
+            return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos, beside)
+
+
+def _whole(video: str, files: list[Entry]) -> Entry:
+    """What is known of a video's file, or of its frames together."""
+    if [file.key for file in files] == [video]:
+        return files[0]
+    lines = "".join(f"{file.sha256} {posixpath.basename(file.key)}\n" for file in files)
+    sha256 = hashlib.sha256(lines.encode()).hexdigest()
+    return Entry(video, "", sum(file.size for file in files), sha256)
+
+
+def _rows(items: Iterable[Item], videos: Mapping[str, Entry]) -> pd.DataFrame:
+    rows = []
+    for item in items:
+        row = asdict(item)
+        entry = videos[item.object] if item.object else None
+        row["path"] = f"{VIDEOS}/{entry.key}" if entry else ""
+        row["bytes"] = entry and entry.size
+        row["sha256"] = entry and entry.sha256
+        rows.append(row)
+    return pd.DataFrame(rows, columns=SCHEMA.names, dtype=object)
+
+
+def _coverage(annotations: Annotations) -> dict[str, Any]:
+    """How many rows the annotations expect, and how many have their video, in all, by split and by class."""
+    expected: Counter[tuple[str, str]] = Counter()
+    present: Counter[tuple[str, str]] = Counter()
+    for item in annotations.items:
+        classes = [annotations.labels[label] for label in item.labels]
+        groups = [("all", ""), ("split", item.split), *(("class", name) for name in classes if name)]
+        expected.update(groups)
+        present.update(groups if item.object else ())
+
+    def count(kind: str, name: str) -> dict[str, int]:
+        there = present[kind, name]
+        return {"expected": expected[kind, name], "present": there, "missing": expected[kind, name] - there}
+
+    return {
+        **count("all", ""),
+        "by_split": {split: count("split", split) for split in get_args(Split)},
+        "by_class": {name: count("class", name) for name in annotations.labels if name},
+        "ignored": annotations.ignored,
+        "missing_videos": sorted({item.video for item in annotations.items if not item.object}),
+    }
+
+
+def _digest(file: TextFile) -> str:
+    return hashlib.sha256(file.text.encode()).hexdigest()

@@ -1,0 +1,191 @@
+"""The training stage: what is checked before, the workers, and the record of what they left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slowfast_core.errors import InputError
+from slowfast_core.files import copy_whole, write_whole
+from slowfast_core.model.folder import WEIGHTS, recorded_digest
+from slowfast_core.once import StageResult, finished, read_result, run_once
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.training.checks import check_data, check_machine, check_start
+from slowfast_core.training.follow import followed, last_metrics
+from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
+from slowfast_core.training.job import Job, Stopped
+from slowfast_core.training.log import JsonLines
+from slowfast_core.training.ray_workers import RAY, cluster_of, run_workers
+from slowfast_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from slowfast_core.tracking.runs import Run
+
+START = "start.safetensors"  # the weights to start from, below the stage's folder
+# Settings of `train` that shape no weight: changing one starts no training again.
+NOT_IN_THE_WEIGHTS = {
+    "init_from",
+    "allow_overlap",
+    "keep_checkpoints",
+    "checkpoint_minutes",
+    "max_restarts",
+    "max_bad_share",
+    "checkpoint_steps",
+    "checkpoint_store",
+    "checkpoint_endpoint_url",
+    "log_samples",
+}
+
+
+def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
+    """Train on the clip store in `extracted`; `output` gets `model.safetensors` and `checkpoint.json`.
+
+    `init_from` is a checkpoint folder to start from. Killed, the next call goes on from the last checkpoint. Raises
+    InputError when recipe, data, start weights and machine do not go together.
+    """
+    recipe, notes = _with_gpus(recipe, extracted, output, init_from)
+    inputs = _inputs(recipe, extracted, init_from)
+    parent, data_version = inputs["parent"], inputs["data_version"]
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        fields = _fit(recipe, extracted / "store", partial, at, init_from, parent, data_version, notes)
+        return {**fields, "versions": read_result(extracted).versions}
+
+    return run_once("train", output, inputs, work, keep="checkpoints")
+
+
+def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
+    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do.
+
+    With `compute.gpus_per_worker: auto` it is the same whether it was done with GPUs or without.
+    """
+    found = _finished(recipe, extracted, output, init_from)
+    return found and found[1]
+
+
+def _finished(
+    recipe: Recipe, extracted: Path, output: Path, init_from: Path | None
+) -> tuple[Recipe, StageResult] | None:
+    for known in (recipe.with_gpus(0), recipe.with_gpus(1)):
+        if result := finished("train", output, _inputs(known, extracted, init_from)):
+            return known, result
+    return None
+
+
+def _with_gpus(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None) -> tuple[Recipe, list[str]]:
+    """The recipe with a number for `compute.gpus_per_worker: auto`, and what is to be noted of that.
+
+    The number is that of a finished training of these inputs, else by the GPUs that there are.
+    """
+    if recipe.compute.gpus_per_worker != "auto":
+        return recipe, []
+    if done := _finished(recipe, extracted, output, init_from):
+        return done[0], []
+    found = gpus_found(recipe.compute)
+    return recipe.with_gpus(gpus_of_a_worker(recipe.compute, found)), unused_gpus(recipe.compute, found)
+
+
+def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
+    """Everything the weights depend on."""
+    data_version = read_result(extracted).data_version or ""
+    parent = recorded_digest(init_from) if init_from else None
+    start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
+    kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
+    compute = recipe.compute.model_dump(include=kept)
+    inputs: dict[str, Any] = {
+        "clip": recipe.clip.model_dump(exclude={"sampling"} if recipe.clip.sampling == "dense" else None),
+        "model": recipe.model.model_dump(),
+        "train": start,
+        "compute": compute,
+    }
+    if recipe.train.final == "best":  # the held-out split, seen at this size, says which is
+        inputs["evaluate"] = recipe.evaluate.model_dump(include={"size"})
+    return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
+
+
+def _fit(
+    recipe: Recipe,
+    store: Path,
+    folder: Path,
+    at: Workspace,
+    init_from: Path | None,
+    parent: str | None,
+    data_version: str,
+    notes: Sequence[str],
+) -> Mapping[str, Any]:
+    from slowfast_core.data.manifest import read_manifest
+    from slowfast_core.training.checkpoint_store import fetch_newest
+    from slowfast_core.training.overlap import check_overlap, write_learned_from
+
+    check_machine(recipe)
+    labels, steps = check_data(recipe, store)
+    manifest = read_manifest(store / "manifest.parquet")
+    classifier = check_start(recipe, init_from, labels) if init_from else False
+    overlap = check_overlap(recipe, manifest, init_from) if init_from else []
+    job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier, parent)
+    job.prepare()
+    write_learned_from(folder, manifest, init_from)
+    if init_from:  # every worker sees this folder, and a registered model is on disk only for now
+        copy_whole(init_from / WEIGHTS, folder / START)
+    fetched = fetch_newest(job)
+    for note in notes:
+        JsonLines(job.log, enabled=True)(note=note)
+    with cluster_of(job, at):
+        run, absent = _open_run(recipe, at, folder, data_version)
+        with run, followed(job.log, steps, run) as logged:
+            try:
+                run_workers(job)
+            finally:
+                job.check()  # what a worker said tells more than that it ended
+            if job.stop.exists():
+                raise Stopped(folder)
+    for left in (RAY, "hosts"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    for spent in (folder / START, job.refusal):
+        spent.unlink(missing_ok=True)
+    known = {"labels": labels, "data_version": data_version, "parent_checkpoint": parent, "run_id": run.id}
+    return _told(job, known, [*fetched, *absent, *logged, *overlap])
+
+
+def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:
+    """Write what is known of the weights beside them; returns the fields of the stage's result."""
+    from slowfast_core.model.weights import load_weights, weights_digest
+
+    digest = weights_digest(load_weights(job.folder / "model.safetensors"))
+    record = {**json.loads(job.recipe.to_json()), **known, "weights_digest": digest}
+    write_whole(job.folder / "checkpoint.json", json.dumps(record, indent=1))
+    reached, epochs = last_metrics(job.log), f"{job.recipe.train.epochs} epochs"
+    done = f"loss {reached['loss']:.3f} after {epochs}" if reached else f"{epochs} were done before"
+    return {
+        "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
+        "summary": "; ".join([done, *notes]),
+        "digest": digest,
+        "weights_digest": digest,
+        "data_version": job.data_version,
+        "metrics": reached,
+    }
+
+
+def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> tuple[Run, list[str]]:
+    """The MLflow run of this training: a new one, or the one that was cut off. With what is to be noted.
+
+    Training goes on while MLflow is away, but begins only where its run can be opened: raises InputError.
+    """
+    from slowfast_core.tracking.answers import mlflow_in_one_line
+    from slowfast_core.tracking.continued import known_run, open_run_of
+
+    name, tags = f"{recipe.name} train", {"slowfast.stage": "train", "slowfast.recipe": recipe.name}
+    try:
+        run = open_run_of(folder, recipe.tracking, at, name, tags)
+    except InputError:
+        if known := known_run(folder, recipe.tracking, at, name):
+            return known, ["MLflow could not be used when the training went on"]
+        raise
+    with mlflow_in_one_line(run.uri):
+        run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)
+        run.log_dataset(recipe.data.name, data_version, recipe.data.source, "training")
+        run.log_data_report(at.data(recipe.data.name, "validate"))
+    return run, []

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import pytest
+
+from slowfast_core.data.annotations.ava import Beside, read_annotations
+from slowfast_core.data.annotations.common import Annotations, Item, Table, TextFile, Videos
+from slowfast_core.data.annotations.person_boxes import PersonBoxes
+from slowfast_core.errors import InputError
+
+MAP = TextFile("map.pbtxt", 'item {\n  name: "bend/bow {at} the \\"waist\\""\n  id: 1\n}\nitem { name: "run" id: 4 }\n')
+TRAIN = (
+    "one,0902,0.1,0.2,0.5,0.9,1,7\none,0902,0.1,0.2,0.5,0.9,4,7\none,0902,0.4,0.2,0.8,0.9,,8\none,0903,0,0,1,1,4,7\n"
+)
+VAL = "two,1798,0.25,0,1.0,1.0,4,0\n"
+
+
+def read(
+    train: str = TRAIN,
+    val: str | None = VAL,
+    labels: TextFile | None = MAP,
+    holdout: float = 0.0,
+    first: float = 900.0,
+    beside: Beside = Beside(),  # noqa: B008
+) -> Annotations:
+    tables = [Table(TextFile("t.csv", train), "train" if val else None)]
+    tables += [Table(TextFile("v.csv", val), "val")] if val else []
+    return read_annotations(tables, labels, holdout, first, Videos(["one.mkv", "movies/two.mp4"]), beside)
+
+
+def items_of(beside: Beside, **files: str) -> dict[str, Item]:
+    return {item.id: item for item in read(beside=beside, **files).items}  # type: ignore[arg-type]
+
+
+def test_lines_become_key_frames_with_boxes_by_person() -> None:
+    annotations = read()
+    assert [item.id for item in annotations.items] == ["one_0902", "one_0903", "two_1798"]
+    frame, _, other = annotations.items
+    assert (frame.video, frame.object, frame.split) == ("one", "one.mkv", "train")
+    assert (frame.second, frame.key, frame.start, frame.end) == (902, 2.0, 2.0, 2.0)
+    assert frame.boxes == [[0.1, 0.2, 0.5, 0.9], [0.4, 0.2, 0.8, 0.9]]
+    assert frame.box_labels == [[0, 3], []]
+    assert frame.labels == [0, 3]
+    assert (other.object, other.split, other.key) == ("movies/two.mp4", "val", 898.0)
+
+
+def test_label_maps_of_both_kinds_leave_gaps_empty() -> None:
+    assert read().labels == ('bend/bow {at} the \\"waist\\"', "", "", "run")
+    official = 'label {\n  name: "run"\n  label_id: 4\n  label_type: PERSON_MOVEMENT\n}\n'
+    assert read(labels=TextFile("map", official)).labels == ("", "", "", "run")
+    assert read(labels=None).labels == ("action_1", "action_2", "action_3", "action_4")
+
+
+def test_an_action_in_a_gap_of_the_label_map_is_kept() -> None:
+    assert read(val="two,1798,0,0,1,1,2,0\n").items[-1].labels == [1]
+
+
+def test_one_file_is_split_by_video() -> None:
+    rows = "".join(f"video{number},{second:04d},0,0,1,1,1,0\n" for number in range(8) for second in (902, 903))
+    items = read(rows, val=None, holdout=0.25).items
+    val = {item.video for item in items if item.split == "val"}
+    assert len(val) == 2
+    assert val.isdisjoint(item.video for item in items if item.split == "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one,0902,0.1,0.2,0.5,0.9,1", r"7 fields instead of 8 \(t\.csv:5\)"),
+        ("one,0902,0.1,0.2,0.5,0.9,1,7", r"the same as line 1 \(t\.csv:5\); remove one of them"),
+        ("one,0903,0,0,1,1,4,7", r"the same as line 4 \(t\.csv:5\)"),
+        ("one,second,0,0,1,1,1,0", r"second 'second' is not a whole number \(t\.csv:5\); .*no header"),
+        ("one,9.5,0,0,1,1,1,0", r"second '9\.5' is not a whole number \(t\.csv:5\)"),
+        ("one,899,0,0,1,1,1,0", r"second 899 is before the file starts \(t\.csv:5\); lower data\.first_second"),
+        ("one,902,left,0,1,1,1,0", r"x1 'left' is not a number \(t\.csv:5\)"),
+        ("one,902,0.5,0,0.5,1,1,0", r"box 0\.5,0,0\.5,1 \(t\.csv:5\)"),
+        ("one,902,0,0.9,1,0.1,1,0", r"box 0,0\.9,1,0\.1 \(t\.csv:5\)"),
+        ("one,902,0,0,320,240,1,0", r"box 0,0,320,240 \(t\.csv:5\); .*shares of the frame"),
+        ("one,902,-0.1,0,1,1,1,0", r"box -0\.1"),
+        ("one,902,0,0,1,1,5,0", r"action id 5 is not in the label map \(t\.csv:5\); its last id is 4"),
+        ("one,902,0,0,1,1,run,0", r"action id 'run' is not a whole number"),
+        ("one,902,0,0,1,1,0,0", r"action id '0' is not a whole number from 1"),
+        ("../../etc/passwd,902,0,0,1,1,1,0", r"leaves the data root \(t\.csv:5\)"),
+        (",902,0,0,1,1,1,0", r"empty video id \(t\.csv:5\)"),
+    ],
+)
+def test_malformed_lines_are_told(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(TRAIN + line + "\n")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run\njump\n", "not a label map"),
+        ("", "not a label map"),
+        ('item { name: "run" id: 1 } rubbish', "not a label map"),
+        ('item { name: "run" }', "without a name or an id"),
+        ('item { name: "run" id: 0 }', "without a name or an id"),
+        ('item { name: "run" id: 1 } item { name: "jump" id: 1 }', "id 1 is there twice"),
+    ],
+)
+def test_malformed_label_maps_are_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(labels=TextFile("map.pbtxt", text))
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(InputError, match=r"split 'val' is empty \(t\.csv\)"):
+        read(val=None)
+    with pytest.raises(InputError, match=r"split 'val' is empty \(t\.csv, v\.csv\)"):
+        read(val="\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'item {\n  name: "run"\n  id: 1\n',
+        'item { name: "run" id: 1 } item { name: "jump id: 2 }',
+        'item { name: "run" id: one }',
+        '{"run": 1}',
+    ],
+)
+def test_broken_label_maps_are_told(text: str) -> None:
+    with pytest.raises(InputError, match=r"\(map\.pbtxt\)") as error:
+        read(labels=TextFile("map.pbtxt", text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_map_of_other_actions_is_told() -> None:
+    with pytest.raises(InputError, match=r"no action id .* in the label map \(map\.pbtxt\); they are 1, 4\.\.\., .* 5"):
+        read(labels=TextFile("map.pbtxt", 'item { name: "fly" id: 5 }'))
+
+
+def test_both_official_lists_give_the_same_classes() -> None:
+    """The list of 80 with its types, and ActivityNet's choice of 60 of them, which keeps their ids."""
+    kinds = ("PERSON_MOVEMENT", "OBJECT_MANIPULATION", "PERSON_INTERACTION")
+    whole = "".join(
+        f'label {{\n  name: "action {n}"\n  label_id: {n}\n  label_type: {kinds[n % 3]}\n}}\n' for n in range(1, 81)
+    )
+    chosen = "".join(f'item {{\n  name: "action {n}"\n  id: {n}\n}}\n' for n in range(1, 81) if n % 4 != 1)
+    of_80, of_60 = (read(labels=TextFile(name, text)).labels for name, text in (("v2.2", whole), ("2019", chosen)))
+    assert (len(of_80), len(of_60)) == (80, 80)
+    assert sum(map(bool, of_60)) == 60
+    assert all(short in ("", long) for short, long in zip(of_60, of_80, strict=True))
+
+
+def test_files_without_person_ids() -> None:
+    """Their seconds are not padded; people are told apart by their boxes."""
+    train = "one,921,0.1,0.2,0.5,0.9,1\none,921,0.1,0.2,0.5,0.9,4\none,921,0.5,0.2,0.8,0.9,4\n"
+    [frame] = [item for item in read(train).items if item.split == "train"]
+    assert (frame.id, frame.key, frame.box_labels) == ("one_0921", 21.0, [[0, 3], [3]])
+    with pytest.raises(InputError, match=r"8 fields instead of 7 \(t\.csv:4\)"):
+        read(train + "one,921,0.1,0.2,0.5,0.9,1,0\n")
+    with pytest.raises(InputError, match=r"6 fields instead of 8 \(t\.csv:1\)"):
+        read("one,921,0.1,0.2,0.5,0.9\n")
+
+
+def test_key_frames_out_of_range_are_told() -> None:
+    assert len(read(beside=Beside(seconds=(902, 1798))).items) == 3
+    for second in ("0901", "1799"):
+        with pytest.raises(InputError, match=rf"second {second} is no key frame \(t\.csv:5\).*\[902, 1798\]"):
+            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", beside=Beside(seconds=(902, 1798)))
+
+
+def test_excluded_key_frames_are_left_out() -> None:
+    excluded = [TextFile("train.csv", "one,0903\none,1000\n"), TextFile("val.csv", "two,1797\n")]
+    assert list(items_of(Beside(excluded=excluded))) == ["one_0902", "two_1798"]
+    assert len(items_of(Beside(excluded=[TextFile("none.csv", "")]))) == 3
+
+
+def test_exclusions_that_leave_nothing_are_told() -> None:
+    with pytest.raises(InputError, match="split 'val' is empty"):
+        items_of(Beside(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one,0903,1\n", r"3 fields instead of 2 \(x\.csv:1\); a line is video_id,second"),
+        ("one,0903\none\n", r"1 fields instead of 2 \(x\.csv:2\)"),
+        ("video_id,timestamp\none,0903\n", r"second 'timestamp' is not a whole number \(x\.csv:1\).*no header"),
+        ("three,0903\n", r"excludes no annotated video \(x\.csv\)"),
+    ],
+)
+def test_wrong_exclusions_are_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(beside=Beside(excluded=[TextFile("x.csv", text)]))
+
+
+def predicted(**found: list[list[float]]) -> PersonBoxes:
+    keys = {(name[:-5], int(name[-4:])): boxes for name, boxes in found.items()}
+    return PersonBoxes("boxes.csv", keys)
+
+
+def test_predicted_boxes_of_val_are_to_be_scored() -> None:
+    people = [[0.2, 0.0, 0.9, 1.0, 0.95], [0.0, 0.0, 0.1, 0.1, 0.81]]
+    boxes = predicted(two_1798=people, two_1797=people[:1], two_0901=people, three_1000=people, one_0902=people)
+    items = items_of(Beside((902, 1798), boxes={"val": boxes}))
+    assert list(items) == ["one_0902", "one_0903", "two_1798", "two_1797"]
+    assert items["one_0902"].proposals is None
+    assert (items["two_1798"].boxes, items["two_1798"].proposals) == ([[0.25, 0.0, 1.0, 1.0]], people)
+    nobody = items["two_1797"]  # nobody was annotated there, so what is found is wrong
+    assert (nobody.boxes, nobody.box_labels, nobody.labels, nobody.proposals) == ([], [], [], people[:1])
+    assert (nobody.key, nobody.second, nobody.split, nobody.object) == (897.0, 1797, "val", "movies/two.mp4")
+    excluded = [TextFile("x.csv", "two,1797\n")]
+    assert "two_1797" not in items_of(Beside((902, 1798), excluded, {"val": boxes}))
+
+
+def test_a_val_key_frame_without_predictions_has_nothing_to_score() -> None:
+    val = VAL + "two,1700,0.25,0,1.0,1.0,4,0\n"
+    boxes = predicted(two_1798=[[0.2, 0.0, 0.9, 1.0, 0.95]])
+    assert items_of(Beside(boxes={"val": boxes}), val=val)["two_1700"].proposals == []
+
+
+def test_predicted_boxes_of_train_do_what_the_true_one_does_that_they_nearly_are() -> None:
+    """The IoU of the first with the box of person 7 is 0.97, that of the second 0.87, and person 8 does nothing."""
+    near, far, idle = [0.1, 0.2, 0.5, 0.88, 0.9], [0.1, 0.2, 0.46, 0.88, 0.9], [0.4, 0.2, 0.8, 0.9, 0.99]
+    near_idle = [0.4, 0.2, 0.8, 0.89, 0.9]
+    boxes = predicted(one_0902=[near, far, idle, near_idle], one_0904=[near])
+    items = items_of(Beside(boxes={"train": boxes}))
+    frame = items["one_0902"]
+    assert frame.boxes == [[0.1, 0.2, 0.5, 0.9], [0.4, 0.2, 0.8, 0.9], near[:4], near_idle[:4]]
+    assert frame.box_labels == [[0, 3], [], [0, 3], []]
+    assert (frame.proposals, frame.labels) == (None, [0, 3])
+    assert items["one_0903"].boxes == [[0, 0, 1, 1]]
+    assert "one_0904" not in items
+    wider = items_of(Beside(boxes={"train": boxes}, iou=0.85))
+    assert far[:4] in (wider["one_0902"].boxes or [])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_of_other_key_frames_are_told(split: str) -> None:
+    boxes = predicted(elsewhere_0902=[[0.2, 0.0, 0.9, 1.0, 0.95]])
+    said = rf"no key frame of these person boxes, such as elsewhere,0902, .* {split} split \(boxes\.csv\)"
+    with pytest.raises(InputError, match=said) as error:
+        read(beside=Beside(boxes={split: boxes}))  # type: ignore[dict-item]
+    assert "\n" not in str(error.value)

@@ -1,0 +1,164 @@
+"""Annotations whose numbers, names or repetitions are beyond measure: a line, or the right result, in bounded time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from videos import ava_row
+
+from slowfast_core.data.annotations import kinetics, lists, something
+from slowfast_core.data.annotations.common import Item, Table, TextFile, Videos, nearest, read_names, with_unique_ids
+from slowfast_core.data.annotations.label_map import read_label_map
+from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
+from slowfast_core.data.objects.store import open_store
+from slowfast_core.data.quality.report import quarantined, write_quarantine
+from slowfast_core.errors import InputError
+
+DIGITS = "9" * 5000
+
+
+def item(id_: str) -> Item:
+    return Item(id_, "v", None, "train", [0], 0.0, 1.0)
+
+
+DAMAGED_MAPS = {
+    "blanks": "item" + " " * 200_000 + "x",
+    "lines": "\n" * 200_000 + "x",
+    "open quotes": 'item { name: "' * 14_000,
+    "words": "item " * 40_000,
+    "an open block": "item {" + "a " * 100_000,
+    "escapes": 'item {"' + "\\" * 200_000,
+}
+
+
+@pytest.mark.timeout(60)  # of blanks, 48 kB took 51 s with one pattern for all, and four times as many 16 times as long
+@pytest.mark.parametrize("text", DAMAGED_MAPS.values(), ids=DAMAGED_MAPS)
+def test_a_damaged_label_map_is_refused_at_once(text: str) -> None:
+    with pytest.raises(InputError, match=r"not a label map \(map\)"):
+        read_label_map(TextFile("map", text))
+
+
+@pytest.mark.parametrize("number", [DIGITS, "-1", "0", "1.5", "x"])
+def test_ids_of_a_label_map_are_small_numbers(number: str) -> None:
+    with pytest.raises(InputError, match=r"label without a name or an id|above 9999"):
+        read_label_map(TextFile("map", f'item {{ name: "a" id: {number} }}'))
+
+
+def test_a_label_map_of_both_kinds_with_comments_is_read() -> None:
+    first = '# classes\nitem { name: "a # {b}" id: 1 }\n'
+    second = "label: {\n  name: 'c'\n  label_id: 3  # two is left out\n  label_type: X\n}"
+    assert read_label_map(TextFile("map", first + second)) == ("a # {b}", "", "c")
+
+
+def test_a_count_of_frames_of_thousands_of_digits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"9{40} frames \(a.txt:1\)"):
+        lists.read_annotations([Table(TextFile("a.txt", f"folder {DIGITS} 1\n"), None)], None, 0.5, 30, "", Videos(()))
+
+
+def test_numbers_of_thousands_of_digits_in_json() -> None:
+    with pytest.raises(InputError, match="thousands of digits"):
+        read_names(TextFile("labels.json", f'{{"a": {DIGITS}}}'))
+    with pytest.raises(InputError, match=r"label 'a' has the index '9999"):
+        read_names(TextFile("labels.json", f'{{"a": "{DIGITS}"}}'))
+    with pytest.raises(InputError, match="thousands of digits"):
+        something.read_annotations(
+            [Table(TextFile("a.json", f'[{{"id": {DIGITS}}}]'), None)], TextFile("l", "x"), 0.5, Videos(())
+        )
+
+
+def test_an_empty_label_without_an_index_is_refused() -> None:
+    with pytest.raises(InputError, match="label '' has the index 'x'"):
+        read_names(TextFile("labels.json", '{"": "x"}'))
+
+
+def test_nesting_inside_an_entry_is_refused() -> None:
+    entry = {"annotations": {"label": [[[]]], "segment": [0, 1]}, "subset": "train"}
+    with pytest.raises(InputError, match="no segment of two seconds"):
+        kinetics.read_annotations([Table(TextFile("a", json.dumps({"v": entry})), None)], None, 0.5, Videos(()))
+
+
+@pytest.mark.timeout(60)
+def test_many_rows_of_one_id_are_numbered_at_once() -> None:
+    ids = [one.id for one in with_unique_ids([item("a-3"), *(item("a") for _ in range(50_000))])]
+    assert ids[:4] == ["a-3", "a", "a-2", "a-4"]
+    assert len({*ids}) == len(ids) == 50_001
+
+
+def test_a_long_id_is_still_the_name_of_a_file(tmp_path: Path) -> None:
+    ids = [one.id for one in with_unique_ids([item("é" * 4000 + "1"), item("é" * 4000 + "2"), item("short")])]
+    assert len({*ids}) == 3
+    assert ids[2] == "short"
+    for id_ in ids:
+        (tmp_path / f".{id_}.12345678.mp4").touch()
+
+
+@pytest.mark.timeout(60)
+def test_long_names_are_not_compared() -> None:
+    assert "correct the row" in nearest("a" * 100_000, ["ab" * 50_000] * 20)
+    assert nearest("jmup", ["run", "jump"]) == "did you mean 'jump'?"
+
+
+CELLS = {cell: f"'{cell}" for cell in ("=1+1", "+1", "-2+3", "@SUM(A1)", " =1", "\uff1d1", "|calc", "%1")}
+CELLS |= {"\t=1": r"\t=1", "a\r=1": r"a\r=1", "a\n=1": r"a\n=1"}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_spreadsheet_runs_nothing_of_the_quarantine(cell: str, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"id": [cell, "a"], "video": [cell, "b=1"], "split": ["train", "val"]})
+    write_quarantine(quarantined(rows, {0: [cell], 1: ["not found"]}), tmp_path / "quarantine.csv")
+    with (tmp_path / "quarantine.csv").open(newline="", encoding="utf-8") as file:
+        _, first, second = csv.reader(file)
+    assert first == [CELLS[cell], CELLS[cell], "train", CELLS[cell]]
+    assert second == ["a", "b=1", "val", "not found"]
+
+
+def test_only_folders_and_buckets_are_stores() -> None:
+    with pytest.raises(InputError, match=r"neither a folder nor s3://bucket/prefix \(https://example.com/a\)"):
+        open_store("https://example.com/a")
+
+
+def whole_manifest(path: Path) -> bytes:
+    rows = [{**ava_row("one", "one.mp4", second), "proposals": None} for second in range(40)]
+    table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
+    Manifest(table, ("a", "")).write(path)
+    return path.read_bytes()
+
+
+def test_damaged_manifests_are_refused_in_one_line(tmp_path: Path) -> None:
+    """Every 40th byte is changed, and the file is cut there: most escaped as OSError before."""
+    path = tmp_path / "manifest.parquet"
+    whole = whole_manifest(path)
+    lines = []
+    for at in range(0, len(whole), 40):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :], os.urandom(at)):
+            path.write_bytes(damaged)
+            try:
+                read_manifest(path)
+            except InputError as error:
+                lines.append(str(error))
+    assert len(lines) > 2 * len(whole) // 40
+    assert all(line.startswith("not a manifest: ") for line in lines)
+
+
+@pytest.mark.parametrize("labels", ['"abc"', "{}", "[1]", "[" * 100_000, "9" * 5000, "null"])
+def test_a_manifest_with_other_labels_is_refused(labels: str, tmp_path: Path) -> None:
+    whole_manifest(tmp_path / "manifest.parquet")
+    table = pq.read_table(tmp_path / "manifest.parquet").replace_schema_metadata({"labels": labels})
+    pq.write_table(table, tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match="not a manifest"):
+        read_manifest(tmp_path / "manifest.parquet")
+
+
+def test_a_folder_in_place_of_a_manifest_and_a_missing_column(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no manifest"):
+        read_manifest(tmp_path)
+    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"labels": "[]"}), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match="not a manifest"):
+        read_manifest(tmp_path / "m.parquet")

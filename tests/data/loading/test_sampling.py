@@ -1,0 +1,191 @@
+"""Which frames and which part of the picture: exact numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slowfast_core.data.loading.sampling import (
+    View,
+    boxes_in_view,
+    centred_indices,
+    clip_indices,
+    evaluation_indices,
+    labels_within,
+    random_start,
+    random_view,
+    spatial_views,
+    training_indices,
+    uniform_starts,
+    whole_view,
+)
+from slowfast_core.recipe.load import Clip
+
+SPAN_64 = Clip(T=4, tau=16, alpha=8)  # 32 frames, every second one
+
+
+def test_a_clip_takes_32_frames_every_second_one() -> None:
+    assert clip_indices(SPAN_64, 10, 300) == list(range(10, 74, 2))
+    assert clip_indices(Clip(T=8, tau=8, alpha=4), 0, 64) == list(range(0, 64, 2))
+    assert clip_indices(Clip(T=2, tau=3, alpha=1), 4, 100) == [4, 7]
+
+
+def test_slow_frames_are_tau_apart() -> None:
+    assert clip_indices(SPAN_64, 0, 300)[:: SPAN_64.alpha] == [0, 16, 32, 48]
+
+
+@pytest.mark.parametrize("frames", [1, 5, 62, 63, 64])
+def test_a_short_video_repeats_its_last_frame(frames: int) -> None:
+    indices = clip_indices(SPAN_64, 0, frames)
+    assert len(indices) == 32
+    assert indices == [min(i, frames - 1) for i in range(0, 64, 2)]
+
+
+def test_ten_starts_are_spread_from_the_first_span_to_the_last() -> None:
+    assert uniform_starts(SPAN_64, 300, 10) == [0, 26, 52, 78, 104, 131, 157, 183, 209, 236]
+    assert uniform_starts(SPAN_64, 73, 10) == list(range(10))
+    assert uniform_starts(SPAN_64, 300, 2) == [0, 236]
+    assert uniform_starts(SPAN_64, 300, 1) == [118]
+
+
+@pytest.mark.parametrize("frames", [1, 63, 64])
+def test_a_video_no_longer_than_a_span_has_all_its_clips_at_the_start(frames: int) -> None:
+    assert uniform_starts(SPAN_64, frames, 10) == [0] * 10
+    assert {random_start(SPAN_64, frames, np.random.default_rng(i)) for i in range(20)} == {0}
+
+
+def test_random_starts_reach_both_ends_and_nothing_beyond() -> None:
+    random = np.random.default_rng(0)
+    starts = [random_start(SPAN_64, 70, random) for _ in range(500)]
+    assert set(starts) == set(range(7))
+
+
+def test_dense_sampling_is_a_span_from_a_random_start() -> None:
+    random, again = np.random.default_rng(1), np.random.default_rng(1)
+    assert training_indices(SPAN_64, 300, random) == clip_indices(SPAN_64, random_start(SPAN_64, 300, again), 300)
+    starts = uniform_starts(SPAN_64, 300, 10)
+    assert evaluation_indices(SPAN_64, 300, 10) == [clip_indices(SPAN_64, start, 300) for start in starts]
+
+
+SEGMENTS = Clip(T=4, tau=2, alpha=2, sampling="segments")  # 8 frames of the whole video
+
+
+@pytest.mark.parametrize(
+    ("frames", "middle"),
+    [
+        (9, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (49, [3, 9, 15, 21, 27, 33, 39, 45]),
+        (42, [2, 7, 12, 17, 23, 28, 33, 38]),  # parts of 5.125 frames
+        (4, [0, 0, 1, 1, 2, 2, 2, 3]),
+        (1, [0] * 8),
+    ],
+)
+def test_segments_give_their_middle_in_testing_and_any_frame_in_training(frames: int, middle: list[int]) -> None:
+    assert evaluation_indices(SEGMENTS, frames, 1) == [middle]
+    random = np.random.default_rng(0)
+    drawn = np.array([training_indices(SEGMENTS, frames, random) for _ in range(400)])
+    size = (frames - 1) / 8
+    borders = [round(size * part) for part in range(9)]
+    for part in range(8):
+        assert set(drawn[:, part]) == set(range(borders[part], borders[part + 1] + 1))
+
+
+def test_labels_of_a_span_are_those_that_go_on_in_it() -> None:
+    spans = [[3, 1.0, 2.0], [1, 1.5, 4.0], [3, 6.0, 7.0], [2, 8.0, 9.0]]
+    assert labels_within(spans, 0.0, 0.99) == []
+    assert labels_within(spans, 2.0, 2.5) == [1, 3]
+    assert labels_within(spans, 4.5, 6.0) == [3]
+    assert labels_within(spans, 1.6, 1.6) == [1, 3]
+    assert labels_within(spans, 0.0, 99.0) == [1, 2, 3]
+
+
+def test_a_key_frame_is_in_the_middle_of_both_pathways() -> None:
+    indices = centred_indices(SPAN_64, 100, 300)
+    assert indices == list(range(68, 132, 2))
+    assert indices[16] == 100
+    assert 100 in indices[:: SPAN_64.alpha]
+
+
+def test_a_key_frame_near_an_end_is_clamped() -> None:
+    assert centred_indices(SPAN_64, 4, 300) == [0] * 14 + list(range(0, 36, 2))
+    assert centred_indices(SPAN_64, 299, 300) == [*range(267, 299, 2), *[299] * 16]
+    assert centred_indices(SPAN_64, 0, 1) == [0] * 32
+
+
+@pytest.mark.parametrize(("width", "height"), [(340, 256), (256, 340), (256, 256), (100, 80)])
+def test_random_views_are_square_and_in_the_picture(width: int, height: int) -> None:
+    random = np.random.default_rng(0)
+    views = [random_view(width, height, (256, 320), 224, True, random) for _ in range(300)]
+    for view in views:
+        assert view.width == view.height
+        assert view.x >= 0
+        assert view.y >= 0
+        assert view.x + view.width <= width + 1e-9
+        assert view.y + view.height <= height + 1e-9
+        assert (view.out_height, view.out_width) == (224, 224)
+    # resized so that the short side is 256 to 320, the crop of 224 is 224/320 to 224/256 of the short side
+    shares = [view.width / min(width, height) for view in views]
+    assert min(shares) == pytest.approx(224 / 320)
+    assert max(shares) == pytest.approx(224 / 256)
+    assert len({round(share, 6) for share in shares}) > 40
+    assert 100 < sum(view.flip for view in views) < 200
+
+
+def test_a_crop_larger_than_the_picture_is_the_largest_square() -> None:
+    view = random_view(64, 48, (40, 40), 56, False, np.random.default_rng(0))
+    assert (view.width, view.height, view.y, view.flip) == (48, 48, 0, False)
+
+
+def test_the_generator_decides_everything() -> None:
+    draw = [random_view(340, 256, (256, 320), 224, True, np.random.default_rng([3, 1])) for _ in range(2)]
+    assert draw[0] == draw[1]
+
+
+def test_three_crops_lie_along_the_longer_side() -> None:
+    assert spatial_views(340, 256, 224, 3) == [View(x, 0, 256, 256, 224, 224) for x in (0, 42, 84)]
+    assert spatial_views(256, 341, 224, 3) == [View(0, y, 256, 256, 224, 224) for y in (0, 42.5, 85)]
+    assert spatial_views(340, 256, 224, 1) == [View(42, 0, 256, 256, 224, 224)]
+    assert set(spatial_views(64, 64, 32, 3)) == {View(0, 0, 64, 64, 32, 32)}
+
+
+def test_the_whole_view_keeps_the_shape() -> None:
+    assert whole_view(640, 480, 256) == View(0, 0, 640, 480, 256, 341)
+    assert whole_view(480, 640, 256) == View(0, 0, 480, 640, 341, 256)
+
+
+@pytest.mark.parametrize("sides", [(0, 4, 4, 4), (4, -1, 4, 4), (4, 4, 0, 4), (4, 4, 4, 0)])
+def test_an_empty_view_is_refused(sides: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="empty view"):
+        View(0, 0, *sides)
+
+
+def test_boxes_become_pixels_of_the_view() -> None:
+    whole = View(0, 0, 200, 100, 50, 100)
+    assert boxes_in_view([(0.1, 0.2, 0.5, 1.0)], 200, 100, whole) == [(0, (10, 10, 50, 50))]
+
+
+def test_boxes_follow_crop_and_mirror() -> None:
+    boxes = [(0.30, 0.20, 0.40, 0.40)]  # pixels 60..80, 20..40 of 200 x 100
+    [(_, box)] = boxes_in_view(boxes, 200, 100, View(50, 10, 50, 50, 100, 100))
+    assert box == pytest.approx((20, 20, 60, 60))
+    [(_, mirrored)] = boxes_in_view(boxes, 200, 100, View(50, 10, 50, 50, 100, 100, flip=True))
+    assert mirrored == pytest.approx((40, 20, 80, 60))
+
+
+def test_boxes_are_cut_at_the_border_and_left_out_beyond_it() -> None:
+    view = View(50, 0, 100, 100, 100, 100)
+    boxes = [
+        (0.0, 0.1, 0.2, 0.5),  # left of the view
+        (0.2, 0.1, 0.5, 0.5),  # over its left border
+        (0.6, 0.5, 1.0, 1.0),  # over its right border
+        (0.252, 0.1, 0.256, 0.5),  # narrower than a pixel
+        (0.1, 0.1, 0.2525, 0.5),  # of which half a pixel is in the view
+    ]
+    assert boxes_in_view(boxes, 200, 100, view) == [
+        (1, pytest.approx((0, 10, 50, 50))),
+        (2, pytest.approx((70, 50, 100, 100))),
+    ]
+
+
+def test_no_boxes_stay_none() -> None:
+    assert boxes_in_view([], 200, 100, View(0, 0, 200, 100, 50, 100)) == []

@@ -1,0 +1,314 @@
+"""The pipeline that is compiled for Kubernetes, read back strictly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import kubernetes
+from kfp.pipeline_spec import pipeline_spec_pb2
+from manifests import validate
+from policies import complaints
+
+from pipelines.kubernetes.compile import compile_pipeline
+from pipelines.kubernetes.settings import load_cluster
+from slowfast_core.errors import InputError
+from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
+from slowfast_core.ray_jobs.rayjob_settings import VARIABLE, RayJobSettings
+from slowfast_core.ray_jobs.stage_job import StageJob
+from slowfast_core.recipe.load import load_recipe
+
+HERE = Path(__file__).parent
+GOLDEN = HERE.parents[1] / "golden" / "pipeline.yaml"
+CLUSTER = load_cluster(HERE / "cluster.yaml")
+CPU, GPU = CLUSTER.image, CLUSTER.gpu_image
+ON_GPUS = ("compute.workers=2", "compute.gpus_per_worker=1", "compute.cpus_per_worker=4", "compute.loader_workers=3")
+Config = kubernetes.kubernetes_executor_config_pb2.KubernetesExecutorConfig
+
+
+def compiled(*overrides: str) -> tuple[Any, dict[str, Any]]:
+    """The specification, and what each container has of Kubernetes: neither with a field that is not known."""
+    text = compile_pipeline(load_recipe(str(HERE.parent / "tiny.yaml"), overrides), CLUSTER)
+    spec, platform = yaml.load_all(text, Loader=yaml.CSafeLoader)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    parsed = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    return parsed, {name: json_format.ParseDict(config, Config()) for name, config in executors.items()}
+
+
+@pytest.fixture(scope="module")
+def one() -> tuple[Any, dict[str, Any]]:
+    return compiled("finetune=null", *ON_GPUS)
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Any, dict[str, Any]]:
+    return compiled()
+
+
+def containers(spec: Any) -> dict[str, Any]:
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+
+
+def tasks(spec: Any) -> dict[str, Any]:
+    """Every task that is a container, by the name of its component."""
+    dags = [spec.root, *spec.components.values()]
+    found = [task for dag in dags for task in dag.dag.tasks.values()]
+    leaves = {name for name, component in spec.components.items() if component.executor_label}
+    return {task.component_ref.name: task for task in found if task.component_ref.name in leaves}
+
+
+def test_it_equals_the_golden_file_here_and_in_another_process(tmp_path: Path) -> None:
+    """`slowfast pipeline compile RECIPE --cluster ... --set ...`, as below, renews the file."""
+    one_gpu = "compute.gpus_per_worker=1"
+    recipe = load_recipe(str(HERE.parent / "tiny.yaml"), [one_gpu])
+    manifests = compile_pipeline(recipe, CLUSTER)
+    assert compile_pipeline(recipe, CLUSTER) == manifests
+    assert without_text_of_kfp(manifests) == without_text_of_kfp(GOLDEN.read_text())
+    slowfast, output = Path(sys.executable).with_name("slowfast"), tmp_path / "pipeline.yaml"
+    options = ["--cluster", HERE / "cluster.yaml", "--output", output, "--set", one_gpu]
+    command = [str(part) for part in (slowfast, "pipeline", "compile", HERE.parent / "tiny.yaml", *options)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "1"})
+    assert output.read_bytes() == manifests.encode()
+
+
+def without_text_of_kfp(manifests: str) -> list[dict[str, Any]]:
+    """The documents less what another release of KFP may word differently: its version, and how it starts our code."""
+    documents = list(yaml.safe_load_all(manifests))
+    (specification,) = (document for document in documents if "sdkVersion" in document)
+    del specification["sdkVersion"]
+    for executor in specification["deploymentSpec"]["executors"].values():
+        *_, source = executor["container"]["command"]
+        executor["container"]["command"] = source[source.index("def ") :]
+    return documents
+
+
+def test_every_task_has_image_resources_retry_and_time_limit(both: tuple[Any, dict[str, Any]]) -> None:
+    spec, kubernetes_of = both
+    images, found = containers(spec), tasks(spec)
+    assert len(found) == len(images) == len(kubernetes_of) == 20
+    for component, task in found.items():
+        name = component.removeprefix("comp-")
+        asked = images[name]["resources"]
+        assert images[name]["image"] in (CPU, GPU)
+        assert float(asked["resourceCpuLimit"]) > 0
+        assert asked["resourceCpuRequest"] == asked["resourceCpuLimit"]
+        assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"]
+        assert asked["resourceMemoryLimit"].endswith("G")
+        assert task.retry_policy.max_retry_count >= 1
+        assert task.retry_policy.backoff_duration.seconds == 60
+        assert task.retry_policy.backoff_factor == 2
+        assert task.retry_policy.backoff_max_duration.seconds == 900
+        assert kubernetes_of[f"exec-{name}"].active_deadline_seconds >= 3600
+
+
+def test_every_pod_is_non_root_with_the_volume_and_no_secret_in_words(both: tuple[Any, dict[str, Any]]) -> None:
+    spec, kubernetes_of = both
+    for config in kubernetes_of.values():
+        assert config.security_context.run_as_non_root
+        assert (config.security_context.run_as_user, config.security_context.run_as_group) == (1000, 1000)
+        (mount,) = config.pvc_mount
+        assert (mount.constant, mount.mount_path) == ("videos", "/data")
+        (run,) = config.field_path_as_env
+        assert (run.name, run.field_path) == ("SLOWFAST_PIPELINE_RUN", "metadata.labels['pipeline/runid']")
+        assert [secret.secret_name for secret in config.image_pull_secret] == ["registry"]
+    literal = {item["name"] for container in containers(spec).values() for item in container["env"]}
+    assert literal == {"SLOWFAST_IMAGE", "AWS_ENDPOINT_URL"}
+
+
+def test_a_secret_goes_to_the_stages_that_need_it(both: tuple[Any, dict[str, Any]]) -> None:
+    _, kubernetes_of = both
+    given = {
+        name.removeprefix("exec-"): {
+            (secret.secret_name, key.secret_key, key.env_var)
+            for secret in config.secret_as_env
+            for key in secret.key_to_env
+        }
+        for name, config in kubernetes_of.items()
+    }
+    s3 = {("store", "id", "AWS_ACCESS_KEY_ID"), ("store", "key", "AWS_SECRET_ACCESS_KEY")}
+    mlflow, ray = {("mlflow", "token", "MLFLOW_TRACKING_TOKEN")}, {("ray", "auth_token", "RAY_AUTH_TOKEN")}
+    assert given["prepare"] == given["ingest"] == given["ingest-2"] == s3
+    assert given["extract"] == s3 | ray
+    assert given["train"] == given["finetune"] == mlflow | ray
+    assert given["evaluate"] == given["register"] == given["close"] == mlflow
+    assert given["validate"] == given["changes"] == given["keep"] == given["trained"] == set()
+
+
+def test_checkpoints_in_a_bucket_need_its_secret() -> None:
+    _, kubernetes_of = compiled("finetune=null", "train.checkpoint_store=s3://bucket/checkpoints")
+    assert "store" in {secret.secret_name for secret in kubernetes_of["exec-train"].secret_as_env}
+
+
+def test_who_asks_for_a_registered_model_to_start_from_gets_the_registrys_secret() -> None:
+    _, kubernetes_of = compiled("finetune=null", "train.init_from=models:/kinetics@champion")
+    assert {secret.secret_name for secret in kubernetes_of["exec-changes"].secret_as_env} == {"mlflow"}
+
+
+def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: tuple[Any, dict[str, Any]]) -> None:
+    spec, kubernetes_of = one
+    images = containers(spec)
+    with_gpu = {name: item for name, item in images.items() if "accelerator" in item["resources"]}
+    counts = {name: item["resources"]["accelerator"]["resourceCount"] for name, item in with_gpu.items()}
+    assert counts == {"train": "2", "evaluate": "1"}
+    assert {item["image"] for item in with_gpu.values()} == {GPU}
+    assert {images[name]["image"] for name in images.keys() - with_gpu.keys()} == {CPU}
+    assert images["train"]["resources"]["resourceCpuLimit"] == "16"  # 2 workers x (4 CPUs + 3 loaders) + 2
+    assert images["train"]["resources"]["resourceMemoryLimit"] == "17G"  # 2 x (4 GB + the cache of 100 MB) + 8
+    for name, config in kubernetes_of.items():
+        on_gpu = name.removeprefix("exec-") in with_gpu
+        assert dict(config.node_selector.labels) == ({"accelerator": "h100"} if on_gpu else {})
+        assert [toleration.key for toleration in config.tolerations] == (["nvidia.com/gpu"] if on_gpu else [])
+        shm = [(mount.mount_path, mount.medium, mount.size_limit) for mount in config.empty_dir_mounts]
+        assert shm == ([("/dev/shm", "Memory", "8G")] if on_gpu else [])
+
+
+@pytest.mark.parametrize("gpu_image", [GPU, None])
+def test_auto_is_settled_by_whether_the_cluster_names_an_image_for_gpus(gpu_image: str | None) -> None:
+    """In the pods and in the recipe that they get, and for the branch as well: nothing is left to a pod to find out."""
+    auto = ("compute.gpus_per_worker=auto", "finetune.compute.gpus_per_worker=auto")
+    cluster = CLUSTER.model_copy(update={"gpu_image": gpu_image})
+    written = [override.replace("auto", str(int(gpu_image is not None))) for override in auto]
+    tiny = str(HERE.parent / "tiny.yaml")
+    text, by_hand = (compile_pipeline(load_recipe(tiny, each), cluster) for each in (auto, written))
+    assert text == by_hand
+    assert ("resourceCount" in text) == (gpu_image is not None)
+
+
+def test_a_ray_cluster_has_the_gpus_not_the_pod_that_drives_it() -> None:
+    spec, _ = compiled("finetune=null", *ON_GPUS, "compute.address=slowfast-head-svc:6379")
+    train = containers(spec)["train"]["resources"]
+    assert "accelerator" not in train
+    assert (train["resourceCpuLimit"], train["resourceMemoryLimit"]) == ("2", "8G")
+
+
+@pytest.mark.parametrize("where", [["rayjob"], ["jobs", "compute.jobs_address=http://slowfast-head-svc:8265"]])
+def test_the_pod_of_a_job_only_waits_for_it(where: list[str]) -> None:
+    spec, kubernetes_of = compiled("finetune=null", *ON_GPUS, f"compute.run_on={where[0]}", *where[1:])
+    for stage in ("extract", "train"):
+        asked = containers(spec)[stage]["resources"]
+        assert "accelerator" not in asked
+        assert (asked["resourceCpuLimit"], asked["resourceMemoryLimit"]) == ("1", "2G")
+        assert "ray" in [secret.secret_name for secret in kubernetes_of[f"exec-{stage}"].secret_as_env]
+    assert kubernetes_of["exec-train"].active_deadline_seconds == 240 * 3600
+    told = {name for name, item in containers(spec).items() if VARIABLE in {each["name"] for each in item["env"]}}
+    assert told == ({"extract", "train"} if where == ["rayjob"] else set())
+
+
+def test_the_rayjob_of_a_compiled_stage_is_what_kuberay_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    overrides = ("finetune=null", *ON_GPUS, "compute.run_on=rayjob")
+    spec, _ = compiled(*overrides)
+    recipe = load_recipe(str(HERE.parent / "tiny.yaml"), overrides)
+    for stage, secret in (("extract", "store"), ("train", "mlflow")):
+        (value,) = (each["value"] for each in containers(spec)[stage]["env"] if each["name"] == VARIABLE)
+        monkeypatch.setenv(VARIABLE, value)
+        settings = RayJobSettings.from_environment()
+        resource = rayjob_of(StageJob(f"slowfast-{stage}-1", stage, tmp_path), recipe, settings)
+        validate(resource)
+        assert complaints([resource]) == []
+        assert [each.name for each in settings.secrets] == [secret]
+        assert resource["metadata"]["namespace"] == "videos"
+        assert resource["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "ray"}
+    (group,) = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    assert pod["containers"][0]["image"] == GPU
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["nodeSelector"] == {"accelerator": "h100"}
+
+
+def test_a_rayjob_needs_a_token() -> None:
+    secrets = CLUSTER.secrets.model_copy(update={"ray": None})
+    recipe = load_recipe(str(HERE.parent / "tiny.yaml"), ["compute.run_on=rayjob"])
+    with pytest.raises(InputError, match=r"secrets\.ray"):
+        compile_pipeline(recipe, CLUSTER.model_copy(update={"secrets": secrets}))
+
+
+def test_settings_override_what_a_stage_asks_for(one: tuple[Any, dict[str, Any]]) -> None:
+    spec, kubernetes_of = one
+    assert containers(spec)["evaluate"]["resources"]["resourceMemoryLimit"] == "24G"
+    assert tasks(spec)["comp-evaluate"].retry_policy.max_retry_count == 1
+    assert kubernetes_of["exec-evaluate"].active_deadline_seconds == 6 * 3600
+
+
+def test_training_is_under_a_condition_and_the_exit_handler_after_all(one: tuple[Any, dict[str, Any]]) -> None:
+    spec, _ = one
+    parents = {
+        task: (name, item.trigger_policy.condition)
+        for name, component in spec.components.items()
+        for item in component.dag.tasks.values()
+        for task in spec.components[item.component_ref.name].dag.tasks
+    }
+    train, keep = parents["train"], parents["keep"]
+    assert train[0] == keep[0]
+    assert train[0].startswith("comp-condition-branches-")
+    assert train[1] == "inputs.parameter_values['pipelinechannel--changes-train'] == 'yes'"
+    assert keep[1] == f"!({train[1]})"
+    close = spec.root.dag.tasks["close"]
+    assert list(close.dependent_tasks) == ["exit-handler-1"]
+    all_upstream = pipeline_spec_pb2.PipelineTaskSpec.TriggerPolicy.TriggerStrategy.ALL_UPSTREAM_TASKS_COMPLETED
+    assert close.trigger_policy.strategy == all_upstream
+    assert set(spec.root.dag.tasks) == {"close", "exit-handler-1"}
+
+
+def test_the_exit_handler_knows_every_experiment() -> None:
+    spec, _ = compiled("finetune.tracking.experiment=actors")
+    experiments = spec.root.dag.tasks["close"].inputs.parameters["experiments"]
+    assert json_format.MessageToDict(experiments.runtime_value.constant) == ["actors", "slowfast"]
+
+
+def test_operators_change_four_things(one: tuple[Any, dict[str, Any]]) -> None:
+    parameters = one[0].root.input_definitions.parameters
+    assert set(parameters) == {"recipe", "data_version", "workers", "epochs"}
+    assert all(parameter.is_optional for parameter in parameters.values())
+    assert json.loads(parameters["recipe"].default_value.string_value)["name"] == "tiny"
+
+
+def test_the_cache_sees_the_source_the_data_and_the_image(one: tuple[Any, dict[str, Any]]) -> None:
+    spec, _ = one
+    found = tasks(spec)
+    cached = {name.removeprefix("comp-") for name, task in found.items() if task.caching_options.enable_cache}
+    assert cached == {"ingest", "validate", "extract", "evaluate", "register"}
+
+    def source(task: str, parameter: str) -> str:
+        return found[f"comp-{task}"].inputs.parameters[parameter].task_output_parameter.output_parameter_key
+
+    assert {source(stage, "source_version") for stage in ("ingest", "validate", "extract")} == {"source"}
+    versions = [found[f"comp-{stage}"].inputs.parameters["versions"] for stage in ("evaluate", "register")]
+    assert {each.task_output_parameter.producer_task for each in versions} == {"trained"}
+    assert "changes-data_version" in found["comp-train"].inputs.parameters["data_version"].component_input_parameter
+    assert source("trained", "weights").startswith("pipelinechannel--condition-branches-")
+
+
+def test_without_the_digest_of_its_image_nothing_is_cached() -> None:
+    recipe = load_recipe(str(HERE.parent / "tiny.yaml"), ["finetune=null"])
+    text = compile_pipeline(recipe, CLUSTER.model_copy(update={"image": "slowfast-cpu:0.1.0"}))
+    assert "enableCache" not in text
+
+
+def test_manifests_are_a_pipeline_and_a_version_named_by_their_content() -> None:
+    recipe = load_recipe(str(HERE.parent / "tiny.yaml"), ["finetune=null"])
+    names = []
+    for epochs in (2, 2, 3):
+        changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": epochs})})
+        text = compile_pipeline(changed, CLUSTER, manifest=True)
+        pipeline, version = yaml.load_all(text, Loader=yaml.CSafeLoader)
+        assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+        assert {item["apiVersion"] for item in (pipeline, version)} == {"pipelines.kubeflow.org/v2beta1"}
+        assert {item["metadata"]["namespace"] for item in (pipeline, version)} == {"videos"}
+        assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "slowfast-tiny"
+        json_format.ParseDict(version["spec"]["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
+        json_format.ParseDict(version["spec"]["platformSpec"], pipeline_spec_pb2.PlatformSpec())
+        names.append(version["metadata"]["name"])
+    assert names[0] == names[1] != names[2]
+
+
+def test_the_example_of_the_settings_is_right() -> None:
+    assert load_cluster(HERE.parents[2] / "pipelines" / "kubernetes" / "cluster.example.yaml").cacheable
