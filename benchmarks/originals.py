@@ -13,7 +13,8 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.video.decoding import DecodeError, probe
+from slowfast_core.data.video.decoding import probe
+from slowfast_core.data.video.info import DecodeError
 from slowfast_core.recipe.load import Clip, Recipe, Store, parse_recipe
 from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace

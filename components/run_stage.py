@@ -17,8 +17,8 @@ from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult, read_result
 from slowfast_core.progress import PROGRESS_FILE
+from slowfast_core.ray_jobs.dispatch import run_stage
 from slowfast_core.recipe.load import parse_recipe
-from slowfast_core.stages.flow import run_stage
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 from slowfast_core.workspace import Workspace
 

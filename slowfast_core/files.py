@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slowfast_core.errors import InputError
+from slowfast_core.errors import FULL, InputError
 
 
 @contextmanager
@@ -61,3 +63,50 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"path {relative!r} leaves the data root", root, "use paths below the root, without '..'")
     return path
+
+
+@contextmanager
+def disk_in_one_line(where: str, target: Path) -> Iterator[None]:
+    """Raise failures of the file system as InputError; `where` names the object, `target` is the file to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            mend = "free some, or choose another --workspace; a rerun goes on from the finished files"
+            raise InputError(f"no space left on the disk: {error.strerror}", target, mend) from None
+        what = f"cannot read or write {error.filename or 'the file'}: {error.strerror or error}"
+        raise InputError(what, where, "mend the folder or the file") from None
+
+
+@contextmanager
+def full_disk_in_one_line(where: Path) -> Iterator[None]:
+    """Of writing the clip store, by FFmpeg too: a disk that is full, or a quota used up, told as InputError."""
+    try:
+        yield
+    except Exception as error:
+        # FFmpeg's errors are not all OSErrors, but all have their number.
+        if getattr(error, "errno", None) not in FULL:
+            raise
+        what = f"cannot write the clip store: {str(getattr(error, 'strerror', error)).lower()}"
+        raise InputError(what, where, "make room, then extract again: what is finished is kept") from None
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse at once what cannot fit."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"no space left on the disk for {needed / 1e9:.1f} GB: {free / 1e9:.1f} GB are free"
+        raise InputError(what, folder, "free some, or choose another --workspace")
+
+
+@contextmanager
+def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
+    """Within the block SIGTERM calls `act`. In other threads than the main one, whose the signals are, it does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,7 @@ STAGES = {
     "extract": ("stages/extract.py",),
     "train": ("stages/train.py",),
     "evaluate": ("stages/evaluate.py", "evaluation/report.html"),
-    "register": ("tracking/registry.py",),
+    "register": ("stages/register.py",),
     "convert": ("convert/convert.py",),
 }
 # Modules that start, follow and record work, and decide nothing in its results. What only they import is left out too.

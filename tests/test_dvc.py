@@ -19,9 +19,9 @@ from slowfast_core.once import run_once
 from slowfast_core.recipe.load import Data, Recipe, load_recipe
 from slowfast_core.stages import evaluate
 from slowfast_core.stages import extract as extraction
+from slowfast_core.stages import register as registration
 from slowfast_core.stages import train as launch
 from slowfast_core.stages import validate as validation
-from slowfast_core.tracking import registry
 
 VERSIONS = "slowfast_core/stage_versions.yaml"
 STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
@@ -72,7 +72,7 @@ def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable
         "extract": lambda recipe: extraction._inputs(recipe.data, recipe.clip, root / "validate"),
         "train": lambda recipe: launch._inputs(recipe, root / "extract", None),
         "evaluate": lambda recipe: evaluate._inputs(recipe, "v", "w"),
-        "register": lambda recipe: registry._inputs(recipe, root / "train", root / "evaluate", "uri"),
+        "register": lambda recipe: registration._inputs(recipe, root / "train", root / "evaluate", "uri"),
     }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from components.run_stage import events_folder
 from slowfast_core.recipe.load import Tracking
-from slowfast_core.tracking.closing import close_runs
-from slowfast_core.tracking.runs import PIPELINE_VARIABLE, store_uri
+from slowfast_core.tracking.runs import PIPELINE_VARIABLE, close_runs, store_uri
 from slowfast_core.workspace import Workspace
 
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"

@@ -129,15 +129,16 @@ def _train_command(
 
 
 def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, finetune: bool, as_json: bool) -> None:
-    from slowfast_core.stages import flow as stages
+    from slowfast_core.ray_jobs.dispatch import run_stage
+    from slowfast_core.stages.flow import finetune_branch
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
     if finetune:
-        resolved = stages.finetune_branch(resolved, workspace)
+        resolved = finetune_branch(resolved, workspace)
     try:
         with tracked(resolved, workspace):
-            result = stages.run_stage(stage, resolved, workspace)
+            result = run_stage(stage, resolved, workspace)
     except InputError as error:
         if as_json:
             print(StageResult(stage=stage, status="failed", summary=str(error)).model_dump_json())

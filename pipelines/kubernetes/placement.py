@@ -7,8 +7,7 @@ from typing import Any
 from pipelines.kubernetes.settings import Cluster, Need, StageName
 from slowfast_core.errors import InputError
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE as RAYJOB
-from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret
-from slowfast_core.ray_jobs.sizing import size_of_workers
+from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret, size_of_workers
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 

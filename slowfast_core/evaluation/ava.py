@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.classification import Example
 from slowfast_core.evaluation.evidence import of_average_precision, random_precision
-from slowfast_core.evaluation.examples import Example
 from slowfast_core.files import whole_file
 from slowfast_core.tracking.gate import Evidence
 

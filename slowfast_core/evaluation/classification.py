@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.evidence import of_accuracy
-from slowfast_core.evaluation.examples import Example
 from slowfast_core.tracking.gate import Evidence
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -122,3 +121,11 @@ def _examples(
         return tuple(Example(ids[n], names[labels[n]], names[predicted[n]], float(sure[n])) for n in chosen)
 
     return first(predicted != labels), first(predicted == labels)
+
+
+@dataclass(frozen=True)
+class Example:
+    id: str
+    truth: str
+    predicted: str
+    score: float  # of what was predicted

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.classification import Example
 from slowfast_core.evaluation.evidence import of_average_precision, random_precision
-from slowfast_core.evaluation.examples import Example
 from slowfast_core.tracking.gate import Evidence
 
 Floats = npt.NDArray[np.floating[Any]]

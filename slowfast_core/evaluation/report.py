@@ -11,8 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slowfast_core.evaluation.ava import DetectionResult
-from slowfast_core.evaluation.classification import ClassificationResult, Floats, Ints
-from slowfast_core.evaluation.examples import Example
+from slowfast_core.evaluation.classification import ClassificationResult, Example, Floats, Ints
 from slowfast_core.evaluation.multi_label import MultiLabelResult
 from slowfast_core.files import write_whole
 

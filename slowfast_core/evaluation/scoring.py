@@ -27,18 +27,17 @@ from slowfast_core.data.loading.sampling import (
     spatial_views,
     whole_view,
 )
-from slowfast_core.data.video.decoding import DecodeError, VideoInfo, pick_frames, probe
-from slowfast_core.documents import read_json_object
+from slowfast_core.data.video.decoding import pick_frames, probe
+from slowfast_core.data.video.info import DecodeError, VideoInfo
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
-from slowfast_core.model.folder import load_verified
+from slowfast_core.model.folder import load_verified, read_checkpoint
 from slowfast_core.model.folding import for_inference
 from slowfast_core.recipe.data import Store
-from slowfast_core.recipe.load import Evaluate, Recipe, parse_recipe
+from slowfast_core.recipe.load import Evaluate
 from slowfast_core.recipe.schema import Precision
 
 Floats = NDArray[np.float32]
-RECORD_EXTRAS = ("labels", "data_version", "parent_checkpoint", "run_id", "weights_digest", "converted_from")
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,3 @@ class Scorer:
         with torch.inference_mode():
             logits_BA: torch.Tensor = self.network(clips_BCTHW)
             return (logits_BA.sigmoid() if self.multi_label else functional.softmax(logits_BA, dim=1)).cpu()
-
-
-def read_checkpoint(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe and the label names kept beside the weights. Raises InputError when there are none."""
-    path = folder / "checkpoint.json"
-    fix = "give a folder written by `slowfast train`"
-    record = read_json_object(path, "no checkpoint", fix)
-    labels = record.get("labels")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise InputError("no checkpoint: it has no label names", path, fix)
-    return parse_recipe({k: v for k, v in record.items() if k not in RECORD_EXTRAS}, str(path)), tuple(labels)

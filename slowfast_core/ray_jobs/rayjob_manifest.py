@@ -7,8 +7,7 @@ import math
 from importlib.metadata import version
 from typing import Any
 
-from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
-from slowfast_core.ray_jobs.sizing import size_of_workers
+from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, size_of_workers
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import Compute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from slowfast_core.errors import InputError
-from slowfast_core.recipe.schema import Positive, Section
+from slowfast_core.recipe.schema import Compute, Positive, Section
 
 VARIABLE = "SLOWFAST_RAYJOB"  # environment variable: RayJobSettings as JSON
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -76,3 +77,12 @@ class RayJobSettings(RayJobPods):
             what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
             mend = "compile the pipeline with compute.run_on=rayjob, or set it to JSON with at least an image"
             raise InputError(f"no settings for a RayJob: {what}", f"${VARIABLE}", mend) from None
+
+
+WORKER_GB = 4  # of memory for a training process, besides its frame cache
+
+
+def size_of_workers(compute: Compute, count: int) -> tuple[int, int]:
+    """CPUs and GB of memory of `count` training workers, with their loaders and frame caches."""
+    cpus = count * (compute.cpus_per_worker + compute.loader_workers)
+    return cpus, math.ceil(count * (WORKER_GB + compute.frame_cache_mb / 1000))

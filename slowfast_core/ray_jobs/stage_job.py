@@ -11,24 +11,17 @@ import json
 import os
 import shutil
 import signal
-import socket
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_core.credentials import left_out
-from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
-from slowfast_core.files import write_whole
-from slowfast_core.once import StageResult, alone, read_result, stage_version
+from slowfast_core.files import on_sigterm, write_whole
+from slowfast_core.once import StageResult, read_result, stage_version
 from slowfast_core.progress import PROGRESS_FILE
-from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
-from slowfast_core.recipe.load import Recipe, parse_recipe
-from slowfast_core.termination import on_sigterm
+from slowfast_core.recipe.load import Recipe
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
@@ -68,7 +61,7 @@ class StageJob:
 
     @property
     def entrypoint(self) -> str:
-        return f"python -m {__name__} {self.folder}"
+        return f"python -m slowfast_core.ray_jobs.job_main {self.folder}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -120,74 +113,3 @@ class StageJob:
             raise RuntimeError(f"{self.stage} failed on the cluster: {failure}")
         mend = "give its nodes the same storage under the same path"
         raise InputError("the cluster does not see the workspace", self.folder, mend)
-
-
-def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
-    if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
-        recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
-    for line in left_out("the job", recipe):
-        print(f"slowfast: {line}", file=sys.stderr)
-    job = StageJob.write(stage, recipe, at)
-    with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
-        if recipe.compute.run_on == "rayjob":
-            from slowfast_core.ray_jobs.rayjob import run_rayjob
-
-            failure = run_rayjob(job, recipe)
-        else:
-            from slowfast_core.ray_jobs.jobs_api import run_by_jobs_api
-
-            failure = run_by_jobs_api(job, str(recipe.compute.jobs_address))
-    return job.result(failure)
-
-
-def run_here(folder: Path) -> int:
-    """Run the stage that `folder` describes; returns the exit code of its process."""
-    from slowfast_core.stages.flow import STAGES
-
-    told = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    _stop_unless_followed(folder / "followed", told["patience_seconds"])
-    recipe = parse_recipe(json.dumps(told["recipe"]))
-    try:
-        at = Workspace(Path(told["workspace"]))
-        with machine_failures_in_one_line(at.root):
-            _check_version(told["stage"], told.get("version"))
-            result = STAGES[told["stage"]](recipe, at)
-    except InputError as error:
-        print(f"slowfast: {error}", file=sys.stderr)
-        result = StageResult(stage=told["stage"], status="failed", summary=str(error))
-    except Stopped as error:
-        print(f"slowfast: stopped and saved in {error}", file=sys.stderr)
-        return 143
-    write_whole(folder / "result.json", result.model_dump_json())
-    return 2 if result.status == "failed" else 0
-
-
-def _check_version(stage: str, asked: int | None) -> None:
-    """Results of another version would be made again at every run. Raises InputError."""
-    if (here := stage_version(stage)) != asked:
-        what = f"the cluster has version {here} of {stage}, asked for {asked}"
-        raise InputError(what, socket.gethostname(), "give cluster and client the same image")
-
-
-def _stop_unless_followed(sign: Path, patience: float) -> None:
-    """SIGTERM to this process when `sign` has not changed for so long; by our clock alone, for nodes' clocks differ."""
-
-    def watch() -> None:
-        last, since = _touched(sign), time.monotonic()
-        while time.monotonic() - since < patience:
-            time.sleep(min(FOLLOW_SECONDS, patience / 4))
-            if (now := _touched(sign)) != last:
-                last, since = now, time.monotonic()
-        print(f"slowfast: nobody has followed this job for {patience:.0f} s", file=sys.stderr)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _touched(sign: Path) -> int:
-    return sign.stat().st_mtime_ns if sign.exists() else 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_here(Path(sys.argv[1])))

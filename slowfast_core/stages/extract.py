@@ -21,12 +21,11 @@ import pandas as pd
 
 from slowfast_core.data.clip_store.cutting import Cut, LeftOut, Written, write_clips
 from slowfast_core.data.clip_store.optical_flow import flow_file
-from slowfast_core.data.disk import full_disk_in_one_line
 from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.quality.report import QUARANTINE, quarantined, write_quarantine
 from slowfast_core.data.versions.track import data_version
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside
+from slowfast_core.files import full_disk_in_one_line, inside
 from slowfast_core.once import StageResult, finished, read_result, run_once
 from slowfast_core.parallel.processes import Failed, run_isolated
 from slowfast_core.progress import progress

@@ -12,18 +12,16 @@ from pathlib import Path
 
 from slowfast_core.data.versions.remote import Address
 from slowfast_core.data.versions.track import is_tracked, track
-from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
+from slowfast_core.model.folder import checkpoint_of
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe
-from slowfast_core.scratch import scratch
-from slowfast_core.serving.predict import checkpoint_of
 from slowfast_core.stages.evaluate import evaluate
 from slowfast_core.stages.extract import extract, extracted
 from slowfast_core.stages.ingest import ingest
+from slowfast_core.stages.register import register
 from slowfast_core.stages.train import train, trained
 from slowfast_core.stages.validate import validate
-from slowfast_core.tracking.registry import register
 from slowfast_core.workspace import Workspace
 
 
@@ -104,25 +102,6 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
     "register": run_register,
 }
 ALREADY = {"extract": extracted_already, "train": trained_already}  # of the stages that can be jobs
-
-
-def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names.
-
-    What a killed run in this workspace left of processes and temporary files is ended first.
-    """
-    with machine_failures_in_one_line(at.root), scratch(at.root):
-        return _run_stage(stage, recipe, at)
-
-
-def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    if recipe.compute.run_on == "here" or stage not in ALREADY:
-        return STAGES[stage](recipe, at)
-    if result := ALREADY[stage](recipe, at):
-        return result
-    from slowfast_core.ray_jobs.stage_job import run_on_cluster
-
-    return run_on_cluster(stage, recipe, at)
 
 
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:

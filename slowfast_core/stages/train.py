@@ -14,10 +14,9 @@ from slowfast_core.model.folder import WEIGHTS, recorded_digest
 from slowfast_core.once import StageResult, finished, read_result, run_once
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.training.checks import check_data, check_machine, check_start
-from slowfast_core.training.follow import followed, last_metrics
+from slowfast_core.training.follow import JsonLines, followed, last_metrics
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
 from slowfast_core.training.job import Job, Stopped
-from slowfast_core.training.log import JsonLines
 from slowfast_core.training.ray_workers import RAY, cluster_of, run_workers
 from slowfast_core.workspace import Workspace
 

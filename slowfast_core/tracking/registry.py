@@ -8,24 +8,20 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.model.folder import LEARNED_FROM, load_verified, recorded_digest
-from slowfast_core.once import StageResult, read_result, run_once
-from slowfast_core.recipe.load import Recipe, Register, parse_recipe
-from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of
+from slowfast_core.recipe.load import Register
+from slowfast_core.tracking.answers import is_unanswered, reason_of
 from slowfast_core.tracking.code import sources
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
-from slowfast_core.tracking.lineage import Environment, Lineage, missing
+from slowfast_core.tracking.lineage import Lineage
 from slowfast_core.tracking.locked import when_unlocked
-from slowfast_core.tracking.runs import connect, read_environment, run_exists, send_unsent, store_name, store_uri
+from slowfast_core.tracking.runs import connect
 from slowfast_core.tracking.turns import turn
-from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +34,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION, REASON = "decision", "decision_reason"  # tags of a version: the alias that its registration gave it, and why
 OWNER = "turn.id"  # the file of what identifies a registration that was begun
 EVALUATED_ON = "evaluation_data_version"
-TRAINED = ("seed", "clip", "model", "train", "compute")  # sections that shape the weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Candidate:
 
     name: str  # of the registered model
     recipe: str
-    training: Path
+    files: Mapping[str, Path]  # of the trained-model folder
     lineage: Lineage
     headline: str
     evidence: Evidence | None  # None: the evaluation does not record it
@@ -68,44 +63,17 @@ class Candidate:
         return {"recipe": self.recipe, EVALUATED_ON: self.evaluated_on, **tags, **metrics}
 
 
-def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at: Workspace) -> StageResult:
-    """Give the trained weights a version of `recipe.register_.model`. Raises InputError when its lineage has gaps."""
-    trained, evaluated = read_result(training), read_result(evaluation)
-    if trained.weights_digest != evaluated.weights_digest:
-        mend = "evaluate this training's checkpoint first"
-        raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
-    uri = store_uri(recipe.tracking, at)
-    recipe = recipe.model_copy(update={"finetune": None})  # another model
+@dataclass(frozen=True)
+class Downloaded:
+    """The files of a version, below `folder`, and what the registry records of them."""
 
-    def work(folder: Path) -> Mapping[str, Any]:
-        load_verified(training)
-        with mlflow_in_one_line(uri):
-            send_unsent(recipe.tracking, at)
-            candidate = _candidate(recipe, training, evaluation, uri)
-            return _register(candidate, recipe.register_, folder, uri)
-
-    return run_once("register", output, _inputs(recipe, training, evaluation, store_name(uri, at)), work)
+    folder: Path
+    source: str
+    weights_digest: str | None
 
 
-def _inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
-    """Everything that a version records."""
-    evaluated = read_result(evaluation)
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
-    return {
-        "recipe": json.loads(recipe.model_copy(update=start).to_json()),
-        "uri": store,
-        "checkpoint": _read(training / "checkpoint.json"),
-        "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],
-        "measured": _read(evaluation / "metrics.json"),
-        "weights": read_result(training).weights_digest,
-    }
-
-
-def download_version(model: str, uri: str, folder: Path) -> Path:
-    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the checkpoint is in `artifacts`.
-
-    Who loads its weights verifies them by their digest there, which is here held against that of the registry.
-    """
+def download_version(model: str, uri: str, folder: Path) -> Downloaded:
+    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the trained-model folder is in `artifacts`."""
     client = connect(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -122,72 +90,10 @@ def download_version(model: str, uri: str, folder: Path) -> Path:
             raise InputError(what, uri, "start the server, or correct tracking.uri of the recipe") from None
         what = f"no such model {model!r}: {reason_of(error)}"
         raise InputError(what, uri, "`slowfast ui` lists the registered ones") from None
-    if (digest := recorded_digest(downloaded / "artifacts")) != (tag := version.tags.get("weights_digest")):
-        what = f"other weights than were registered: their digest is {digest}, the version's tag has {tag}"
-        raise InputError(what, source, "restore the version's artifacts, or register the model again")
-    return downloaded
+    return Downloaded(downloaded, source, version.tags.get("weights_digest"))
 
 
-def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Candidate:
-    evaluated = read_result(evaluation)
-    recipe = _as_trained(recipe, training / "checkpoint.json")
-    headline = "mAP" if recipe.model.multi_label else HEADLINE[recipe.model.head]
-    if headline not in evaluated.metrics:
-        raise InputError(f"the evaluation has no metric {headline!r}", evaluation, "evaluate with this recipe's head")
-    lineage = collect(recipe, training, evaluation, uri)
-    if unknown := missing(lineage):
-        mend = f"train and evaluate with this recipe, tracked at {uri}"
-        raise InputError(f"lineage is incomplete: {', '.join(unknown)}", training, mend)
-    evaluated_on = evaluated.data_version or lineage.data_version
-    return Candidate(
-        name=recipe.register_.model,
-        recipe=recipe.name,
-        training=training,
-        lineage=lineage,
-        headline=headline,
-        evidence=_evidence(evaluation),
-        evaluated_on=evaluated_on,
-        servable=recipe.model.head == "classify",
-    )
-
-
-def _evidence(evaluation: Path) -> Evidence | None:
-    measured = _read(evaluation / "metrics.json")
-    names = [field.name for field in fields(Evidence)]
-    return Evidence(**{name: measured[name] for name in names}) if measured.keys() >= set(names) else None
-
-
-def _as_trained(recipe: Recipe, checkpoint: Path) -> Recipe:
-    """The recipe with the sections that the weights were trained with, should it have been edited since."""
-    trained = _read(checkpoint)
-    if absent := [section for section in TRAINED if section not in trained]:
-        raise InputError(f"the checkpoint does not record {', '.join(absent)}", checkpoint, "train with this version")
-    sections = {section: trained[section] for section in TRAINED}
-    return parse_recipe({**json.loads(recipe.to_json()), **sections}, str(checkpoint))
-
-
-def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Lineage:
-    """What is known; a run that the store at `uri` does not have counts as unknown."""
-    trained, evaluated = read_result(training), read_result(evaluation)
-    checkpoint = _read(training / "checkpoint.json")
-    run = checkpoint.get("run_id") or ""
-    evaluation_run = _read(evaluation / "run.json").get("run_id") or ""
-    recorded = (read_environment(uri, run) if run else None) or Environment()
-    return Lineage(
-        **recorded.model_dump(),
-        recipe=recipe.to_yaml(),
-        seed=recipe.seed,
-        data_version=trained.data_version or "",
-        parent_checkpoint=(checkpoint["parent_checkpoint"] or "none") if "parent_checkpoint" in checkpoint else "",
-        weights_digest=trained.weights_digest or "",
-        training_run=run if run and run_exists(uri, run) else "",
-        evaluation_run=evaluation_run if evaluation_run and run_exists(uri, evaluation_run) else "",
-        metrics=evaluated.metrics,
-        stage_versions=trained.versions | evaluated.versions,
-    )
-
-
-def _register(candidate: Candidate, settings: Register, folder: Path, uri: str) -> Mapping[str, Any]:
+def register_version(candidate: Candidate, settings: Register, folder: Path, uri: str) -> Mapping[str, Any]:
     """Every step may be done again: a killed registration goes on where it was."""
     client = connect(uri)
     lineage = folder / "lineage.json"
@@ -352,10 +258,7 @@ def _save_model(candidate: Candidate, lineage: Path, folder: Path, run_id: str, 
     """
     from mlflow.models import Model
 
-    training = candidate.training
-    files = {"weights": training / "model.safetensors", "config": training / "checkpoint.json", "lineage": lineage}
-    if (training / LEARNED_FROM).is_file():  # who starts from this model is kept from evaluating on its videos
-        files["learned_from"] = training / LEARNED_FROM
+    files = {**candidate.files, "lineage": lineage}
     described = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
     if candidate.servable:
         _save_pyfunc(files, folder, described)
@@ -397,7 +300,3 @@ def _requirements() -> list[str]:
     names = ["mlflow", "torch", "numpy", "pandas", "pyarrow", "decord", "safetensors", "pydantic", "pyyaml", "rich"]
     names.append("opencv-python-headless")  # flow of a plain video
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json_object(path, "no readable JSON", "run the stage that writes it")

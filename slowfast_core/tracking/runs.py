@@ -331,3 +331,22 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
+
+
+MAX_TAG = 500
+
+
+def close_runs(uri: str, experiment: str, pipeline_run: str, cause: str) -> list[str]:
+    """End the RUNNING runs of this pipeline run as FAILED, with the cause as a tag; return their names."""
+    client = connect(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    open_ones = f"attributes.status = 'RUNNING' and tags.`{PIPELINE_RUN}` = '{pipeline_run}'"
+    closed = []
+    for run in client.search_runs([found.experiment_id], open_ones):
+        if cause:
+            client.set_tag(run.info.run_id, "slowfast.cause", cause[:MAX_TAG])
+        client.set_terminated(run.info.run_id, "FAILED")
+        closed.append(str(run.info.run_name))
+    return closed

@@ -8,23 +8,30 @@ import shutil
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from slowfast_core.errors import FULL, InputError
 from slowfast_core.files import sha256_of, sync, write_whole
 
-if TYPE_CHECKING:
-    from slowfast_core.training.checkpoint_store import Uploader
-
 STATE, SUMS = "state.pt", "sha256.json"
+
+
+class Upload(Protocol):
+    """Sends saved checkpoints to where they outlive this machine (checkpoint_store.Uploader)."""
+
+    def send(self, step: int, best: int | None) -> None: ...
+
+    def needed(self) -> set[int]: ...
+
+    def wait(self) -> None: ...
 
 
 class Saver:
     """Saves in the background while training goes on, one checkpoint at a time, and has them sent where asked to."""
 
-    def __init__(self, folder: Path, keep: int, uploader: Uploader | None = None) -> None:
+    def __init__(self, folder: Path, keep: int, uploader: Upload | None = None) -> None:
         self.folder, self.keep, self.uploader = folder, keep, uploader
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[Path] | None = None

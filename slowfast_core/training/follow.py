@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from slowfast_core.files import write_whole
 from slowfast_core.progress import Advance, progress
-from slowfast_core.training.log import whole_lines
 
 if TYPE_CHECKING:
     from slowfast_core.tracking.runs import Run
@@ -137,3 +137,33 @@ def last_metrics(log: Path) -> dict[str, float]:
     """What the last step in the log reached; nothing where a lost log had them all."""
     steps = [fields for line in log.read_text().splitlines() if "loss" in (fields := json.loads(line))]
     return {name: steps[-1][name] for name in ("loss", "accuracy", "clips_per_second")} if steps else {}
+
+
+CHUNK = 1 << 16  # bytes
+
+
+class JsonLines:
+    """A file to which some workers append. What a process before left of its last line is cut off."""
+
+    def __init__(self, path: Path, enabled: bool) -> None:
+        self.path, self.enabled = path, enabled
+        if enabled and path.exists() and (whole := whole_lines(path)) < path.stat().st_size:
+            os.truncate(path, whole)
+
+    def __call__(self, **fields: object) -> None:
+        if self.enabled:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")
+
+
+def whole_lines(path: Path) -> int:
+    """How many bytes they are; the rest is the beginning of a line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - CHUNK, 0)
+            file.seek(start)
+            if newline := file.read(end - start).rfind(b"\n") + 1:
+                return start + newline
+            end = start
+    return 0

@@ -12,6 +12,7 @@ import torch
 from slowfast_core.data.loading.dataset import Sample
 from slowfast_core.errors import InputError
 from slowfast_core.files import whole_file, write_whole
+from slowfast_core.training.collective import Together
 
 Parts = Sequence[Sequence[Sample]]
 
@@ -51,3 +52,25 @@ class Divergence:
             torch.save(frames, temporary)
         rows = [{"row": sample.index, "label": sample.label, "view": str(sample.view)} for sample in samples]
         write_whole(self.folder / f"batch-{self.rank}.json", json.dumps({"said": self.told, "samples": rows}, indent=1))
+
+
+class BadClips:
+    def __init__(self, rows: int, max_share: float, together: Together) -> None:
+        self.limit = max_share * rows
+        self.together = together
+        self.marks = torch.zeros(rows, dtype=torch.uint8)  # 1 of each bad row met here
+        self.known: list[int] = []  # rows, over all workers
+
+    def add(self, rows: Sequence[int]) -> None:
+        if rows:
+            self.marks[list(rows)] = 1
+
+    def gather(self) -> list[int]:
+        """Rows that no worker knew before; every worker must call it at the same step."""
+        found = set(self.together.largest(self.marks).nonzero().flatten().tolist()) - set(self.known)
+        self.known += sorted(found)
+        return sorted(found)
+
+    @property
+    def too_many(self) -> bool:
+        return len(self.known) > self.limit

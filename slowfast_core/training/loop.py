@@ -14,21 +14,18 @@ from slowfast_core.data.loading.dataset import Batch, TrainingClips, training_lo
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import FULL, InputError
 from slowfast_core.model.weights import save_weights
-from slowfast_core.training.bad_clips import BadClips
-from slowfast_core.training.batch_norm import average_running_statistics, begin_step, training_mode
+from slowfast_core.training.batch_norm import average_running_statistics, begin_step, take_statistics, training_mode
 from slowfast_core.training.checkpoint import Saver, checkpoint_of, is_whole, load_checkpoint
 from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.collective import Together, Wish
-from slowfast_core.training.guards import Divergence
-from slowfast_core.training.heldout import score_held_out
+from slowfast_core.training.follow import JsonLines
+from slowfast_core.training.guards import BadClips, Divergence
 from slowfast_core.training.job import Job
-from slowfast_core.training.log import JsonLines
 from slowfast_core.training.meter import Meter
 from slowfast_core.training.plan import Plan
-from slowfast_core.training.precise_bn import take_statistics
 from slowfast_core.training.schedule import scaling_line, warnings
 from slowfast_core.training.state import begin
-from slowfast_core.training.step import Outcome, decisions_of, forward_loss
+from slowfast_core.training.step import Outcome, decisions_of, forward_loss, score_held_out
 
 LOG_STEPS = 10  # steps that a line of the log tells of; the last of an epoch of fewer
 PRECISE_EPOCH = 1_000_000  # precise batch norm takes its batches in the order of an epoch that is not trained

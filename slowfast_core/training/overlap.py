@@ -62,7 +62,7 @@ def data_name(recipe: Recipe) -> str:
 
 def _learned_from(start: Path) -> Hashes:
     """Of the videos; of the name of the data set where the weights came without a list of them."""
-    from slowfast_core.evaluation.scoring import read_checkpoint
+    from slowfast_core.model.folder import read_checkpoint
 
     path = start / LEARNED_FROM
     if not path.is_file():

@@ -9,8 +9,7 @@ import numpy as np
 
 from slowfast_core.data.loading.sampling import Pick
 from slowfast_core.recipe.schema import Clip, Train
-from slowfast_core.training.multigrid import Grid, cycle_at, long_cycles, short_cycle
-from slowfast_core.training.schedule import learning_rate
+from slowfast_core.training.schedule import Grid, cycle_at, learning_rate, long_cycles, short_cycle
 
 
 class Plan:

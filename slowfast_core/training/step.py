@@ -5,7 +5,7 @@ B clips, C channels, T frames, H height, W width, K boxes over all clips, A clas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slowfast_core.data.loading.dataset import Sample
+from slowfast_core.data.loading.dataset import Batch, Sample
 from slowfast_core.data.loading.render import render_batch
 from slowfast_core.recipe.schema import Model, Precision, Train
+from slowfast_core.training.collective import Together
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,3 +96,26 @@ def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
         nesterov=train.nesterov,
         fused=fused,
     )
+
+
+def score_held_out(
+    network: nn.Module,
+    samples: Sequence[Callable[[], list[Sample] | int]],
+    batch: int,
+    forward: Callable[[nn.Module, list[Sample]], Outcome],
+    together: Together,
+) -> dict[str, float]:
+    """Mean loss and accuracy over the samples of all workers, each loaded when its batch comes."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        for first in range(0, len(samples), batch):
+            loaded = Batch.of([load() for load in samples[first : first + batch]]).samples
+            if not loaded:
+                continue  # none decodes; evaluation will say so
+            outcome = forward(network, loaded)
+            sums += torch.tensor([float(outcome.loss), float(outcome.right), outcome.decisions], dtype=torch.float64)
+    network.train(was_training)
+    loss, right, decisions = together.sums(sums).tolist()
+    return {"val_loss": loss / max(decisions, 1), "val_accuracy": right / max(decisions, 1)}

@@ -16,8 +16,8 @@ from slowfast_core.convert.names import Peer
 from slowfast_core.data.loading.render import render
 from slowfast_core.data.loading.sampling import View
 from slowfast_core.errors import InputError
-from slowfast_core.evaluation.scoring import read_checkpoint
 from slowfast_core.model.build import build_model
+from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe.load import Recipe, parse_recipe
 from slowfast_core.recipe.schema import Clip, Model, NonLocal, Pixels

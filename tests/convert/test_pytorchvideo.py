@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from slowfast_core.convert.convert import Report, convert
-from slowfast_core.evaluation.scoring import read_checkpoint
 from slowfast_core.model.build import build_model
+from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.model.roi_align import roi_align
 from slowfast_core.model.weights import load_weights
 from slowfast_core.recipe.schema import Clip

@@ -33,7 +33,7 @@ from slowfast_core.data.annotations.common import Table, TextFile, Videos, read_
 from slowfast_core.data.annotations.label_map import read_label_map
 from slowfast_core.data.annotations.person_boxes import read_person_boxes
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
-from slowfast_core.evaluation.scoring import read_checkpoint
+from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.once import RECORD, StageResult, read_result
 from slowfast_core.recipe.load import RECIPES as FOLDER
 from slowfast_core.recipe.load import Data, load_recipe, recipe_names

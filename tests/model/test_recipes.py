@@ -13,8 +13,7 @@ from slowfast_core.model.build import build_model
 from slowfast_core.model.cost import cost_of
 from slowfast_core.model.frames import clip_channels
 from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
-from slowfast_core.training.multigrid import long_cycles
-from slowfast_core.training.schedule import learning_rate
+from slowfast_core.training.schedule import learning_rate, long_cycles
 from slowfast_core.training.step import forward_loss, make_optimizer
 
 # GFLOPs of one 256^2 view and parameters (M) as the paper, or the peers' own models, count them.

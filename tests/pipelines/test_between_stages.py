@@ -21,8 +21,9 @@ from components.select_model.versions import versions_of
 from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
 from slowfast_core.once import read_result, run_once
+from slowfast_core.ray_jobs.dispatch import run_stage
 from slowfast_core.recipe.load import Recipe, load_recipe, parse_recipe
-from slowfast_core.stages.flow import run_stage, trained_already
+from slowfast_core.stages.flow import trained_already
 from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 

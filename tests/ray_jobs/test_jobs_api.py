@@ -195,7 +195,7 @@ def test_cancelled(three_nodes: Standing, tiny_recipe: Path, at: Workspace) -> N
         assert three_nodes.processes(b"RayTrainWorker")
         since = time.monotonic()
         training.terminate()
-        while three_nodes.processes(b"RayTrainWorker", b"stage_job"):
+        while three_nodes.processes(b"RayTrainWorker", b"job_main"):
             assert time.monotonic() - since < STOPPED_WITHIN
             time.sleep(0.05)
         seconds = time.monotonic() - since

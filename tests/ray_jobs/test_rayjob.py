@@ -22,12 +22,12 @@ from policies import complaints
 from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
 from slowfast_core.once import run_once
+from slowfast_core.ray_jobs.dispatch import run_stage
 from slowfast_core.ray_jobs.rayjob import run_rayjob
 from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE, RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe, load_recipe
-from slowfast_core.stages.flow import run_stage
 from slowfast_core.stages.train import _inputs
 from slowfast_core.workspace import Workspace
 

@@ -19,7 +19,8 @@ from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.once import StageResult, read_result
 from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.serving.predict import predict
-from slowfast_core.tracking.registry import download_version, register
+from slowfast_core.stages.register import register
+from slowfast_core.tracking.registry import download_version
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
 
@@ -107,7 +108,7 @@ def test_checkpoint_and_registered_model_say_the_same(video: Path, checkpoint: P
 def test_pyfunc_answers_in_a_process_that_knows_only_mlflow(
     video: Path, checkpoint: Path, registered: Workspace, tmp_path: Path
 ) -> None:
-    model = download_version("models:/slowfast-tiny@champion", registered.tracking_uri, tmp_path / "model")
+    model = download_version("models:/slowfast-tiny@champion", registered.tracking_uri, tmp_path / "model").folder
     code = """
 import sys, mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])

@@ -86,7 +86,7 @@ def change(file: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("data/video/decoding.py", {"ingest", "validate", "extract", "train", "evaluate"}),  # imported at the top
+        ("data/video/decoding.py", {"validate", "extract", "train", "evaluate"}),  # imported at the top
         ("data/clip_store/cutting.py", {"extract"}),
         ("evaluation/report.html", {"evaluate"}),
         ("evaluation/multi_label.py", {"evaluate"}),  # imported in a function

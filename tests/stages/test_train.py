@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from trainings import Training, lines_of
 
-from slowfast_core.evaluation.scoring import read_checkpoint
+from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.once import read_result
 from slowfast_core.recipe.load import load_recipe

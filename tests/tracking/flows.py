@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from slowfast_core.model.weights import weights_digest
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, parse_recipe
-from slowfast_core.tracking.registry import register
+from slowfast_core.stages.register import register
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
 

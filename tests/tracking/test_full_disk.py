@@ -11,7 +11,7 @@ from disks import fill
 from flows import Flow
 
 from slowfast_core.errors import InputError
-from slowfast_core.stages.flow import run_stage
+from slowfast_core.ray_jobs.dispatch import run_stage
 from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 

@@ -82,7 +82,7 @@ def test_runs_and_models_are_those_of_the_folder_that_is_opened(original: Flow, 
     else:
         was.rename(now.root)
     before = tree(tmp_path / "a b é")
-    files = download_version(f"models:/{NAME}@champion", now.tracking_uri, tmp_path / "got") / "artifacts"
+    files = download_version(f"models:/{NAME}@champion", now.tracking_uri, tmp_path / "got").folder / "artifacts"
     assert (files / "model.safetensors").is_file()
     lineage = json.loads((files / "lineage.json").read_text())
     assert read_environment(now.tracking_uri, lineage["training_run"]) is not None

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.errors import InputError
-from slowfast_core.model.folder import LEARNED_FROM, load_verified
+from slowfast_core.model.folder import LEARNED_FROM, checkpoint_of, load_verified
 from slowfast_core.model.weights import weights_digest
 from slowfast_core.once import StageResult, read_result
 from slowfast_core.recipe.load import Register, parse_recipe
@@ -50,7 +50,7 @@ def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: Regi
     assert record["uri"] == "models:/slowfast-tiny/1"
     assert record["aliases"] == ["challenger", "champion"]
 
-    files = download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "got") / "artifacts"
+    files = download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "got").folder / "artifacts"
     assert sorted(path.name for path in files.iterdir()) == ["checkpoint.json", "lineage.json", "model.safetensors"]
     lineage = Lineage.model_validate_json((files / "lineage.json").read_text())
     assert missing(lineage) == []
@@ -154,13 +154,14 @@ def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: Regi
     weights, config = artifacts / "model.safetensors", artifacts / "checkpoint.json"
     recorded = json.loads(config.read_text())["weights_digest"]
     save_file({"w": np.ones(2, dtype=np.float32)}, weights)
-    got = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got") / "artifacts"
+    got = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got").folder / "artifacts"
     with pytest.raises(InputError, match=rf"weights were changed: .* recorded is {recorded} \(.*/model\.safetensors"):
         load_verified(got)
     changed = weights_digest({"w": torch.ones(2)})
     config.write_text(config.read_text().replace(recorded, changed))
-    with pytest.raises(InputError, match=f"other weights than were registered: .* {changed}, .* tag has {recorded}"):
-        download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "again")
+    refusal = f"other weights than were registered: .* {changed}, .* tag has {recorded}"
+    with pytest.raises(InputError, match=refusal), checkpoint_of(f"models:/{NAME}@champion", flow.at):
+        pass
 
 
 def test_a_registered_model_knows_the_videos_it_learned_from(flow: Flow) -> None:
@@ -172,7 +173,7 @@ def test_a_registered_model_knows_the_videos_it_learned_from(flow: Flow) -> None
     ]
     write_learned_from(training, Manifest(pd.DataFrame(rows, columns=SCHEMA.names, dtype=object), ("class",)), None)
     flow.register(training, flow.evaluate("w1", 0.5))
-    got = download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "got") / "artifacts"
+    got = download_version(f"models:/{NAME}@champion", flow.at.tracking_uri, flow.root / "got").folder / "artifacts"
     assert (got / LEARNED_FROM).read_bytes() == (training / LEARNED_FROM).read_bytes()
     swapped = [{**row, "split": "val"} for row in rows[:1]]
     seen = Manifest(pd.DataFrame(swapped, columns=SCHEMA.names, dtype=object), ("class",))
@@ -188,7 +189,7 @@ def test_a_detection_model_offers_nothing_that_cannot_run(flow: Flow) -> None:
     stage = json.loads((evaluation / "stage.json").read_text())
     (evaluation / "stage.json").write_text(json.dumps({**stage, "metrics": {"mAP": 0.5}}))
     assert flow.register(training, evaluation, recipe).summary == "slowfast-tiny v1: champion (no champion before)"
-    folder = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got")
+    folder = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got").folder
     assert {path.name for path in folder.iterdir()} >= {"MLmodel", "artifacts"}
     described = yaml.safe_load((folder / "MLmodel").read_text())
     assert described.get("flavors", {}) == {}

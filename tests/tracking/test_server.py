@@ -90,7 +90,7 @@ def test_models_are_registered_over_http(
     recipe = flow.recipe = flow.recipe.model_copy(update={"tracking": Tracking(uri=uri, experiment=experiment)})
     result = flow.register(flow.train(experiment), flow.evaluate(experiment, 0.5), recipe)
     version = result.digest.rpartition("/")[2]
-    files = download_version(f"models:/slowfast-tiny/{version}", uri, tmp_path / "got") / "artifacts"
+    files = download_version(f"models:/slowfast-tiny/{version}", uri, tmp_path / "got").folder / "artifacts"
     assert (files / "model.safetensors").is_file()
 
 

@@ -15,8 +15,8 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe.load import load_recipe
-from slowfast_core.training.bad_clips import BadClips
 from slowfast_core.training.collective import Together
+from slowfast_core.training.guards import BadClips
 from slowfast_core.training.job import Job
 from slowfast_core.training.loop import train_worker
 from slowfast_core.workspace import Workspace

@@ -10,8 +10,7 @@ from torch import nn
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.schema import Train
-from slowfast_core.training.batch_norm import begin_step, with_norm
-from slowfast_core.training.precise_bn import take_statistics
+from slowfast_core.training.batch_norm import begin_step, take_statistics, with_norm
 
 CPU = torch.device("cpu")
 

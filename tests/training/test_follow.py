@@ -12,8 +12,7 @@ import pytest
 
 from slowfast_core.progress import progress
 from slowfast_core.tracking.unsent import Point
-from slowfast_core.training.follow import Delivery, Display, last_metrics
-from slowfast_core.training.log import CHUNK, JsonLines
+from slowfast_core.training.follow import CHUNK, Delivery, Display, JsonLines, last_metrics
 
 Sent = list[int]
 METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
@@ -36,7 +35,7 @@ def steps_of(points: Sequence[Point]) -> list[int]:
 SHORT = """
 import resource, signal, sys
 from pathlib import Path
-from slowfast_core.training.log import JsonLines
+from slowfast_core.training.follow import JsonLines
 
 log = JsonLines(Path(sys.argv[1]), enabled=True)
 log(step=2, epoch=0.5, loss=2.0, accuracy=0.5, clips_per_second=9.0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slowfast_core.recipe.schema import Multigrid, Train
-from slowfast_core.training.multigrid import Grid, cycle_at, long_cycles, short_cycle
-from slowfast_core.training.schedule import learning_rate
+from slowfast_core.training.schedule import Grid, cycle_at, learning_rate, long_cycles, short_cycle
 
 K400 = Train(
     epochs=239, schedule="steps", steps=((94, 0.1), (154, 0.01), (196, 0.001)), multigrid=Multigrid(), crop=224

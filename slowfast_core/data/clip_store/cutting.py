@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from slowfast_core.data.clip_store.encoding import ClipEncoder
 from slowfast_core.data.clip_store.optical_flow import flow_file, write_flow
-from slowfast_core.data.disk import full_disk_in_one_line
-from slowfast_core.data.video.decoding import DecodeError, VideoInfo, probe
+from slowfast_core.data.video.decoding import probe
+from slowfast_core.data.video.info import DecodeError, VideoInfo
 from slowfast_core.data.video.seeking import KeyFrames, decode_from, key_frames
 from slowfast_core.errors import InputError
-from slowfast_core.files import sha256_of, sync
+from slowfast_core.files import full_disk_in_one_line, sha256_of, sync
 from slowfast_core.parallel.processes import restart_time_limit
 from slowfast_core.recipe.load import Store
 

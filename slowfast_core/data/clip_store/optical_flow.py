@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slowfast_core.data.clip_store.reader import read_frames
-from slowfast_core.data.video.decoding import DecodeError, decode_range, pick_frames, probe
+from slowfast_core.data.video.decoding import decode_range, pick_frames, probe
+from slowfast_core.data.video.info import DecodeError
 
 LIMIT = 20.0  # pixels a frame
 NO_MOTION, STEPS = 128, 127  # the value of no motion, and from there to LIMIT

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.video.decoding import DecodeError, VideoInfo
+from slowfast_core.data.video.info import DecodeError, VideoInfo
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -32,7 +32,7 @@ from slowfast_core.data.loading.sampling import (
     training_indices,
 )
 from slowfast_core.data.manifest import Manifest
-from slowfast_core.data.video.decoding import DecodeError
+from slowfast_core.data.video.info import DecodeError
 from slowfast_core.recipe.load import Clip, Recipe, Train
 
 Decode = Callable[[Path, Sequence[int]], NDArray[np.uint8]]

@@ -6,24 +6,24 @@ that end early or are not what was stored, are tried again here.
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slowfast_core.data.disk import disk_in_one_line
-from slowfast_core.data.objects.etags import OF_PARTS, PLAIN, equal_parts, etag_of_parts, is_opaque
 from slowfast_core.data.objects.object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
 from slowfast_core.data.objects.partial_file import PartialFile
 from slowfast_core.data.objects.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
 from slowfast_core.errors import InputError
-from slowfast_core.files import md5_of, whole_file
+from slowfast_core.files import disk_in_one_line, md5_of, whole_file
 
 T = TypeVar("T")
 TRANSFER = Transfer()
@@ -239,3 +239,32 @@ class Bucket:
             return boto3.session.Session().client("s3", endpoint_url=self._endpoint_url, config=config)
         except ValueError as error:
             raise InputError(str(error), self.root, "correct data.endpoint_url") from None
+
+
+PLAIN = re.compile(r"[0-9a-f]{32}")
+
+
+OF_PARTS = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
+
+
+def etag_of_parts(path: Path, sizes: Iterable[int]) -> str:
+    """The ETag of the file when it was uploaded in consecutive parts of these sizes, in bytes."""
+    digests = []
+    with path.open("rb") as file:
+        for size in sizes:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while size > 0 and (chunk := file.read(min(size, CHUNK))):
+                md5.update(chunk)
+                size -= len(chunk)
+            digests.append(md5.digest())
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+def equal_parts(first: int, size: int) -> list[int]:
+    """The sizes of the parts of an object of `size` bytes of which the first part has `first`."""
+    return [first] * (size // first) + ([size % first] if size % first else [])
+
+
+def is_opaque(reply: Mapping[str, Any]) -> bool:
+    """Whether the ETag of this reply only looks like an MD5, as with some encryptions."""
+    return reply.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in reply

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slowfast_core.data.disk import disk_in_one_line, require_space
 from slowfast_core.data.objects.object import StoredObject
 from slowfast_core.data.objects.partial_file import partial_paths
 from slowfast_core.data.objects.store import ObjectStore, fetch_all, place
-from slowfast_core.files import write_whole
+from slowfast_core.files import disk_in_one_line, require_space, write_whole
 from slowfast_core.progress import progress
 
 VIDEOS = "videos"

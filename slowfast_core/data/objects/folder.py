@@ -7,10 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_core.data.disk import disk_in_one_line
 from slowfast_core.data.objects.object import CHUNK, Arrived, StoredObject, nobody, write_chunks
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, sha256_of, whole_file
+from slowfast_core.files import disk_in_one_line, inside, sha256_of, whole_file
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from slowfast_core.data.disk import disk_in_one_line
 from slowfast_core.data.objects.bucket import Bucket
 from slowfast_core.data.objects.folder import Folder
 from slowfast_core.data.objects.object import Arrived, StoredObject, Transfer, nobody
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside
+from slowfast_core.files import disk_in_one_line, inside
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from slowfast_core.data.video.decoding import DecodeError, Inspection, VideoInfo, inspect
+from slowfast_core.data.video.decoding import inspect
 from slowfast_core.data.video.frames_folder import is_frames
+from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
 from slowfast_core.files import inside
 from slowfast_core.parallel.processes import Failed, run_isolated
 from slowfast_core.progress import progress

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.video import frames_folder
 from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
 from slowfast_core.data.video.originals import Original, examine, inspect_in_order, read_in_order, to_rgb
 
@@ -28,14 +29,10 @@ Frame = NDArray[np.uint8]
 DECORD_BYTES = 300_000_000
 SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
 
-__all__ = ["DecodeError", "Inspection", "VideoInfo", "decode_range", "inspect", "pick_frames", "probe"]
-
 
 def probe(path: Path) -> VideoInfo:
     """Raises DecodeError."""
     if path.is_dir():
-        from slowfast_core.data.video import frames_folder
-
         return frames_folder.probe(path)
     return examine(path).info
 
@@ -43,8 +40,6 @@ def probe(path: Path) -> VideoInfo:
 def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
     """The frames at `indices` of any video, in that order; no others are kept in memory. Raises DecodeError."""
     if path.is_dir():
-        from slowfast_core.data.video import frames_folder
-
         return frames_folder.pick_frames(path, indices)
     places: dict[int, list[int]] = {}
     for place, index in enumerate(indices):
@@ -63,8 +58,6 @@ def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
 def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
     """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
     if path.is_dir():
-        from slowfast_core.data.video import frames_folder
-
         yield from frames_folder.decode_range(path, start, stop)
         return
     original, number = examine(path), 0
@@ -85,8 +78,6 @@ def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
 def inspect(path: Path, seconds: float) -> Inspection:
     """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
     if path.is_dir():
-        from slowfast_core.data.video import frames_folder
-
         return frames_folder.inspect(path, seconds)
     original = examine(path)
     frames = original.info.frames

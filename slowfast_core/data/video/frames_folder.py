@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slowfast_core.data.annotations.videos import FRAME
-from slowfast_core.data.video.decoding import DecodeError, Inspection, VideoInfo
+from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
 
 RATE = "frame_rate.txt"
 NUMBER = re.compile(r"([0-9]+)\.[^.]+")

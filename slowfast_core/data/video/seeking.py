@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slowfast_core.data.video.decoding import DecodeError, decode_range, for_decord
+from slowfast_core.data.video.decoding import decode_range, for_decord
+from slowfast_core.data.video.info import DecodeError
 from slowfast_core.data.video.orientation import AS_STORED, orientation_of
 from slowfast_core.data.video.originals import demuxed, examine, to_rgb
 

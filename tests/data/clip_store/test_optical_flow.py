@@ -25,7 +25,8 @@ from slowfast_core.data.loading.dataset import Batch, Sample, TrainingClips
 from slowfast_core.data.loading.render import FLOW_STD, render
 from slowfast_core.data.loading.sampling import View
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.video.decoding import DecodeError, pick_frames
+from slowfast_core.data.video.decoding import pick_frames
+from slowfast_core.data.video.info import DecodeError
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.scoring import Scorer
 from slowfast_core.model.build import build_model

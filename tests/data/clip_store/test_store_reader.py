@@ -12,7 +12,8 @@ from videos import break_frame, moving_frames, write_video
 
 from slowfast_core.data.clip_store.reader import probe, read_frames, read_planes
 from slowfast_core.data.loading.render import rgb_of_planes
-from slowfast_core.data.video.decoding import DecodeError, VideoInfo, pick_frames
+from slowfast_core.data.video.decoding import pick_frames
+from slowfast_core.data.video.info import DecodeError, VideoInfo
 
 
 def clip(path: Path, frames: int = 40, height: int = 48, width: int = 64, **options: int) -> Path:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from videos import break_frame, moving_frames, psnr, write_video
 
-from slowfast_core.data.video.decoding import DecodeError, VideoInfo, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.decoding import decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.info import DecodeError, VideoInfo
 
 
 @pytest.fixture(scope="module")

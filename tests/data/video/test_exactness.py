@@ -15,7 +15,8 @@ from reference import reference
 from videos import Staged, official_csv, psnr, through_the_stages, whole_clip_name
 
 from slowfast_core.data.clip_store.reader import read_frames
-from slowfast_core.data.video.decoding import DecodeError, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.decoding import decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.info import DecodeError
 
 BAD = {"size_changes": "the size of the picture changes", "sound_only": "has no video stream"}
 GOOD = [kind for kind in KINDS if kind not in BAD]

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from videos import Frames, moving_frames, psnr
 
-from slowfast_core.data.video.decoding import DecodeError, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.decoding import decode_range, inspect, pick_frames, probe
 from slowfast_core.data.video.frames_folder import write_frame_rate
+from slowfast_core.data.video.info import DecodeError
 
 
 def write_frames(folder: Path, frames: Frames, name: str = "{:05d}.jpg", rate: float = 12) -> Path:

@@ -66,7 +66,8 @@ def opened(folder: Path, times: int) -> float:
     code = """
 import resource, sys
 from pathlib import Path
-from slowfast_core.data.video.decoding import DecodeError, inspect, pick_frames
+from slowfast_core.data.video.info import DecodeError
+from slowfast_core.data.video.decoding import inspect, pick_frames
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20

@@ -15,7 +15,8 @@ from odd_originals import KINDS, ORIENTATIONS, with_matrix
 from videos import ingested, kinetics_row, psnr
 
 from slowfast_core.data.manifest import read_manifest
-from slowfast_core.data.video.decoding import DecodeError, decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.decoding import decode_range, inspect, pick_frames, probe
+from slowfast_core.data.video.info import DecodeError
 from slowfast_core.recipe.load import Clip, Data, Store, Validation
 from slowfast_core.stages.extract import extract
 from slowfast_core.stages.validate import validate

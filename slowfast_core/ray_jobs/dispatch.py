@@ -1,0 +1,52 @@
+"""Run a stage here, or as a job of the cluster that the recipe names."""
+
+from __future__ import annotations
+
+import sys
+
+from slowfast_core.credentials import left_out
+from slowfast_core.environment import machine_failures_in_one_line
+from slowfast_core.once import StageResult, alone
+from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
+from slowfast_core.ray_jobs.stage_job import StageJob
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.scratch import scratch
+from slowfast_core.stages.flow import ALREADY, STAGES
+from slowfast_core.workspace import Workspace
+
+
+def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names.
+
+    What a killed run in this workspace left of processes and temporary files is ended first.
+    """
+    with machine_failures_in_one_line(at.root), scratch(at.root):
+        return _run_stage(stage, recipe, at)
+
+
+def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    if recipe.compute.run_on == "here" or stage not in ALREADY:
+        return STAGES[stage](recipe, at)
+    if result := ALREADY[stage](recipe, at):
+        return result
+
+    return run_on_cluster(stage, recipe, at)
+
+
+def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
+    """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
+    if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
+        recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
+    for line in left_out("the job", recipe):
+        print(f"slowfast: {line}", file=sys.stderr)
+    job = StageJob.write(stage, recipe, at)
+    with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
+        if recipe.compute.run_on == "rayjob":
+            from slowfast_core.ray_jobs.rayjob import run_rayjob
+
+            failure = run_rayjob(job, recipe)
+        else:
+            from slowfast_core.ray_jobs.jobs_api import run_by_jobs_api
+
+            failure = run_by_jobs_api(job, str(recipe.compute.jobs_address))
+    return job.result(failure)
