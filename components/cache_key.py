@@ -8,7 +8,7 @@ from pathlib import Path
 from slowfast_core.once import edition, stage_version
 
 
-def held(folders: Iterable[Path]) -> str:
+def cache_key(folders: Iterable[Path]) -> str:
     """Identity of the stages' results in `folders` and of the code that makes them; a new one at each call where a
     result is missing.
 

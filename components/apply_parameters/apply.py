@@ -2,23 +2,23 @@
 
 from typing import NamedTuple
 
-from components.cache_key import held
+from components.cache_key import cache_key
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.load import Recipe, load_recipe, parse_recipe
 from slowfast_core.stages.ingest import source_version
 from slowfast_core.workspace import Workspace
 
 
-class Prepared(NamedTuple):
+class Resolved(NamedTuple):
     recipe: str  # resolved, as JSON, without its branch
     source: str  # version of the source, and of what the workspace holds
     finetune: str  # the branch, or ""
     finetune_source: str
 
 
-def prepared(
+def resolve(
     recipe: str, workspace: str, workers: int, epochs: int, uri: str, granted: tuple[int, int], branch: bool
-) -> Prepared:
+) -> Resolved:
     """`recipe` is a name or resolved JSON; 0 `workers` or `epochs` and an empty `uri` keep the recipe's.
 
     `granted` is how many CPUs and GPUs the training pod has; (0, 0) where Ray places the workers elsewhere.
@@ -36,7 +36,7 @@ def prepared(
     _check_fits(chosen, granted)
     branch_recipe = chosen.finetune and _tracked(chosen.finetune, uri)
     first = _tracked(chosen.model_copy(update={"finetune": None}), uri)
-    return Prepared(
+    return Resolved(
         first.to_json(),
         _source(first, at),
         branch_recipe.to_json() if branch_recipe else "",
@@ -72,5 +72,5 @@ def _tracked(recipe: Recipe, uri: str) -> Recipe:
 
 def _source(recipe: Recipe, at: Workspace) -> str:
     """With the source's version alone, Kubeflow's cache would answer though the workspace holds another's data."""
-    there = held(at.data(recipe.data.name, stage) for stage in ("ingest", "validate", "extract"))
+    there = cache_key(at.data(recipe.data.name, stage) for stage in ("ingest", "validate", "extract"))
     return f"{source_version(recipe.data)}-{there}"

@@ -8,13 +8,15 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def prepare(
+def apply_parameters(
     recipe: str, workspace: str, workers: int, epochs: int, tracking_uri: str, cpus: int, gpus: int, branch: bool
-) -> NamedTuple("Prepared", [("recipe", str), ("source", str), ("finetune", str), ("finetune_source", str)]):
-    from components.apply_parameters.apply import prepared
+) -> NamedTuple("Resolved", [("recipe", str), ("source", str), ("finetune", str), ("finetune_source", str)]):
+    from components.apply_parameters.apply import Resolved, resolve
     from components.run_stage import step
 
     granted = (cpus, gpus)
-    return step(
-        "prepare", workspace, lambda: prepared(recipe, workspace, workers, epochs, tracking_uri, granted, branch)
-    )
+
+    def work() -> Resolved:
+        return resolve(recipe, workspace, workers, epochs, tracking_uri, granted, branch)
+
+    return step("apply_parameters", workspace, work)

@@ -10,13 +10,13 @@ from slowfast_core.stages.flow import trained_already
 from slowfast_core.workspace import Workspace
 
 
-class Changes(NamedTuple):
+class TrainingCheck(NamedTuple):
     train: str  # "yes" or "no"
     reason: str
     data_version: str
 
 
-def changed(recipe: str, workspace: str, expected_version: str, start: str) -> Changes:
+def check(recipe: str, workspace: str, expected_version: str, start: str) -> TrainingCheck:
     """Compare the inputs of training with those of its last result.
 
     Raises InputError when the data version is not the `expected_version`, if there is one.
@@ -30,8 +30,8 @@ def changed(recipe: str, workspace: str, expected_version: str, start: str) -> C
         raise InputError(f"the data version is {version}, asked for {expected_version}", extracted, mend)
     if done := trained_already(resolved, at):
         reason = f"data version {version} and recipe are as before: weights {done.weights_digest} stay"
-        return Changes("no", reason, version)
-    return Changes("yes", _why(resolved, at, version), version)
+        return TrainingCheck("no", reason, version)
+    return TrainingCheck("yes", _why(resolved, at, version), version)
 
 
 def starting_from(recipe: Recipe, start: str) -> Recipe:

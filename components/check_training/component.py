@@ -8,15 +8,15 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def changes(
+def check_training(
     recipe: str,
     workspace: str,
     clips: dsl.Input[dsl.Dataset],
     expected_version: str = "",
     start: dsl.Input[dsl.Model] = None,
-) -> NamedTuple("Changes", [("train", str), ("reason", str), ("data_version", str)]):
-    from components.check_training.check import changed
+) -> NamedTuple("TrainingCheck", [("train", str), ("reason", str), ("data_version", str)]):
+    from components.check_training.check import check
     from components.run_stage import step
 
     folder = start.metadata["folder"] if start else ""
-    return step("changes", workspace, lambda: changed(recipe, workspace, expected_version, folder))
+    return step("check_training", workspace, lambda: check(recipe, workspace, expected_version, folder))

@@ -6,7 +6,7 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def close(
+def close_runs(
     workspace: str,
     tracking_uri: str,
     experiments: list[str],
@@ -15,7 +15,7 @@ def close(
 ) -> None:
     from pathlib import Path
 
-    from components.close_runs.report import end
+    from components.close_runs.report import close_and_report
 
-    text = end(workspace, tracking_uri, experiments, status.state, status.error_message or "")
+    text = close_and_report(workspace, tracking_uri, experiments, status.state, status.error_message or "")
     Path(report.path).write_text(text, encoding="utf-8")

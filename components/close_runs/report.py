@@ -14,7 +14,7 @@ from slowfast_core.workspace import Workspace
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"
 
 
-def end(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, said: str) -> str:
+def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, said: str) -> str:
     """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)

@@ -6,7 +6,7 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def keep(recipe: str, workspace: str, reason: str) -> str:
+def reuse_model(recipe: str, workspace: str, reason: str) -> str:
     """Returns the digest of the weights that stay."""
     from components.run_stage import skip
 

@@ -9,7 +9,7 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def trained(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Model]) -> str:
+def select_model(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Model]) -> str:
     """`weights` is their digest. Returns the versions of data, weights and workspace, for Kubeflow's cache."""
     from components.run_stage import hand_on, step
     from components.select_model.versions import versions_of
@@ -18,4 +18,4 @@ def trained(recipe: str, workspace: str, weights: str, model: dsl.Output[dsl.Mod
         hand_on("train", recipe, workspace, model, "weights", weights)
         return versions_of(recipe, workspace)
 
-    return step("trained", workspace, work)
+    return step("select_model", workspace, work)

@@ -1,6 +1,6 @@
 """What evaluation and registration depend on."""
 
-from components.cache_key import held
+from components.cache_key import cache_key
 from slowfast_core.once import read_result
 from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.workspace import Workspace
@@ -10,5 +10,5 @@ def versions_of(recipe: str, workspace: str) -> str:
     """The versions of data and weights, and of what the workspace holds of all that is read and written from here."""
     at, resolved = Workspace.at(workspace), parse_recipe(recipe)
     store, training = at.data(resolved.data.name, "extract"), at.run(resolved.name, "train")
-    there = held([store, training, at.run(resolved.name, "evaluate"), at.run(resolved.name, "register")])
+    there = cache_key([store, training, at.run(resolved.name, "evaluate"), at.run(resolved.name, "register")])
     return f"{read_result(store).data_version}-{read_result(training).weights_digest}-{there}"

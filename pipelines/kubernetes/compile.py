@@ -33,8 +33,8 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     """The pipeline as KFP's object, with the recipe as the default of its parameter."""
     from kfp import dsl
 
-    from components.apply_parameters.component import prepare
-    from components.close_runs.component import close
+    from components.apply_parameters.component import apply_parameters
+    from components.close_runs.component import close_runs
     from pipelines.dag import data, judge
 
     recipe = recipe.with_gpus(auto_gpus(cluster))
@@ -45,10 +45,10 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     experiments = sorted({one.tracking.experiment for one in (recipe, branch) if one})
 
     def flow(recipe: str, data_version: str = "", workers: int = 0, epochs: int = 0):  # type: ignore[no-untyped-def]
-        with dsl.ExitHandler(place(close(**inputs, experiments=experiments), "close"), name="flow"):
+        with dsl.ExitHandler(place(close_runs(**inputs, experiments=experiments), "close_runs"), name="flow"):
             operators = {"recipe": recipe, "workers": workers, "epochs": epochs}
-            task = prepare(**operators, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
-            ready = place(task, "prepare").outputs
+            task = apply_parameters(**operators, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
+            ready = place(task, "apply_parameters").outputs
             clips = data(ready["recipe"], at, place, ready["source"])
             model, versions = _trained(ready["recipe"], at, clips, place, expected_version=data_version)
             judge(ready["recipe"], at, clips, model, place, versions)
@@ -67,14 +67,14 @@ def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) ->
     """Training if it has something to do; otherwise the model there is, with the reason. The model and its versions."""
     from kfp import dsl
 
-    from components.check_training.component import changes
+    from components.check_training.component import check_training
     from components.finetune.component import finetune
-    from components.reuse_model.component import keep
-    from components.select_model.component import trained
+    from components.reuse_model.component import reuse_model
+    from components.select_model.component import select_model
     from components.train.component import train
 
     inputs = {"recipe": recipe, "workspace": at}
-    seen = place(changes(**inputs, clips=clips, **told), "changes").outputs
+    seen = place(check_training(**inputs, clips=clips, **told), "check_training").outputs
     versioned = {**inputs, "clips": clips, "data_version": seen["data_version"]}
     with dsl.If(seen["train"] == "yes", name="train-what-changed"):
         if "start" in told:
@@ -82,9 +82,9 @@ def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) ->
         else:
             made = place(train(**versioned), "train")
     with dsl.Else(name="training-skipped"):
-        kept = place(keep(**inputs, reason=seen["reason"]), "keep")
+        kept = place(reuse_model(**inputs, reason=seen["reason"]), "reuse_model")
     weights = dsl.OneOf(made.outputs["Output"], kept.output)
-    there = place(trained(**inputs, weights=weights), "trained").outputs
+    there = place(select_model(**inputs, weights=weights), "select_model").outputs
     return there["model"], there["Output"]
 
 

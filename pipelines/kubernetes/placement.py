@@ -12,14 +12,14 @@ from slowfast_core.recipe.load import Recipe
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 
 USES = {
-    "s3": ("prepare", "ingest", "extract"),
-    "mlflow": ("train", "evaluate", "register", "close"),
+    "s3": ("apply_parameters", "ingest", "extract"),
+    "mlflow": ("train", "evaluate", "register", "close_runs"),
     "ray": ("extract", "train"),
 }
 AS_JOBS = USES["ray"]  # where compute.run_on says so
 ON_GPU = ("train", "evaluate")
 # Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
-UNCACHED = ("prepare", "changes", "train", "keep", "trained", "close")
+UNCACHED = ("apply_parameters", "check_training", "train", "reuse_model", "select_model", "close_runs")
 
 
 class Placement:
@@ -41,7 +41,7 @@ class Placement:
         return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
 
     def __call__(self, task: Any, stage: str) -> Any:
-        need = self._need("changes" if stage in ("keep", "trained") else stage)  # type: ignore[arg-type]
+        need = self._need("check_training" if stage in ("reuse_model", "select_model") else stage)  # type: ignore[arg-type]
         self._size(task, need)
         self._attach(task, stage)
         gpus = self._gpus(stage)
@@ -106,7 +106,7 @@ class Placement:
         uses = {kind for kind, stages in USES.items() if stage in stages}
         if stage == "train" and (self.recipe.train.checkpoint_store or "").startswith("s3://"):
             uses.add("s3")
-        if stage == "changes" and (self.recipe.train.init_from or "").startswith("models:"):
+        if stage == "check_training" and (self.recipe.train.init_from or "").startswith("models:"):
             uses.add("mlflow")
         named = {kind: getattr(self.cluster.secrets, kind) for kind in USES if kind in uses}
         return {kind: secret for kind, secret in named.items() if secret}

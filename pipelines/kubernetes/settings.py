@@ -16,7 +16,17 @@ from slowfast_core.ray_jobs.rayjob_settings import Name, RayJobPods, Secret, Tol
 from slowfast_core.recipe.schema import Count, Positive, Section
 
 DEFAULT = Path("cluster.yaml")
-StageName = Literal["prepare", "ingest", "validate", "extract", "changes", "train", "evaluate", "register", "close"]
+StageName = Literal[
+    "apply_parameters",
+    "ingest",
+    "validate",
+    "extract",
+    "check_training",
+    "train",
+    "evaluate",
+    "register",
+    "close_runs",
+]
 
 
 class Secrets(Section):
@@ -51,15 +61,15 @@ class Need(Section):
 
 
 NEEDS: dict[StageName, Need] = {
-    "prepare": Need(),
+    "apply_parameters": Need(),
     "ingest": Need(cpu=2, memory_gb=4, hours=48, retries=3),
     "validate": Need(cpu=8, memory_gb=16, hours=24),
     "extract": Need(cpu=16, memory_gb=32, hours=72),
-    "changes": Need(),
+    "check_training": Need(),
     "train": Need(cpu=2, memory_gb=8, hours=240, retries=3),
     "evaluate": Need(cpu=4, memory_gb=16, hours=24),
     "register": Need(memory_gb=4),
-    "close": Need(),
+    "close_runs": Need(),
 }
 
 

@@ -162,8 +162,8 @@ def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal[
 
 def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> Run:
     """Before the scoring: where MLflow does not answer, nothing has to be done again. Raises InputError."""
-    from slowfast_core.tracking.answers import mlflow_in_one_line
     from slowfast_core.tracking.continued import open_run_of
+    from slowfast_core.tracking.failures import mlflow_in_one_line
 
     tags = {"slowfast.stage": "evaluate", "slowfast.recipe": recipe.name}
     run = open_run_of(folder, recipe.tracking, at, f"{recipe.name} evaluate", tags)

@@ -13,7 +13,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.model.folder import files_of, load_verified
 from slowfast_core.once import StageResult, read_result, run_once
 from slowfast_core.recipe.load import Recipe, parse_recipe
-from slowfast_core.tracking.answers import mlflow_in_one_line
+from slowfast_core.tracking.failures import mlflow_in_one_line
 from slowfast_core.tracking.gate import Evidence
 from slowfast_core.tracking.lineage import Environment, Lineage, missing
 from slowfast_core.tracking.registry import HEADLINE, Candidate, register_version

@@ -173,8 +173,8 @@ def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) ->
 
     Training goes on while MLflow is away, but begins only where its run can be opened: raises InputError.
     """
-    from slowfast_core.tracking.answers import mlflow_in_one_line
     from slowfast_core.tracking.continued import known_run, open_run_of
+    from slowfast_core.tracking.failures import mlflow_in_one_line
 
     name, tags = f"{recipe.name} train", {"slowfast.stage": "train", "slowfast.recipe": recipe.name}
     try:

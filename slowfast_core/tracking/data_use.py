@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
-from slowfast_core.tracking.answers import is_unanswered, reason_of
+from slowfast_core.tracking.failures import is_unanswered, reason_of
 from slowfast_core.tracking.registry import EVALUATED_ON
 from slowfast_core.tracking.runs import MAX_DIGEST, connect
 

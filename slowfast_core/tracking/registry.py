@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe.load import Register
-from slowfast_core.tracking.answers import is_unanswered, reason_of
 from slowfast_core.tracking.code import sources
+from slowfast_core.tracking.failures import is_unanswered, reason_of, when_unlocked
 from slowfast_core.tracking.gate import Decision, Evidence, below_floor, decide
 from slowfast_core.tracking.lineage import Lineage
-from slowfast_core.tracking.locked import when_unlocked
 from slowfast_core.tracking.runs import connect
 from slowfast_core.tracking.turns import turn
 

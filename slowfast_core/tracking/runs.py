@@ -18,11 +18,16 @@ from pydantic import BaseModel
 
 from slowfast_core.credentials import without_credentials
 from slowfast_core.recipe.load import Tracking
-from slowfast_core.tracking.answers import is_unanswered, mlflow_in_one_line, reason_of, within
+from slowfast_core.tracking.failures import (
+    is_unanswered,
+    mlflow_in_one_line,
+    reason_of,
+    store_failures_in_one_line,
+    when_unlocked,
+    within,
+)
 from slowfast_core.tracking.lineage import Environment, environment
 from slowfast_core.tracking.location import artifacts_of, settle
-from slowfast_core.tracking.locked import when_unlocked
-from slowfast_core.tracking.store_failures import store_failures_in_one_line
 from slowfast_core.tracking.unsent import Busy, Point, Unsent, all_of, files_of, locked, remove
 from slowfast_core.workspace import Workspace
 

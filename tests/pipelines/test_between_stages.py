@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.apply_parameters.apply import prepared
-from components.check_training.check import changed
-from components.close_runs.report import cause_of, end
+from components.apply_parameters.apply import resolve
+from components.check_training.check import check
+from components.close_runs.report import cause_of, close_and_report
 from components.select_model.versions import versions_of
 from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
@@ -32,7 +32,7 @@ TINY = Path(__file__).parent / "tiny.yaml"
 
 def prepare(at: Path, *overrides: str, workers: int = 0, epochs: int = 0, granted: tuple[int, int] = (1, 0)) -> tuple:
     recipe = load_recipe(str(TINY), overrides)
-    return prepared(recipe.to_json(), str(at), workers, epochs, "http://mlflow:5000", granted, True)
+    return resolve(recipe.to_json(), str(at), workers, epochs, "http://mlflow:5000", granted, True)
 
 
 def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_prepare_refuses_gpus_that_were_not_settled_when_the_pods_were_compiled(
 
 def test_prepare_refuses_a_recipe_of_another_dag(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another DAG"):
-        prepared("kinetics400/slow_8x8_r50", str(tmp_path), 0, 0, "", (0, 0), True)
+        resolve("kinetics400/slow_8x8_r50", str(tmp_path), 0, 0, "", (0, 0), True)
 
 
 def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_its_data(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) ->
     }
     expected: dict[str, list[str]] = {}
     for name in "aaabcab":
-        resolved, source, _, _ = prepared(recipes[name].to_json(), str(at.root), 0, 0, "", (0, 0), False)
+        resolved, source, _, _ = resolve(recipes[name].to_json(), str(at.root), 0, 0, "", (0, 0), False)
         todo = [key for stage in STAGES if (key := (stage, resolved, source)) not in cache]
         for stage, text, _ in todo:
             run_stage(stage, parse_recipe(text), at)
@@ -133,12 +133,12 @@ def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str]
 
 def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
     recipe, at, extract = trained_workspace
-    again = changed(recipe.to_json(), str(at.root), "one.dir", "")
+    again = check(recipe.to_json(), str(at.root), "one.dir", "")
     assert (again.train, again.data_version) == ("no", "one.dir")
     assert "data version one.dir and recipe are as before: weights w1 stay" in again.reason
     assert trained_already(recipe, at)
     extract("two.dir")
-    moved = changed(recipe.to_json(), str(at.root), "", "")
+    moved = check(recipe.to_json(), str(at.root), "", "")
     assert (moved.train, moved.reason) == ("yes", "the data version was one.dir, is two.dir")
     assert trained_already(recipe, at) is None
 
@@ -146,7 +146,7 @@ def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
 def test_a_training_that_was_deleted_is_made_again(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     shutil.rmtree(at.run("tiny", "train"))
-    assert changed(recipe.to_json(), str(at.root), "", "").train == "yes"
+    assert check(recipe.to_json(), str(at.root), "", "").train == "yes"
 
 
 def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace: tuple) -> None:
@@ -214,27 +214,27 @@ def test_a_new_version_of_training_trains_again(trained_workspace: tuple, raise_
     recipe, at, _ = trained_workspace
     now = yaml.safe_load(stage_module.VERSIONS.read_text())["train"]
     raise_version("evaluate")
-    assert changed(recipe.to_json(), str(at.root), "", "").train == "no"
+    assert check(recipe.to_json(), str(at.root), "", "").train == "no"
     raise_version("train")
-    again = changed(recipe.to_json(), str(at.root), "", "")
+    again = check(recipe.to_json(), str(at.root), "", "")
     assert again[:2] == ("yes", f"the code of training changed: train {now} -> {now + 1}")
 
 
 def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3})})
-    assert changed(longer.to_json(), str(at.root), "", "")[:2] == (
+    assert check(longer.to_json(), str(at.root), "", "")[:2] == (
         "yes",
         "the recipe or the weights it starts from changed",
     )
     new = recipe.model_copy(update={"name": "new"})
-    assert "no finished training" in changed(new.to_json(), str(at.root), "", "").reason
+    assert "no finished training" in check(new.to_json(), str(at.root), "", "").reason
 
 
 def test_a_data_version_other_than_the_one_asked_for_stops_the_run(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     with pytest.raises(InputError, match=r"the data version is one\.dir, asked for zero\.dir"):
-        changed(recipe.to_json(), str(at.root), "zero.dir", "")
+        check(recipe.to_json(), str(at.root), "zero.dir", "")
 
 
 def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names_the_cause(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
         child.stdout.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "run-killed")
-        report = end(str(tmp_path), "", ["slowfast"], "FAILED", "Task exit-handler-1 failed.")
+        report = close_and_report(str(tmp_path), "", ["slowfast"], "FAILED", "Task exit-handler-1 failed.")
     assert "# FAILED" in report
     assert "Cause: tiny train: its pod was killed" in report
     assert "MLflow run killed was still open and is closed." in report
@@ -281,7 +281,7 @@ def test_a_run_of_another_pipeline_stays_open(tmp_path: Path) -> None:
         patch.setenv("SLOWFAST_PIPELINE_RUN", "another")
         run = open_run(recipe.tracking, at, "theirs", "key")
         patch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
-        assert "theirs" not in end(str(tmp_path), "", ["slowfast"], "SUCCEEDED", "")
+        assert "theirs" not in close_and_report(str(tmp_path), "", ["slowfast"], "SUCCEEDED", "")
     assert connect(at.tracking_uri).get_run(run.id).info.status == "RUNNING"
 
 
@@ -290,7 +290,7 @@ def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
     names = ["slowfast", "slowfast-ava"]
     runs = [open_run(recipe.tracking.model_copy(update={"experiment": name}), at, name, name) for name in names]
-    report = end(str(tmp_path), "", names, "FAILED", "")
+    report = close_and_report(str(tmp_path), "", names, "FAILED", "")
     assert all(f"MLflow run {name} was still open" in report for name in names)
     client = connect(at.tracking_uri)
     assert [client.get_run(run.id).info.status for run in runs] == ["FAILED", "FAILED"]
@@ -299,14 +299,14 @@ def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pyte
 def test_a_model_that_cannot_be_handed_on_is_the_cause(
     trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.select_model.component import trained
+    from components.select_model.component import select_model
 
     recipe, at, _ = trained_workspace
     monkeypatch.delenv("SLOWFAST_PIPELINE_RUN", raising=False)
     monkeypatch.setenv("SLOWFAST_PROGRESS", str(at.root / "pod.jsonl"))
     with pytest.raises(SystemExit, match="another run left w1 there, not w2"):
-        trained.python_func(recipe.to_json(), str(at.root), "w2", None)
-    assert "trained: another run left w1" in cause_of(at.root)
+        select_model.python_func(recipe.to_json(), str(at.root), "w2", None)
+    assert "select_model: another run left w1" in cause_of(at.root)
 
 
 def test_the_cause_is_what_a_stage_said_last(tmp_path: Path) -> None:

@@ -136,11 +136,11 @@ def test_a_secret_goes_to_the_stages_that_need_it(both: tuple[Any, dict[str, Any
     }
     s3 = {("store", "id", "AWS_ACCESS_KEY_ID"), ("store", "key", "AWS_SECRET_ACCESS_KEY")}
     mlflow, ray = {("mlflow", "token", "MLFLOW_TRACKING_TOKEN")}, {("ray", "auth_token", "RAY_AUTH_TOKEN")}
-    assert given["prepare"] == given["ingest"] == given["ingest-2"] == s3
+    assert given["apply-parameters"] == given["ingest"] == given["ingest-2"] == s3
     assert given["extract"] == s3 | ray
     assert given["train"] == given["finetune"] == mlflow | ray
-    assert given["evaluate"] == given["register"] == given["close"] == mlflow
-    assert given["validate"] == given["changes"] == given["keep"] == given["trained"] == set()
+    assert given["evaluate"] == given["register"] == given["close-runs"] == mlflow
+    assert given["validate"] == given["check-training"] == given["reuse-model"] == given["select-model"] == set()
 
 
 def test_checkpoints_in_a_bucket_need_its_secret() -> None:
@@ -150,7 +150,7 @@ def test_checkpoints_in_a_bucket_need_its_secret() -> None:
 
 def test_who_asks_for_a_registered_model_to_start_from_gets_the_registrys_secret() -> None:
     _, kubernetes_of = compiled("finetune=null", "train.init_from=models:/kinetics@champion")
-    assert {secret.secret_name for secret in kubernetes_of["exec-changes"].secret_as_env} == {"mlflow"}
+    assert {secret.secret_name for secret in kubernetes_of["exec-check-training"].secret_as_env} == {"mlflow"}
 
 
 def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: tuple[Any, dict[str, Any]]) -> None:
@@ -246,21 +246,21 @@ def test_training_is_under_a_condition_and_the_exit_handler_after_all(one: tuple
         for item in component.dag.tasks.values()
         for task in spec.components[item.component_ref.name].dag.tasks
     }
-    train, keep = parents["train"], parents["keep"]
-    assert train[0] == keep[0]
+    train, reuse = parents["train"], parents["reuse-model"]
+    assert train[0] == reuse[0]
     assert train[0].startswith("comp-condition-branches-")
-    assert train[1] == "inputs.parameter_values['pipelinechannel--changes-train'] == 'yes'"
-    assert keep[1] == f"!({train[1]})"
-    close = spec.root.dag.tasks["close"]
+    assert train[1] == "inputs.parameter_values['pipelinechannel--check-training-train'] == 'yes'"
+    assert reuse[1] == f"!({train[1]})"
+    close = spec.root.dag.tasks["close-runs"]
     assert list(close.dependent_tasks) == ["exit-handler-1"]
     all_upstream = pipeline_spec_pb2.PipelineTaskSpec.TriggerPolicy.TriggerStrategy.ALL_UPSTREAM_TASKS_COMPLETED
     assert close.trigger_policy.strategy == all_upstream
-    assert set(spec.root.dag.tasks) == {"close", "exit-handler-1"}
+    assert set(spec.root.dag.tasks) == {"close-runs", "exit-handler-1"}
 
 
 def test_the_exit_handler_knows_every_experiment() -> None:
     spec, _ = compiled("finetune.tracking.experiment=actors")
-    experiments = spec.root.dag.tasks["close"].inputs.parameters["experiments"]
+    experiments = spec.root.dag.tasks["close-runs"].inputs.parameters["experiments"]
     assert json_format.MessageToDict(experiments.runtime_value.constant) == ["actors", "slowfast"]
 
 
@@ -282,9 +282,11 @@ def test_the_cache_sees_the_source_the_data_and_the_image(one: tuple[Any, dict[s
 
     assert {source(stage, "source_version") for stage in ("ingest", "validate", "extract")} == {"source"}
     versions = [found[f"comp-{stage}"].inputs.parameters["versions"] for stage in ("evaluate", "register")]
-    assert {each.task_output_parameter.producer_task for each in versions} == {"trained"}
-    assert "changes-data_version" in found["comp-train"].inputs.parameters["data_version"].component_input_parameter
-    assert source("trained", "weights").startswith("pipelinechannel--condition-branches-")
+    assert {each.task_output_parameter.producer_task for each in versions} == {"select-model"}
+    assert (
+        "check-training-data_version" in found["comp-train"].inputs.parameters["data_version"].component_input_parameter
+    )
+    assert source("select-model", "weights").startswith("pipelinechannel--condition-branches-")
 
 
 def test_without_the_digest_of_its_image_nothing_is_cached() -> None:

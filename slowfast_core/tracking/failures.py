@@ -1,16 +1,21 @@
-"""Waiting for MLflow for a bounded time, and its failures in one line."""
+"""How MLflow and its store fail: waited for a bounded time, tried again where that helps, and reported in one line."""
 
 from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
 from slowfast_core.credentials import without_credentials
+from slowfast_core.environment import explained
 from slowfast_core.errors import InputError
-from slowfast_core.tracking.store_failures import store_failure
 
 T = TypeVar("T")
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
@@ -56,8 +61,6 @@ def is_unanswered(error: Exception) -> bool:
 @contextmanager
 def mlflow_in_one_line(uri: str) -> Iterator[None]:
     """Raise the failures of MLflow as InputError."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
@@ -66,3 +69,47 @@ def mlflow_in_one_line(uri: str) -> Iterator[None]:
             raise store_failure(error, uri) from error
         fix = "start the server, or correct tracking.uri of the recipe; a rerun goes on from what was done"
         raise InputError(f"MLflow cannot be used: {reason_of(error)}", uri, fix) from None
+
+
+PATIENCE, PAUSE = 60.0, 0.1  # seconds
+
+
+def when_unlocked(work: Callable[[], T]) -> T:
+    """`work()`, again for up to a minute while SQLite says that the database is locked.
+
+    MLflow itself waits 20 s, but not when it opens a store: then it is the 5 s of Python's sqlite3.
+    """
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except OperationalError as error:
+            if "database is locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(PAUSE)
+
+
+SQLITE = "sqlite:///"
+
+
+@contextmanager
+def store_failures_in_one_line(uri: str) -> Iterator[None]:
+    """Raise InputError for whatever keeps MLflow from the store at `uri`."""
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise store_failure(error, uri) from error
+
+
+def store_failure(error: Exception, uri: str) -> InputError:
+    database = [Path(uri.removeprefix(SQLITE))] if uri.startswith(SQLITE) else []
+    if line := explained(error, *database):
+        return line
+    text = str(error)
+    if "mlflow db upgrade" in text:
+        what = "the tracking database is of another MLflow version"
+        return InputError(what, uri, f"back it up, then run 'mlflow db upgrade {uri}'")
+    reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return InputError(f"MLflow cannot use the store: {reason}", uri, "correct tracking.uri of the recipe")
