@@ -25,12 +25,14 @@ from slowfast_core.tracking.turns import turn
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities import Run as MlflowRun
     from mlflow.models import Model
 
 PACKAGE = Path(__file__).resolve().parent.parent
 HEADLINE = {"classify": "top1", "detect": "mAP"}  # the metric that decides, by model.head
 CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION, REASON = "decision", "decision_reason"  # tags of a version: the alias that its registration gave it, and why
+REGISTRATION = "slowfast.registration"  # tag of a logged model: which registration made it
 OWNER = "turn.id"  # the file of what identifies a registration that was begun
 EVALUATED_ON = "evaluation_data_version"
 
@@ -98,12 +100,13 @@ def register_version(candidate: Candidate, settings: Register, folder: Path, uri
     lineage = folder / "lineage.json"
     write_whole(lineage, candidate.lineage.model_dump_json(indent=1))
     found = when_unlocked(lambda: _find(client, candidate))  # this opens the registry
-    logged = None if found else _log_model(client, candidate, lineage)
+    owner = _owner(folder)
+    logged = None if found else _log_model(client, candidate, lineage, owner)
     _create_registered_model(client, candidate.name)
-    with turn(client, candidate.name, _owner(folder)):
+    with turn(client, candidate.name, owner):
         version = _find(client, candidate)
         if version is None:
-            version = _create_version(client, candidate, logged or _log_model(client, candidate, lineage))
+            version = _create_version(client, candidate, logged or _log_model(client, candidate, lineage, owner))
         else:
             _renew_tags(client, candidate, version)
             if logged is not None:  # another process registered the same weights meanwhile
@@ -220,24 +223,35 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _log_model(client: MlflowClient, candidate: Candidate, lineage: Path) -> LoggedModel:
-    """Log the model to its training run."""
+def _log_model(client: MlflowClient, candidate: Candidate, lineage: Path, owner: str) -> LoggedModel:
+    """Log the model to its training run; a model that a killed attempt of this registration created is completed."""
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(candidate.lineage.training_run)
-    logged = client.create_logged_model(
-        run.info.experiment_id,
-        name=candidate.name.replace(".", "-"),  # MLflow takes no dot here
-        source_run_id=run.info.run_id,
-        params=run.data.params,
-        tags={"weights_digest": candidate.lineage.weights_digest},
+    begun = client.search_logged_models([run.info.experiment_id], f"tags.`{REGISTRATION}` = '{owner}'")
+    logged = (
+        begun[0]
+        if begun
+        else client.create_logged_model(
+            run.info.experiment_id,
+            name=candidate.name.replace(".", "-"),  # MLflow takes no dot here
+            source_run_id=run.info.run_id,
+            params=run.data.params,
+            tags={"weights_digest": candidate.lineage.weights_digest, REGISTRATION: owner},
+        )
     )
     with tempfile.TemporaryDirectory() as folder:
         _save_model(candidate, lineage, Path(folder) / "model", run.info.run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    if logged.model_id not in _outputs_of(run):
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return logged
+
+
+def _outputs_of(run: MlflowRun) -> set[str]:
+    """Ids of the models that are recorded as outputs of a run."""
+    return {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
 
 
 def _create_version(client: MlflowClient, candidate: Candidate, logged: LoggedModel) -> str:

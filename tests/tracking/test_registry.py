@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from safetensors.numpy import save_file
 
@@ -244,3 +245,31 @@ def test_killed_before_the_aliases_goes_on_with_the_same_version(flow: Flow, mon
         with pytest.raises(KeyboardInterrupt):
             flow.register(training, evaluation)
     assert flow.register(training, evaluation).summary == "slowfast-tiny v1: champion (no champion before)"
+
+
+@pytest.mark.parametrize(
+    "step", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"]
+)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_the_model_is_logged_leaves_one_model(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    training, evaluation = flow.train("w1"), flow.evaluate("w1", 0.5)
+    whole = getattr(MlflowClient, step)
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if moment == "after":
+            whole(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            flow.register(training, evaluation)
+    assert flow.register(training, evaluation).summary.startswith("slowfast-tiny v1: ")
+    client = connect(flow.at.tracking_uri)
+    (model,) = client.search_logged_models([e.experiment_id for e in client.search_experiments()])
+    assert str(model.status) == "READY"
+    assert [folder.name for folder in (flow.at.artifacts / "models").iterdir()] == [model.model_id]
+    (output,) = client.get_run(str(model.source_run_id)).outputs.model_outputs
+    assert output.model_id == model.model_id
