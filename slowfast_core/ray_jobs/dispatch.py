@@ -6,7 +6,7 @@ import sys
 
 from slowfast_core.credentials import left_out
 from slowfast_core.environment import machine_failures_in_one_line
-from slowfast_core.once import StageResult, alone
+from slowfast_core.once import StageResult, exclusive_lock
 from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
@@ -40,7 +40,7 @@ def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     for line in left_out("the job", recipe):
         print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
-    with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
+    with exclusive_lock(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
             from slowfast_core.ray_jobs.rayjob import run_rayjob
 

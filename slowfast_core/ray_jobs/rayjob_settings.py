@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import describe
 from slowfast_core.recipe.schema import Compute, Positive, Section
 
 VARIABLE = "SLOWFAST_RAYJOB"  # environment variable: RayJobSettings as JSON
@@ -73,10 +74,8 @@ class RayJobSettings(RayJobPods):
         try:
             return cls.model_validate_json(os.environ.get(VARIABLE) or "")
         except ValidationError as error:
-            first = error.errors()[0]
-            what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-            mend = "compile the pipeline with compute.run_on=rayjob, or set it to JSON with at least an image"
-            raise InputError(f"no settings for a RayJob: {what}", f"${VARIABLE}", mend) from None
+            fix = "compile the pipeline with compute.run_on=rayjob, or set it to JSON with at least an image"
+            raise InputError(f"no valid settings for a RayJob: {describe(error)}", f"${VARIABLE}", fix) from None
 
 
 WORKER_GB = 4  # of memory for a training process, besides its frame cache

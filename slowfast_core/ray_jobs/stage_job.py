@@ -107,7 +107,7 @@ class StageJob:
             result = StageResult.model_validate_json(file.read_text(encoding="utf-8"))
             shutil.rmtree(self.folder)
             if result.status == "failed":
-                raise InputError.said(result.summary)
+                raise InputError.from_line(result.summary)
             return result
         if failure:
             raise RuntimeError(f"{self.stage} failed on the cluster: {failure}")

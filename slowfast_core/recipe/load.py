@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from slowfast_core.documents import read_yaml, read_yaml_file
 from slowfast_core.errors import InputError
-from slowfast_core.field_errors import key_of, sentence
+from slowfast_core.field_errors import input_error, key_of
 from slowfast_core.names import PathOfNames
 from slowfast_core.recipe.data import Data, Store, Synthetic, Validation
 from slowfast_core.recipe.schema import (
@@ -151,11 +151,11 @@ def parse_recipe(tree: dict[str, Any] | str, where: str = "recipe", overrides: t
         return Recipe.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = key_of(first) or "recipe"
+        key = key_of(first)
         where = next((f"--set {text}" for text in reversed(overrides) if _sets(text, key)), where)
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown recipe key {key!r}", where, _nearest(first["loc"])) from None
-        raise InputError(f"{key}: {sentence(first)}", where, "correct the value") from None
+        raise input_error(error, where, "correct the value") from None
 
 
 def _sets(override: str, key: str) -> bool:

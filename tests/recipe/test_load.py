@@ -129,7 +129,7 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ({"train": {"epochs": 3}}, "train.warmup_epochs 34 is longer than train.epochs 3"),
         ({"seed": -1}, "seed: must be at least 0, is -1"),
         ({"data": {}}, "data.name: is missing"),
-        ({"data": {"name": "../x"}}, "data.name: '../x' cannot be the name of a folder: use "),
+        ({"data": {"name": "../x"}}, "data.name: '../x' is not a valid folder name: use "),
         ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "finetune may not hold another finetune"),
         ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the recipe's own name 'tiny'"),
         ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: must be a whole number, is 'x'"),
