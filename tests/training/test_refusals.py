@@ -76,7 +76,7 @@ def test_no_cluster_answers(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("train.batch=9",), "train.batch 9 does not divide by compute.workers 2"),
+        (("train.batch=9",), "train.batch 9 is not divisible by compute.workers 2"),
         (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (
