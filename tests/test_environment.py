@@ -172,7 +172,7 @@ def test_an_outdated_tracking_database(tracked: Workspace) -> None:
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
     line = in_a_process("ui", "--workspace", tracked.root, "--port", free_port())
-    assert line.startswith("slowfast: the tracking database is of another MLflow version")
+    assert line.startswith("slowfast: the tracking database has another MLflow version")
     assert remedy in line
 
 
