@@ -30,7 +30,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(work())
-        except Exception as error:  # noqa: BLE001  it is raised where the result is awaited
+        except Exception as error:  # noqa: BLE001  raised in the calling thread
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)  # the process does not wait for it at exit
