@@ -2,15 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params confirm-stages images image-cpu image-gpu \
-	lock upgrade
+.PHONY: setup demo test test-all test-gpu test-containers lint params reference confirm-stages images image-cpu \
+	image-gpu lock upgrade
 
-# Installs what dev.lock pins and refuses any file with another checksum. Only torch goes by its version: whether its build
-# is for CUDA, and brings CUDA's packages, is up to where pip finds it. `pip check` fails if the lock leaves out anything.
+# Installs the versions pinned in dev.lock and refuses files with other checksums. Only torch has no checksum: the index
+# that pip uses decides whether its build is for CUDA and needs CUDA's packages. `pip check` fails if the lock is incomplete.
 setup: .venv/installed
 
 .venv/installed: pyproject.toml dev.lock | $(BIN)/python
-	@echo "Installing what dev.lock pins into .venv; this takes 2 to 3 minutes."
+	@echo "Installing the packages of dev.lock into .venv; this takes 2 to 3 minutes."
 	sed -n '/^setuptools==/,/[^\\]$$/p' dev.lock > .venv/setuptools.lock
 	$(PIP) install --no-deps --require-hashes -r .venv/setuptools.lock
 	$(PIP) install --no-deps --require-hashes --no-build-isolation --use-pep517 -r dev.lock
@@ -22,7 +22,7 @@ setup: .venv/installed
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-# The whole flow on this machine, from generated videos to two registered models.
+# Runs the whole flow on this machine, from generated videos to two registered models.
 demo: setup
 	$(BIN)/slowfast run demo
 
@@ -32,35 +32,39 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
-# In two processes, of a thread each, and file by file, since the tests of a file share what takes long to make. The files
-# that mostly wait for Ray and for KFP go first, so that none of them begins when the other process has finished.
+# Uses two processes with one thread each. A file's tests run in one process because they share expensive fixtures. Files
+# that mostly wait for Ray and KFP run first, so that no process is left with one of them at the end.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/training tests/pipelines tests
 
 test-all: lint
 	$(BIN)/pytest -q -m 'not gpu and not containers'
 
-# params.yaml is the active recipe of the DVC pipeline, resolved.
+# Writes params.yaml, the resolved recipe of the DVC pipeline.
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
+
+# Writes the page with all keys of a recipe.
+reference: setup
+	$(BIN)/python -m slowfast_core.recipe.reference > docs/recipe-reference.md
 
 # Records the code behind each stage's results, and the versions of the stages (docs/reproducing.md).
 confirm-stages: setup
 	$(BIN)/python tests/stage_code.py
 
-# The container images (docs/images.md), each tried by `slowfast doctor`.
+# Builds the container images (docs/images.md) and runs `slowfast doctor` in each.
 images: image-cpu image-gpu
 
 image-cpu image-gpu: image-%:
 	infra/images/build $*
 
-# Pins anew what `setup` and the images install, with checksums: `lock` after a change of pyproject.toml, and moves no
-# other version; `upgrade` takes the newest of everything.
+# Pins the packages of `setup` and the images, with checksums. `lock`, after a change of pyproject.toml, keeps all versions
+# that still fit; `upgrade` updates all packages to their newest versions.
 lock upgrade: $(BIN)/python
 	$(PIP) install 'uv>=0.9'
 	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock $(if $(filter upgrade,$@),--upgrade)
 
-# Where there is a GPU that torch can use.
+# Needs a GPU that torch can use.
 test-gpu: setup
 	$(BIN)/pytest -q -m gpu
 

@@ -52,7 +52,7 @@ def run_local(
             except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
                 problem = error
     if display.refusal:
-        raise InputError.said(display.refusal)
+        raise InputError.from_line(display.refusal)
     if problem is not None:
         if line := explained(problem, at.root) or without_room(at.root):
             raise line from problem

@@ -1,1 +1,1 @@
-"""SlowFast networks for video recognition, from raw video to a registered model. Importing this does nothing."""
+"""SlowFast networks for video recognition, from raw video to a registered model. Importing has no side effects."""

@@ -1,4 +1,4 @@
-"""User names, passwords and tokens in addresses: used to connect, never written or printed."""
+"""Removes user names, passwords and tokens from addresses: they are used to connect, never written or printed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-VARIABLE = "SLOWFAST_CREDENTIALS"  # in which the stages of a run on this machine get the addresses as they were given
-# Up to the last @ of the authority; a password may hold what should have been percent-encoded. All repeats that could
-# cross another address are bounded, so that no text takes long.
-NOT_NAME_OF_SSH = r"(?!(?<=ssh://)[^\s/:@]*@)"  # it is part of the address there, and no secret
-USER_INFO = re.compile(rf"(?<=://){NOT_NAME_OF_SSH}(?:[^\s/?#<>]*|[^\s/@:]{{1,200}}:(?!\d+/)[^\s@]{{0,200}})@")
+VARIABLE = "SLOWFAST_CREDENTIALS"  # environment variable that passes the full addresses to stages on this machine
+# Matches up to the last @ of the authority, because a password may contain characters that should have been
+# percent-encoded. Repetitions that could cross another address are bounded, which bounds the run time.
+NOT_SSH_USER = r"(?!(?<=ssh://)[^\s/:@]*@)"  # the user name is part of an ssh address and not a secret
+USER_INFO = re.compile(rf"(?<=://){NOT_SSH_USER}(?:[^\s/?#<>]*|[^\s/@:]{{1,200}}:(?!\d+/)[^\s@]{{0,200}})@")
 SECRET = "sig|token|secret|passw|pwd|credential|api_?key|access_?key|auth"
 QUERY = re.compile(rf"([?&;][\w.%-]{{0,60}}(?:{SECRET})[\w.%-]{{0,60}}=)[^&\s'\")>]+", re.IGNORECASE)
 
 
 def without_credentials(text: str) -> str:
-    """`text` without the user info of the URIs in it and without the secret values of their queries.
+    """Remove user info from the URIs in `text` and replace secret query values by ***.
 
-    The name alone stays in `ssh://name@host`.
+    A user name without a password is kept in `ssh://name@host`.
     """
     return QUERY.sub(r"\1***", USER_INFO.sub("", text))
 
 
 def stripped(value: Any) -> Any:
-    """`value`, a tree of dicts, lists and tuples, with `without_credentials` applied to each of its strings."""
+    """Apply `without_credentials` to every string in a tree of dicts, lists and tuples."""
     if isinstance(value, str):
         return without_credentials(value)
     if isinstance(value, dict):
@@ -35,21 +35,19 @@ def stripped(value: Any) -> Any:
 
 
 def for_stages(*trees: Any) -> str:
-    """The value of VARIABLE for the stages of recipes: each address with credentials, by the one without."""
-    found = (text for tree in trees for text in _strings(tree))
-    return json.dumps({bare: text for text in found if (bare := without_credentials(text)) != text})
+    """Return the value of VARIABLE for `trees`: a JSON object from each stripped address to the full address."""
+    texts = (text for tree in trees for text in _strings(tree))
+    return json.dumps({bare: text for text in texts if (bare := without_credentials(text)) != text})
 
 
 def left_out(where: str, *trees: Any) -> list[str]:
-    """A line for each address whose credentials do not go to `where`."""
+    """Return one warning for each address that loses its credentials when it is passed to `where`."""
     bare = sorted(json.loads(for_stages(*trees)))
-    return [
-        f"the credentials in {address} are left out of {where}, whose environment has to have them" for address in bare
-    ]
+    return [f"the credentials in {address} are not passed to {where}; set them in its environment" for address in bare]
 
 
 def restored(tree: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """`tree` with the credentials that VARIABLE holds for its addresses."""
+    """Replace stripped addresses in `tree` by the full addresses in VARIABLE."""
     known = json.loads(environment.get(VARIABLE) or "{}")
     return _restored(tree, known) if known else tree
 
@@ -63,7 +61,7 @@ def _restored(value: Any, known: Mapping[str, str]) -> Any:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a tree whose branches are dicts, lists, tuples and objects with fields."""
+    """Yield all strings in a tree of dicts, lists, tuples and objects with a `__dict__`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):

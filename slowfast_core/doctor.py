@@ -1,4 +1,4 @@
-"""What is installed, what this machine has, and what is missing for a cluster."""
+"""`slowfast doctor`: reports installed packages, the hardware of this machine, and what is missing for a cluster."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ COMMANDS = ("docker", "kubectl")
 
 
 def examine() -> dict[str, str]:
-    """One line a finding, in a fixed order."""
+    """Return the report as label -> one line of text, in a fixed order."""
     import torch
 
-    found = {"python": platform.python_version(), "system": platform.platform()}
-    found |= {name: _version(name) for name in ("slowfast", *PACKAGES)}
-    found["cores"] = f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"
-    found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    report = {"python": platform.python_version(), "system": platform.platform()}
+    report |= {name: _version(name) for name in ("slowfast", *PACKAGES)}
+    report["cores"] = f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"
+    report["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found["GPU"] = ", ".join(names) or "none: everything runs on the CPU"
-    found["decoders"] = _decoders()
+    report["GPU"] = ", ".join(names) or "none: everything runs on the CPU"
+    report["decoders"] = _decoders()
     missing = [name for name, module in CLUSTER.items() if not _has(module)]
     missing += [name for name in COMMANDS if shutil.which(name) is None]
-    found["missing for cluster"] = ", ".join(missing) or "nothing"
-    return found
+    report["missing for cluster"] = ", ".join(missing) or "nothing"
+    return report
 
 
 def _decoders() -> str:

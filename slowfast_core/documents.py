@@ -1,7 +1,7 @@
-"""YAML and JSON of unknown origin: whatever is in them, reading ends soon, in plain values or an InputError.
+"""Reads untrusted YAML and JSON in bounded time, into plain values or an InputError.
 
-Both formats nest without end, JSON's and YAML's readers recurse, and a YAML of some lines can stand for terabytes by
-anchors that name anchors. Here depth, size and integers are bounded.
+Both formats nest to any depth and their parsers recurse; a few lines of YAML can expand to terabytes through anchors
+that refer to anchors. Depth, size and integers are therefore limited here.
 """
 
 from __future__ import annotations
@@ -16,61 +16,62 @@ from yaml.constructor import ConstructorError
 
 from slowfast_core.errors import InputError
 
-LARGEST_YAML = 2**16  # characters: PyYAML reads some 50 kB a second
-MOST_VALUES = 100_000  # of a YAML file, each counted as often as its anchor is used
-MOST_MERGED = 100  # mappings that one mapping merges (`<<`)
-DEEPEST = 50
+LARGEST_YAML = 2**16  # characters: PyYAML parses about 50 kB per second
+MOST_VALUES = 100_000  # values in a YAML file; a value is counted each time its anchor is used
+MOST_MERGED = 100  # mappings merged (`<<`) into one mapping
+DEEPEST = 50  # levels of nesting
 LARGEST_INTEGER = 2**64
 
-WRONG = (ValueError, OverflowError, LookupError, AttributeError, TypeError)  # of what makes dates and numbers
+# Raised by PyYAML's constructors for text that looks like a date or a number but is not one.
+CONSTRUCTOR_ERRORS = (ValueError, OverflowError, LookupError, AttributeError, TypeError)
 
 
 def read_yaml(text: str, where: object, fix: str = "correct the file") -> Any:
-    """The one document in `text`. Raises InputError."""
+    """Parse the single document in `text`. Raises InputError."""
     if len(text) > LARGEST_YAML:
-        raise InputError(f"{len(text):,} characters are more than the {LARGEST_YAML:,} of a YAML file", where, fix)
+        raise InputError(f"YAML of {len(text):,} characters; at most {LARGEST_YAML:,} are allowed", where, fix)
     try:
-        tree = yaml.load(text, Loader=_Loader)  # a safe one
+        tree = yaml.load(text, Loader=_Loader)  # derived from SafeLoader
     except yaml.YAMLError as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where, fix) from None
     except RecursionError:
-        raise InputError("not YAML: nested too deep", where, fix) from None
+        raise InputError("not YAML: nested too deeply", where, fix) from None
     for count, (depth, value) in enumerate(_values(tree)):
         if count == MOST_VALUES or depth > DEEPEST:
-            what = f"nested more than {DEEPEST} deep" if depth > DEEPEST else f"more than {MOST_VALUES:,} values"
+            what = f"nested more than {DEEPEST} levels" if depth > DEEPEST else f"more than {MOST_VALUES:,} values"
             raise InputError(what, where, fix)
         if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
-            raise InputError("a whole number of more than 19 digits", where, fix)
+            raise InputError("an integer of more than 19 digits", where, fix)
     return tree
 
 
 def read_yaml_file(path: Path, fix: str) -> Any:
-    """Raises InputError."""
+    """Parse a YAML file. Raises InputError."""
     try:
         if path.stat().st_size > 4 * LARGEST_YAML:
-            raise InputError(f"larger than the {LARGEST_YAML:,} characters of a YAML file", path, fix)
+            raise InputError(f"YAML of more than {LARGEST_YAML:,} characters", path, fix)
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError("not YAML: no UTF-8 text", path, fix) from None
+        raise InputError("not YAML: not UTF-8 text", path, fix) from None
     except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", path, "name a file that you may read") from None
+        raise InputError(f"cannot read the file: {error.strerror}", path, "name a readable file") from None
     return read_yaml(text, path, fix)
 
 
 def read_json(text: str, where: object, fix: str = "correct the file") -> Any:
-    """Raises InputError, which names the line."""
+    """Parse JSON. Raises InputError with the line number."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", f"{where}:{error.lineno}", fix) from None
     except RecursionError:
-        raise InputError("not JSON: nested too deep", where, fix) from None
-    except ValueError:  # Python converts no more than 4300 digits
+        raise InputError("not JSON: nested too deeply", where, fix) from None
+    except ValueError:  # Python converts at most 4300 digits
         raise InputError("not JSON: a number of thousands of digits", where, fix) from None
 
 
 def read_json_object(path: Path, what: str, fix: str) -> dict[str, Any]:
-    """The object in a JSON file of ours. Raises InputError, which begins with `what` when the file is not there."""
+    """Read a JSON object from a file that this program wrote. Raises InputError(`what`) if the file is unreadable."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -83,15 +84,15 @@ def read_json_object(path: Path, what: str, fix: str) -> dict[str, Any]:
 
 class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Values that look like dates or numbers and are none are errors with a line."""
+        """Raise ConstructorError, with the line, for a value that looks like a date or number but is not one."""
         try:
             return super().construct_object(node, deep)
-        except WRONG as error:
+        except CONSTRUCTOR_ERRORS as error:
             what = f"wrong value {str(node.value)[:40]!r}{_why(error)}"
             raise ConstructorError(None, None, what, node.start_mark) from None
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys copy what they name: of each other, they double it line by line."""
+        """Limit merge keys: each copies the mapping it names, so a chain of merges doubles the size with each line."""
         merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
         if sum(len(value.value) if isinstance(value, yaml.SequenceNode) else 1 for value in merged) > MOST_MERGED:
             raise yaml.YAMLError(f"more than {MOST_MERGED} merged mappings")
@@ -101,7 +102,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _values(tree: Any) -> Iterator[tuple[int, Any]]:
-    """(depth, value) of everything in the tree, without recursion; endless where an anchor holds itself."""
+    """Yield (depth, value) for every node, without recursion; never ends if an anchor contains itself."""
     rest = [(0, tree)]
     while rest:
         depth, value = rest.pop()
@@ -113,7 +114,7 @@ def _values(tree: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _why(error: Exception) -> str:
-    """The reason where it is one: a missing key or attribute is one of the reader's own."""
+    """Return the error's text if it explains the input; a LookupError or AttributeError only describes PyYAML."""
     reason = " ".join(str(error).split())
     if "digits" in reason:
         return ": a number of thousands of digits"

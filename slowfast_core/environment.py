@@ -1,4 +1,4 @@
-"""Failures of the machine, not of the program, as one line: a full disk, a folder that may not be written."""
+"""Turns operating-system failures, such as a full disk or a read-only folder, into one-line errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from slowfast_core.errors import FULL, InputError
 
-# What libraries say of a full disk where they raise no OSError: SQLite, Arrow, safetensors, those that wrap another.
+# Messages about a full disk from libraries that do not raise OSError: SQLite, Arrow, safetensors, wrapped errors.
 FULL_TEXTS = ("database or disk is full", "no space left on device", "disk quota exceeded")
-MAKE_ROOM = "make room and run again; what is finished is kept"
+MAKE_ROOM = "free disk space and run again; finished work is kept"
 LITTLE_ROOM = 100 << 20  # bytes
 FIXES = {
-    errno.EACCES: "give this user the right to it, or choose another --workspace",
-    errno.EPERM: "give this user the right to it, or choose another --workspace",
+    errno.EACCES: "grant this user access, or choose another --workspace",
+    errno.EPERM: "grant this user access, or choose another --workspace",
     errno.EROFS: "choose another --workspace, or mount it writable",
     errno.ENOTDIR: "remove that file, or choose another --workspace",
     errno.EEXIST: "remove that file, or choose another --workspace",
@@ -25,13 +25,13 @@ FIXES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs, or raise the system's limit of open files",
-    errno.EIO: "look at the disk (dmesg)",
+    errno.EIO: "check the disk (dmesg)",
 }
 
 
 @contextmanager
 def machine_failures_in_one_line(*places: Path) -> Iterator[None]:
-    """Raise InputError for a failure of the machine while work is done in `places`."""
+    """Raise InputError for an operating-system failure inside the block; `places` are the folders it writes to."""
     try:
         yield
     except InputError:
@@ -43,7 +43,7 @@ def machine_failures_in_one_line(*places: Path) -> Iterator[None]:
 
 
 def explained(error: BaseException, *places: Path) -> InputError | None:
-    """The line for a failure of the machine, `error` or what it came from; None for any other failure."""
+    """Return an InputError if `error` or its cause is an operating-system failure; None for any other failure."""
     if line := full_disk(error, *places):
         return line
     causes = [cause for cause in (error, error.__cause__) if isinstance(cause, OSError) and cause.errno in FIXES]
@@ -55,10 +55,10 @@ def explained(error: BaseException, *places: Path) -> InputError | None:
 
 
 def full_disk(error: BaseException, *places: Path) -> InputError | None:
-    """The line for a disk without room, which names the file, or else the fullest of `places`.
+    """Return an InputError if `error` reports a full disk; it names the file, or else the fullest of `places`.
 
-    FFmpeg's errors have the system's number, others quote its text. A quoted text may be of another machine, such as
-    a tracking server: it counts only where a disk here is full.
+    FFmpeg's errors carry an errno, others only quote the system's message. A quoted message may come from another
+    machine, such as a tracking server, and counts only if a local disk is nearly full.
     """
     for cause in _chain(error):
         number, text = getattr(cause, "errno", None), str(cause).lower()
@@ -70,13 +70,13 @@ def full_disk(error: BaseException, *places: Path) -> InputError | None:
 
 
 def without_room(place: Path) -> InputError | None:
-    """The line for a disk so full that a process there could not even report why it ended."""
+    """Return an InputError if the disk of `place` has no free bytes: a process there cannot even report its failure."""
     room = shutil.disk_usage(_existing(place)).free
     return None if room > 0 else InputError("no space left on the disk", place, MAKE_ROOM)
 
 
 def fullest(*places: Path) -> Path:
-    """Of the places and the folder for temporary files, the one whose disk has the least room."""
+    """Return the one of `places` and the temporary directory that has the least free disk space."""
     candidates = [_existing(place) for place in (*places, Path(tempfile.gettempdir()))]
     return min(candidates, key=lambda place: shutil.disk_usage(place).free)
 
@@ -87,12 +87,12 @@ def _existing(path: Path) -> Path:
 
 
 def _named(error: BaseException) -> object:
-    """The path in the error. Of two, of a copy or a rename, the second is the one that was to be written."""
+    """Return the path in the error; for a copy or a rename, which has two, the path that was being written."""
     return getattr(error, "filename2", None) or getattr(error, "filename", None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it came from."""
+    """Yield the error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

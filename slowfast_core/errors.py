@@ -1,4 +1,4 @@
-"""The one error that users see: what is wrong, where, and how to fix it."""
+"""InputError: the error shown to users, with what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Self
 
 from slowfast_core.credentials import without_credentials
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room on disk
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errno values for a full disk or an exhausted quota
 LONGEST = 2000  # characters of each part of a message
 
 
 class InputError(Exception):
-    """The input or the recipe is wrong; the command line prints it as one line and exits with 2.
+    """The input or the recipe is wrong; the command line prints the message as one line and exits with code 2.
 
-    What comes from a file may hold line ends, escape sequences of terminals or megabytes, and is shortened and escaped.
-    Addresses in the line are without their credentials.
+    Text from files may contain line breaks, terminal escape sequences or megabytes: each part is shortened and escaped.
+    Credentials in addresses are removed.
     """
 
-    def __init__(self, what: str, where: object, mend: str) -> None:
-        parts = (one_line(without_credentials(part)) for part in (what, str(where), mend))
+    def __init__(self, what: str, where: object, fix: str) -> None:
+        parts = (one_line(without_credentials(part)) for part in (what, str(where), fix))
         super().__init__("{} ({}); {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return InputError.said, (str(self),)  # it crosses process borders
+        return InputError.from_line, (str(self),)  # lets the error be pickled between processes
 
     @classmethod
-    def said(cls, line: str) -> Self:
-        """An error whose line another process has already written."""
+    def from_line(cls, line: str) -> Self:
+        """Create an error from the complete message of an InputError in another process."""
         error = cls.__new__(cls)
         Exception.__init__(error, without_credentials(line))
         return error
 
 
 def one_line(text: str) -> str:
-    """The text with escapes in place of what a terminal would not show as a character, and its middle left out."""
+    """Escape non-printable characters in `text` and shorten it to LONGEST by leaving out its middle."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 200]} ... {text[-100:]}"
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)

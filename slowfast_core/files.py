@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Atomic writes, file digests and disk-space checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slowfast_core.errors import FULL, InputError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success its bytes are on disk and it takes the name `path`."""
+    """Yield a temporary path in the folder of `path`; on success sync the file to disk and rename it to `path`."""
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
@@ -52,13 +52,13 @@ def sha256_of(path: Path) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """As ETags and DVC have it; it guards against damage, not against malice."""
+    """MD5, as used by S3 ETags and DVC: it detects corruption, not tampering."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused with InputError when it leaves `root` (absolute, `..`, or through a link)."""
+    """Return `root / relative`. Raises InputError if it is outside `root` (absolute, `..`, or through a link)."""
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"path {relative!r} leaves the data root", root, "use paths below the root, without '..'")
@@ -67,41 +67,41 @@ def inside(root: Path, relative: str) -> Path:
 
 @contextmanager
 def disk_in_one_line(where: str, target: Path) -> Iterator[None]:
-    """Raise failures of the file system as InputError; `where` names the object, `target` is the file to write."""
+    """Raise file-system failures as InputError; `where` names the object, `target` is the file being written."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            mend = "free some, or choose another --workspace; a rerun goes on from the finished files"
-            raise InputError(f"no space left on the disk: {error.strerror}", target, mend) from None
+            fix = "free disk space, or choose another --workspace; a rerun keeps the finished files"
+            raise InputError(f"no space left on the disk: {error.strerror}", target, fix) from None
         what = f"cannot read or write {error.filename or 'the file'}: {error.strerror or error}"
-        raise InputError(what, where, "mend the folder or the file") from None
+        raise InputError(what, where, "check the permissions of the folder and the file") from None
 
 
 @contextmanager
 def full_disk_in_one_line(where: Path) -> Iterator[None]:
-    """Of writing the clip store, by FFmpeg too: a disk that is full, or a quota used up, told as InputError."""
+    """Raise InputError if the disk is full, or a quota exhausted, while the clip store is written."""
     try:
         yield
     except Exception as error:
-        # FFmpeg's errors are not all OSErrors, but all have their number.
+        # Not all of FFmpeg's errors are OSErrors, but all have an errno.
         if getattr(error, "errno", None) not in FULL:
             raise
         what = f"cannot write the clip store: {str(getattr(error, 'strerror', error)).lower()}"
-        raise InputError(what, where, "make room, then extract again: what is finished is kept") from None
+        raise InputError(what, where, "free disk space, then run extract again; finished clips are kept") from None
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse at once what cannot fit."""
+    """Raise InputError if the disk of `folder` has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         what = f"no space left on the disk for {needed / 1e9:.1f} GB: {free / 1e9:.1f} GB are free"
-        raise InputError(what, folder, "free some, or choose another --workspace")
+        raise InputError(what, folder, "free disk space, or choose another --workspace")
 
 
 @contextmanager
 def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
-    """Within the block SIGTERM calls `act`. In other threads than the main one, whose the signals are, it does not."""
+    """Call `act` on SIGTERM inside the block. Has no effect outside the main thread, which alone handles signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

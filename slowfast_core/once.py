@@ -1,4 +1,4 @@
-"""What makes a stage a stage: its output appears whole or not at all, and the same inputs and code run once."""
+"""Runs a stage once for the same inputs and code version, and publishes its output folder atomically."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside, sync, write_whole
 
-RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
+RECORD = "stage.json"  # StageResult and key of a finished stage
+BEGUN = "inputs.sha256"  # key of the inputs that a stage was started with
+INPUTS = "inputs.json"  # the inputs themselves, to report what changed
 RERUN = "run the stage again"
 VERSIONS = Path(__file__).with_name("stage_versions.yaml")
-VERSION = "stage_version"  # among the inputs of a stage: its name and the version of its code
-LONGEST = 80  # characters of a value that a reason shows
+VERSION = "stage_version"  # key in a stage's inputs: the stage's name and the version of its code
+LONGEST = 80  # characters in the old and new value of an input, above which a message only names the input
 
 
 class StageResult(BaseModel):
-    """What every stage returns and `--json` prints."""
+    """The result of a stage, which `--json` prints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     status: Literal["done", "unchanged", "failed"] = "done"
     seconds: float = 0.0
-    outputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}  # name -> path
     summary: str = ""  # one line for people
-    reason: str = ""  # why it was run again, as "extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
-    digest: str = ""  # identity of what the next stage reads
-    versions: dict[str, int] = {}  # of the code of this stage, and of those whose results it read
+    reason: str = ""  # why the stage ran again, such as "extract 3 -> 4" or "train.epochs 3 -> 4"; "" for a first run
+    digest: str = ""  # identifies the part of the output that the next stage reads
+    versions: dict[str, int] = {}  # code versions of this stage and of the stages it read results from
     weights_digest: str | None = None
     data_version: str | None = None
     metrics: dict[str, float] = {}
@@ -56,16 +58,17 @@ def run_once(
     """Run `work(partial)` once for these inputs and publish the folder it filled as `output`.
 
     `inputs` is everything the result depends on besides the version of the stage's code, as JSON values. `work` returns
-    the fields of StageResult; paths in `outputs` are relative to the folder. When it is killed, the next call with the
-    same inputs hands it the same partial folder, with whatever it had finished there. Where `work` salvages, it also
-    gets what was begun for other inputs, and keeps of it what is still right. Else that is cleared, but for what has
-    something in its folder `keep`: Raises InputError then.
+    the fields of StageResult; paths in `outputs` are relative to the folder. After a kill, the next call with the same
+    inputs passes the same partial folder to `work`, with everything finished so far.
+
+    A partial folder with other inputs is cleared, with two exceptions. If `salvages` is set, `work` receives it and
+    keeps the files that are still valid. Otherwise, if its subfolder `keep` has files, InputError is raised.
     """
     inputs = _versioned(stage, inputs)
     key = _key(inputs)
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with alone(output):
+    with exclusive_lock(output):
         if result := _unchanged(output, key):
             return result
         if _key_of(partial) != key:
@@ -87,19 +90,19 @@ def _work(stage: str, partial: Path, key: str, work: Callable[[Path], Mapping[st
 
 
 def finished(stage: str, output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
-    """The whole result in `output`, if it is of these inputs and of the stage's present code."""
+    """Return the complete result in `output` if it has these inputs and the stage's current code version."""
     return _unchanged(output, _key(_versioned(stage, inputs)))
 
 
 def stage_version(stage: str) -> int:
-    """The version of the stage's code, which is raised when a change of it changes results."""
+    """Return the version of the stage's code, which is raised when a code change changes results."""
     return int(yaml.safe_load(VERSIONS.read_text(encoding="utf-8"))[stage])
 
 
 def outdated(stage: str, folder: Path) -> str:
-    """How the stage's code changed since the result in `folder`, as `extract 3 -> 4`; "" where it did not."""
-    made = read_result(folder).versions.get(stage, "none")
-    return "" if made == stage_version(stage) else f"{stage} {made} -> {stage_version(stage)}"
+    """Return how the code version differs from the one of the result in `folder`, as `extract 3 -> 4`; "" if equal."""
+    old = read_result(folder).versions.get(stage, "none")
+    return "" if old == stage_version(stage) else f"{stage} {old} -> {stage_version(stage)}"
 
 
 def _versioned(stage: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,14 +116,14 @@ def _unchanged(output: Path, key: str) -> StageResult | None:
 
 
 def read_result(folder: Path) -> StageResult:
-    """The result of the finished stage in `folder`. Raises InputError when there is none."""
+    """Return the result of the finished stage in `folder`. Raises InputError if there is none."""
     if _key_of(folder) is None:
         raise InputError(f"stage {folder.name!r} has not been run", folder, "run the stages before this one first")
     return _result(folder).model_copy(update={"status": "unchanged", "seconds": 0.0, "reason": ""})
 
 
 def edition(folder: Path) -> str | None:
-    """Another one each time a result is published in `folder`, whatever is in it; None where there is no whole one."""
+    """Return a string that changes whenever a result is published in `folder`; None without a complete result."""
     if _key_of(folder) is None or not _complete(_result(folder)):
         return None
     record = folder / RECORD
@@ -128,10 +131,10 @@ def edition(folder: Path) -> str | None:
 
 
 def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None]) -> StageResult:
-    """Publish a finished stage's folder again: `record` is its stage.json, and `fill(partial)` brings the files."""
+    """Publish a finished stage's folder again from its stage.json (`record`); `fill(partial)` writes the files."""
     partial = output.with_name(f".{output.name}.restored")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with alone(output):
+    with exclusive_lock(output):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
@@ -141,7 +144,7 @@ def restore(output: Path, record: Mapping[str, Any], fill: Callable[[Path], None
 
 
 def key_of_partial(partial: Path) -> str:
-    """What identifies the inputs of the stage that works in `partial`."""
+    """Return the key of the inputs that the stage in `partial` was started with."""
     return (partial / BEGUN).read_text()
 
 
@@ -154,7 +157,7 @@ def _complete(result: StageResult) -> bool:
 
 
 def _key_of(folder: Path) -> str | None:
-    """The key of the finished stage in `folder`; None when there is none, or its record is damaged."""
+    """Return the key of the finished stage in `folder`; None if there is none or its record is damaged."""
     try:
         return _read_record(folder)[0]
     except InputError:
@@ -164,12 +167,12 @@ def _key_of(folder: Path) -> str | None:
 def _result(folder: Path) -> StageResult:
     _, result = _read_record(folder)
     for path in result.outputs.values():
-        inside(folder, path)  # the record may have come from a remote
+        inside(folder, path)  # the record may come from a remote and is not trusted
     return result.model_copy(update={"outputs": {name: str(folder / path) for name, path in result.outputs.items()}})
 
 
 def _read_record(folder: Path) -> tuple[str, StageResult]:
-    """The key and the result of the finished stage in `folder`, as they are written. Raises InputError."""
+    """Read the key and the result of the finished stage in `folder`, with relative paths. Raises InputError."""
     fields = read_json_object(folder / RECORD, "no record of a stage", RERUN)
     key = fields.pop("key", None)
     try:
@@ -177,18 +180,21 @@ def _read_record(folder: Path) -> tuple[str, StageResult]:
     except (ValidationError, TypeError):
         key = None
     if not isinstance(key, str):
-        raise InputError("a damaged record of a stage", folder / RECORD, RERUN)
+        raise InputError("damaged record of a stage", folder / RECORD, RERUN)
     return key, result
 
 
 def _start_partial(partial: Path, key: str, inputs: Mapping[str, Any], keep: str, salvages: bool) -> None:
-    """Keep the partial folder of these inputs; clear one that was begun for others, or begin it anew."""
+    """Prepare the partial folder: keep it if it has the same inputs, otherwise clear it or hand it over (`salvages`).
+
+    Raises InputError if it has other inputs and files in its subfolder `keep`.
+    """
     begun = partial / BEGUN
     if partial.exists() and (not begun.is_file() or key_of_partial(partial) != key):
         if keep and any((partial / keep).glob("*")):
             stage = partial.name.split(".")[1]
-            what = f"an unfinished {stage} of other inputs is there: {_difference(partial, inputs)}"
-            raise InputError(what, partial, "finish it with those, or remove the folder")
+            what = f"an unfinished {stage} with other inputs exists: {_difference(partial, inputs)}"
+            raise InputError(what, partial, "finish it with its own inputs, or remove the folder")
         if salvages:
             (partial / RECORD).unlink(missing_ok=True)
             begun.unlink(missing_ok=True)
@@ -201,7 +207,7 @@ def _start_partial(partial: Path, key: str, inputs: Mapping[str, Any], keep: str
 
 
 def _reason(output: Path, key: str, inputs: Mapping[str, Any]) -> str:
-    """Why the result in `output` is not the one asked for; "" where there is none."""
+    """Return why the result in `output` cannot be reused; "" if there is no result."""
     before = _key_of(output)
     if before is None:
         return ""
@@ -209,7 +215,7 @@ def _reason(output: Path, key: str, inputs: Mapping[str, Any]) -> str:
 
 
 def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
-    """The first few inputs that are not those of `folder`, as `train.epochs 3 -> 4`."""
+    """List up to three inputs that differ from those of `folder`, such as `train.epochs 3 -> 4`."""
     if not (folder / INPUTS).is_file():
         return "its inputs are not recorded"
     old = _flat(json.loads((folder / INPUTS).read_text()))
@@ -220,7 +226,7 @@ def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
 
 
 def _change(name: str, old: Any, new: Any) -> str:
-    """`extract 3 -> 4`; what is too long for a line is only named."""
+    """Return `name old -> new`; only `name changed` if the values are longer than LONGEST characters."""
     name = name.removeprefix(f"{VERSION}.")
     return f"{name} {old} -> {new}" if len(f"{old}{new}") <= LONGEST else f"{name} changed"
 
@@ -243,8 +249,8 @@ def _publish(partial: Path, output: Path) -> None:
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Hold the stage's lock; the system lets it go when the process dies."""
+def exclusive_lock(output: Path) -> Iterator[None]:
+    """Hold the stage's lock, which the system releases when the process dies. Raises InputError if it is taken."""
     with output.with_name(f".{output.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Progress of a long stage: a bar on a terminal, or lines for whoever started the stage."""
+"""Reports the progress of a long stage: a bar on a terminal, or JSON lines in a file that the caller reads."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class Advance(Protocol):
 
 
 class DoneColumn(ProgressColumn):
-    """How many of how many items, or bytes."""
+    """Column with the completed and the total number of items or bytes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._items, self._bytes = MofNCompleteColumn(), DownloadColumn()
+        self._items = MofNCompleteColumn()
+        self._bytes = DownloadColumn()
 
     def render(self, task: Task) -> Text:
         return self._bytes.render(task) if task.fields.get("unit") == "bytes" else self._items.render(task)
@@ -53,7 +54,7 @@ def bar(console: Console) -> Progress:
 
 @contextmanager
 def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance]:
-    """Yield `advance(steps, note)`, which tells how far the stage has come; threads may share it."""
+    """Yield a thread-safe function `advance(steps, note)` that reports completed steps."""
     if target := os.environ.get(PROGRESS_FILE):
         yield _lines(Path(target), {"stage": stage, "total": total, "unit": unit})
     elif sys.stderr.isatty():
@@ -65,7 +66,8 @@ def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance
 
 
 def _lines(target: Path, fields: dict[str, object]) -> Advance:
-    done, lock = 0.0, threading.Lock()
+    done = 0.0
+    lock = threading.Lock()
 
     def advance(steps: float = 1, note: str = "") -> None:
         nonlocal done

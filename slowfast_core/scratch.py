@@ -1,7 +1,7 @@
-"""A folder in the system's temporary directory for the time of one process and of all that it starts.
+"""A temporary folder that lives as long as one process, and is shared with all the processes it starts.
 
-Temporary files, Ray's session and its processes end with the block, and what a killed process left ends at the next
-start: its lock is free then, and its processes carry the folder in their environment.
+Temporary files, Ray's session and its processes are removed at the end of the block. Leftovers of a killed process are
+removed at the next start: the lock of its folder is free, and its child processes have the folder in their environment.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 
 from slowfast_core.errors import InputError
 
-VARIABLE = "SLOWFAST_SCRATCH"  # environment variable of all that the owner of a folder starts: the folder
-LONGEST = 20  # characters of the temporary directory: the sockets of a Ray session below it have at most 107 in all
-END_SECONDS = 30.0  # in which a process is gone after SIGKILL, unless the system hangs
+VARIABLE = "SLOWFAST_SCRATCH"  # environment variable of all child processes: path of the scratch folder
+LONGEST = 20  # characters in the temporary directory: socket paths of a Ray session inside it are limited to 107
+END_SECONDS = 30.0  # time for a process to disappear after SIGKILL; longer means that the system hangs
 
 
 @contextmanager
 def scratch(owner: Path) -> Iterator[Path]:
-    """A new empty folder, and the temporary directory of this process and of those that it starts in the block.
+    """Create an empty folder and make it the temporary directory of this process and of the processes it starts.
 
-    What was abandoned by a killed process for `owner` or for something below it is ended first: its processes, then its
-    files. Of other owners only folders without a living process go.
+    First removes what a killed process left behind for `owner` or a path below it: its processes, then its files.
+    Abandoned folders of other owners are removed only if none of their processes is alive.
     """
     root = _root()
     with _locked(root / ".lock"):
@@ -50,7 +50,7 @@ def scratch(owner: Path) -> Iterator[Path]:
 
 
 def _root() -> Path:
-    """One folder of this user, found by nested calls too. Raises InputError when it is somebody else's."""
+    """Return this user's root folder, the same for nested calls. Raises InputError if another user owns it."""
     if outer := os.environ.get(VARIABLE):
         root = Path(outer).parent
     else:
@@ -63,7 +63,7 @@ def _root() -> Path:
 
 
 def _end_abandoned(root: Path, owner: Path) -> None:
-    """Until there is no more: a folder may be held by a process that only ends with another folder."""
+    """Remove abandoned folders until none is left: a folder may be locked by a process of another folder."""
     found = True
     while found:
         found = False
@@ -73,14 +73,14 @@ def _end_abandoned(root: Path, owner: Path) -> None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    continue  # its process lives
+                    continue  # its process is alive
                 if Path(file.read()).is_relative_to(owner) or not processes_of(folder):
                     _end(folder)
                     found = True
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The processes of this user, but for this one, that were started with `folder` as their scratch folder."""
+    """Return the ids of this user's other processes that were started with `folder` as their scratch folder."""
     numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [pid for pid in numbers if pid != os.getpid() and _carries(pid, folder)]
 
@@ -88,18 +88,18 @@ def processes_of(folder: Path) -> list[int]:
 def _carries(pid: int, folder: Path) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # it has ended, or is another user's
+    except OSError:  # the process has ended or belongs to another user
         return False
     return f"{VARIABLE}={folder}".encode() in environment.split(b"\0")
 
 
 def _end(folder: Path) -> None:
-    """End the folder's processes, then remove it. Raises InputError when one does not end."""
+    """Kill the folder's processes, then remove it. Raises InputError if a process does not end."""
     limit = time.monotonic() + END_SECONDS
     while pids := processes_of(folder):
         if time.monotonic() > limit:
             what = f"process {pids[0]} of an earlier run does not end"
-            raise InputError(what, folder, "find out why, or restart the machine")
+            raise InputError(what, folder, "check what blocks the process, or restart the machine")
         for pid in pids:
             _kill(pid, folder)
         time.sleep(0.05)
@@ -108,7 +108,7 @@ def _end(folder: Path) -> None:
 
 
 def _kill(pid: int, folder: Path) -> None:
-    """Through a descriptor: another process may get the number meanwhile."""
+    """Send SIGKILL through a pidfd, because the process id may be reused in the meantime."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -131,7 +131,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """Python asks for the temporary directory once; it is to ask again."""
+    """Set the temporary directory inside the block; clears the directory that `tempfile` has cached."""
     names = (VARIABLE, "TMPDIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(folder)))

@@ -1,4 +1,4 @@
-"""The directory for data, runs, models and logs. Recipes share a data set by its name; models belong to a recipe."""
+"""The directory for data, runs, models and logs. Recipes share data sets by name; models belong to one recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Workspace:
         return cls(Path(path or os.environ.get("SLOWFAST_WORKSPACE") or "workspace").resolve())
 
     def source(self, data: str) -> Path:
-        """Generated sources; real ones stay where they are."""
+        """Folder of a generated source; other sources are read where they are."""
         return self.below("sources", data)
 
     def data(self, data: str, stage: str) -> Path:
@@ -41,11 +41,11 @@ class Workspace:
 
     @property
     def unsent(self) -> Path:
-        """What an MLflow server did not take yet."""
+        """Folder of records that an MLflow server has not accepted yet."""
         return self.below("unsent")
 
     def below(self, folder: str, *names: str) -> Path:
-        """The path of `names` in `folder`. Raises InputError when that is outside, also through a symbolic link."""
+        """Return the path of `names` in `folder`. Raises InputError if it is outside, also through a symbolic link."""
         top = self.root / folder
         path = top.joinpath(*names)
         if not path.resolve().is_relative_to(self.root.resolve() / folder):

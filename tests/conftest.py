@@ -1,4 +1,4 @@
-"""A tiny data set, made once, for the tests that run whole stages."""
+"""A tiny data set, generated once for the tests that run whole stages, and a small disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slowfast_core.recipe.load import load_recipe
 from slowfast_core.stages.flow import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
-DISK_MB = 12  # for the tiny workspace, and for 2 or 3 checkpoints of 3 MB
+DISK_MB = 12  # enough for the tiny workspace and 2 or 3 checkpoints of 3 MB
 TINY_RECIPE = """
 name: tiny
 data:
@@ -34,7 +34,7 @@ compute: {workers: 2, gpus_per_worker: 0, frame_cache_mb: 50}
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a recipe that trains in seconds."""
+    """Path of a recipe that trains in seconds."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(TINY_RECIPE)
     return path
@@ -51,7 +51,7 @@ def _tiny_data(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tiny_workspace(_tiny_data: Path) -> Callable[[Path], Workspace]:
-    """A workspace of one's own, in this folder, in which the tiny data is extracted."""
+    """Create a workspace in a folder, in which the tiny data set is already extracted."""
 
     def make(folder: Path) -> Workspace:
         shutil.copytree(_tiny_data, folder)
@@ -62,7 +62,7 @@ def tiny_workspace(_tiny_data: Path) -> Callable[[Path], Workspace]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty disk of its own."""
+    """An empty file system of DISK_MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(disk)]
@@ -73,4 +73,4 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # SQLite may have a file open still
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # SQLite may still have a file open

@@ -1,6 +1,6 @@
 """Digests of the code behind each stage's results, recorded in golden/stage_code.json (docs/reproducing.md).
 
-`python tests/stage_code.py` (`make confirm-stages`) records the code and the stage versions of today.
+`python tests/stage_code.py` (`make confirm-stages`) records the current code and stage versions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "golden" / "stage_code.json"
-# Where the code of a stage begins, and the templates of what it writes. Whatever it imports is part of it.
+# Entry module of each stage and templates of the files it writes. All modules imported from there are included.
 STAGES = {
     "ingest": ("stages/ingest.py",),
     "validate": ("stages/validate.py", "data/quality/report.html"),
@@ -27,8 +27,8 @@ STAGES = {
     "register": ("stages/register.py",),
     "convert": ("convert/convert.py",),
 }
-# Modules that start, follow and record work, and decide nothing in its results. What only they import is left out too.
-BESIDE_RESULTS = (
+# Modules that start, monitor and record work but do not influence results. Modules only they import are excluded too.
+NOT_IN_RESULTS = (
     "errors",
     "progress",
     "once",
@@ -38,22 +38,22 @@ BESIDE_RESULTS = (
     "parallel/ray_connection",
     "tracking",
 )
-RECORDS_ARE_RESULTS = ("register",)  # stages of which `tracking` is part
+RECORDS_ARE_RESULTS = ("register",)  # stages whose results depend on `tracking`
 
 
 @dataclass(frozen=True)
 class Code:
-    """What stands behind a stage: the version of its code, and a digest of each file."""
+    """The code behind a stage: its version, and a digest of each file."""
 
     version: int
     files: dict[str, str]
 
 
 def code_of(stage: str, package: Path) -> Code:
-    """The code of the stage in the folder of `slowfast_core`."""
+    """Collect the code of the stage; `package` is the folder of `slowfast_core`."""
     import yaml
 
-    left_out = [name for name in BESIDE_RESULTS if not (stage in RECORDS_ARE_RESULTS and name == "tracking")]
+    left_out = [name for name in NOT_IN_RESULTS if not (stage in RECORDS_ARE_RESULTS and name == "tracking")]
     found: set[Path] = set()
     todo = [package / name for name in STAGES[stage]]
     while todo:
@@ -71,7 +71,7 @@ def _is_below(path: Path, names: list[str]) -> bool:
 
 
 def imported(path: Path, package: Path) -> set[Path]:
-    """The files of the package that a module imports, in functions too, but not for type checkers alone."""
+    """Return the files of the package that a module imports, also inside functions, except under TYPE_CHECKING."""
     names = _imports(path.read_text(encoding="utf-8")) if path.suffix == ".py" else set()
     parts = [name.split(".")[1:] for name in names if name.split(".")[0] == package.name]
     candidates = [package.joinpath(*of_name) for of_name in parts]
@@ -91,7 +91,7 @@ def _imports(source: str) -> frozenset[str]:
 
 
 def digest_of(path: Path) -> str:
-    """Of a module's meaning: comments, docstrings and layout do not count. Of another file's bytes."""
+    """Digest of a module without comments, docstrings and layout, or of the bytes of another file."""
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return digest_of_source(path.read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def digest_of_source(source: str) -> str:
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below, but for what stands under `if TYPE_CHECKING:`."""
+    """Yield `node` and all nodes below it, except the body of `if TYPE_CHECKING:`."""
     yield node
     skipped = node.body if isinstance(node, ast.If) and _is_for_type_checkers(node) else []
     for child in ast.iter_child_nodes(node):
@@ -113,23 +113,21 @@ def _nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _plain(value: Any) -> Any:
-    """A syntax tree as lists. Fields that are empty or None are left out: which there are depends on the Python."""
+    """Convert a syntax tree to lists. Omits empty fields, which depend on the version of Python, and docstrings."""
     if isinstance(value, list):
-        return [_plain(item) for item in value if not (isinstance(item, ast.If) and _is_for_type_checkers(item))]
+        return [_plain(item) for item in value if not _has_no_effect(item)]
     if not isinstance(value, ast.AST):
         return f"{type(value).__name__} {value!r}"
     fields = dict(ast.iter_fields(value))
     for name in ("ctx", "kind", "type_comment", "type_ignores"):
         fields.pop(name, None)
-    if isinstance(value, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(value):
-        fields["body"] = value.body[1:]
     if isinstance(value, ast.JoinedStr):
         fields["values"] = _joined(value.values)
     return [type(value).__name__, [[name, _plain(item)] for name, item in fields.items() if item not in (None, [])]]
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    """Neighbouring texts of an f-string as one: how many there are depends on the Python."""
+    """Join adjacent literals of an f-string, because their number depends on the version of Python."""
     joined: list[ast.expr] = []
     for value in values:
         before = joined[-1] if joined else None
@@ -140,8 +138,11 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
     return joined
 
 
-def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return ast.get_docstring(node, clean=False) is not None
+def _has_no_effect(item: Any) -> bool:
+    """Whether a statement is a docstring, also of an attribute, or is only for type checkers."""
+    if isinstance(item, ast.Expr):
+        return isinstance(item.value, ast.Constant) and isinstance(item.value.value, str)
+    return isinstance(item, ast.If) and _is_for_type_checkers(item)
 
 
 def _is_for_type_checkers(node: ast.If) -> bool:
@@ -157,7 +158,7 @@ def changed_files(before: Code, now: Code) -> list[str]:
 
 
 def confirm(package: Path, file: Path) -> list[str]:
-    """Record the code of all stages in `file`; returns what that means for each stage that changed."""
+    """Record the code of all stages in `file`; returns a line for each stage that changed."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     now = {stage: code_of(stage, package) for stage in STAGES}
     lines = []
@@ -166,7 +167,7 @@ def confirm(package: Path, file: Path) -> list[str]:
         if old.version != code.version:
             lines.append(f"{stage} {old.version} -> {code.version}: it runs again everywhere")
         elif changed := changed_files(old, code):
-            lines.append(f"{stage} stays {code.version}, its results are confirmed as the same: {', '.join(changed)}")
+            lines.append(f"{stage} stays {code.version}, results confirmed as unchanged: {', '.join(changed)}")
     fields = {stage: {"version": code.version, "files": code.files} for stage, code in now.items()}
     file.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     return lines

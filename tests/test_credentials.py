@@ -1,3 +1,5 @@
+"""Credentials in addresses are removed from everything written, and still reach the stages that connect."""
+
 from __future__ import annotations
 
 import json
@@ -36,7 +38,7 @@ def test_addresses_lose_their_credentials_and_nothing_else(text: str, expected: 
 
 
 @pytest.mark.parametrize("piece", ["a", "://", "a:b://", "?", "?sig", "http://a:", "@"])
-def test_no_text_takes_long(piece: str) -> None:
+def test_run_time_is_bounded_for_any_text(piece: str) -> None:
     started = time.monotonic()
     without_credentials(piece * 100_000)
     assert time.monotonic() - started < 30  # quadratic: minutes
@@ -46,7 +48,7 @@ ADDRESSES = ("tracking.uri", "data.remote", "data.endpoint_url", "data.remote_en
              "train.checkpoint_endpoint_url", "compute.address", "train.init_from", "data.labels")  # fmt: skip
 
 
-def test_nothing_written_of_a_recipe_has_credentials_and_everything_can_connect() -> None:
+def test_written_recipes_have_no_credentials_and_stages_get_them_back() -> None:
     overrides = [f"{name}=https://me:{PASSWORD}@host/{name}?token={PASSWORD}" for name in ADDRESSES]
     recipe = load_recipe("demo", overrides)
     assert recipe.tracking.uri == f"https://me:{PASSWORD}@host/tracking.uri?token={PASSWORD}"
@@ -60,12 +62,12 @@ def test_nothing_written_of_a_recipe_has_credentials_and_everything_can_connect(
     assert PASSWORD not in "".join(lines)
 
 
-def test_a_message_has_none() -> None:
+def test_an_error_message_has_no_credentials() -> None:
     error = InputError("cannot connect", f"http://me:{PASSWORD}@host", f"not http://me:{PASSWORD}@host")
     assert str(error) == "cannot connect (http://host); not http://host"
-    assert str(InputError.said(f"see http://me:{PASSWORD}@host")) == "see http://host"
+    assert str(InputError.from_line(f"see http://me:{PASSWORD}@host")) == "see http://host"
 
 
-def test_a_remote_is_recorded_without() -> None:
+def test_a_remote_is_recorded_without_credentials() -> None:
     address = Address(f"webdavs://me:{PASSWORD}@host/dvc", f"https://me:{PASSWORD}@host")
     assert address.recorded == Address("webdavs://host/dvc", "https://host")

@@ -1,4 +1,4 @@
-"""YAML and JSON that would never end, fill the memory or escape as another error: one line each."""
+"""YAML and JSON that would never end, exhaust memory or raise unexpected errors give a one-line InputError."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ TINY = "name: tiny\ndata: {name: motion}\n"
 
 
 def doubled(line: str) -> str:
-    """Each line holds the one before twice: 2^60 values, or a mapping of 2^60 keys."""
+    """Repeat `line` so that each contains the one before twice: 2^60 values, or a mapping of 2^60 keys."""
     return "a0: &a0 {x: 1}\n" + "\n".join(line.format(n=n, b=n - 1) for n in range(1, 60))
 
 
 LINES = {
     TINY + "seed: " + "1" * 5000: "a number of thousands of digits",
-    TINY + "seed: 0x" + "f" * 3000: "a whole number of more than 19 digits",
-    TINY + "seed: " + "[" * 5000: "not YAML: nested too deep",
-    TINY + "seed: &a [*a]": "nested more than 50 deep",
-    TINY + doubled("a{n}: &a{n} [*a{b}, *a{b}]"): "nested more than 50 deep",
+    TINY + "seed: 0x" + "f" * 3000: "an integer of more than 19 digits",
+    TINY + "seed: " + "[" * 5000: "not YAML: nested too deeply",
+    TINY + "seed: &a [*a]": "nested more than 50 levels",
+    TINY + doubled("a{n}: &a{n} [*a{b}, *a{b}]"): "nested more than 50 levels",
     TINY + doubled("a{n}: &a{n} {{<<: [*a{b}, *a{b}]}}"): "",
     TINY + "seed: {<<: [" + "{a: 1}, " * 200 + "]}": "more than 100 merged mappings",
     TINY + "seed: !!bool x": "wrong value 'x'",
     TINY + "seed: !!int ''": "wrong value ''",
-    TINY + "seed: [" + "1," * 40_000 + "]": "characters are more than the 65,536 of a YAML file",
+    TINY + "seed: [" + "1," * 40_000 + "]": "characters; at most 65,536 are allowed",
     "name: tiny\ndata: {name: a, holdout: 2001-13-45}": "wrong value '2001-13-45': month must be in 1..12",
     "name: tiny\ndata: {name: a, holdout: 2001-11-05}": "data.holdout: must be a number, is a date, 2001-11-05",
     TINY + "model: {beta: 1e999999999}": "model.beta: must be a finite number",
     TINY + "train: {learning_rate: .inf}": "train.learning_rate: must be a finite number",
-    TINY + "1: 2": "1: has a key that is no text",
+    TINY + "1: 2": "1: has a key that is not text",
     TINY + "extends: " + "x" * 5000: "no recipe 'xxx",
     TINY + "finetune: " + "x/" * 5000: "no recipe 'x/x",
     TINY + 'extends: "a\\nb\\e[31m"': r"no recipe 'a\nb\x1b[31m'",
@@ -76,7 +76,7 @@ def test_a_large_number_in_an_override_is_refused_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["tracking.uri", "data.source", "data.remote", "data.endpoint_url", "train.checkpoint_store"]
 )
-def test_an_address_that_is_mistyped_is_no_folder(key: str, address: str, tmp_path: Path) -> None:
+def test_a_mistyped_address_is_refused_and_not_used_as_a_folder(key: str, address: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(TINY)
     with pytest.raises(InputError, match=rf"{key}: an address starts with \w+:// and a name, is '{address}'"):
@@ -86,14 +86,14 @@ def test_an_address_that_is_mistyped_is_no_folder(key: str, address: str, tmp_pa
 def test_cluster_settings_are_bounded_too(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("host: " + "[" * 5000)
-    with pytest.raises(InputError, match=r"nested too deep \(.*cluster\.yaml\); correct the settings"):
+    with pytest.raises(InputError, match=r"nested too deeply \(.*cluster\.yaml\); correct the settings"):
         load_cluster(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "not JSON: nested too deep (x); correct"),
+        ("[" * 100_000, "not JSON: nested too deeply (x); correct"),
         ("1" * 5000, "not JSON: a number of thousands of digits (x); correct"),
         ('{\n"a": 1,\n}', "not JSON: Expecting property name enclosed in double quotes (x:3); correct"),
     ],

@@ -1,4 +1,4 @@
-"""dvc.yaml against the stages: it runs one again for what decides its results, and for nothing else."""
+"""dvc.yaml matches the stages: DVC runs a stage again exactly when an input of its results changes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from slowfast_core.stages import validate as validation
 VERSIONS = "slowfast_core/stage_versions.yaml"
 STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# What ingestion does not look at: how it copies, what comes after it, and where that goes.
+# Not inputs of ingest: how it copies, what later stages do, and where they write.
 NOT_INGESTED = {"requester_pays", "fetch_workers", "validation", "store", "remote", "remote_endpoint_url"}
-# Of the weights to start from, the stage looks at the digest; DVC can only look at the name.
+# The stage depends on the digest of the start weights; DVC can depend only on their name.
 NAMED = {"train.init_from"}
 
 
@@ -36,12 +36,12 @@ def params(stage: str) -> set[str]:
     return {entry for entry in DVC[stage]["params"] if isinstance(entry, str)}
 
 
-def test_the_stages_are_those_of_both_branches() -> None:
+def test_dvc_has_the_stages_of_both_branches() -> None:
     assert list(DVC) == [*STAGES, *(f"finetune_{stage}" for stage in STAGES)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_version_of_its_code_and_on_no_source(stage: str) -> None:
+def test_a_stage_depends_on_its_code_version_and_not_on_source_files(stage: str) -> None:
     for name in (stage, f"finetune_{stage}"):
         of_files = [entry for entry in DVC[name]["params"] if isinstance(entry, dict)]
         assert of_files == [{VERSIONS: [stage]}]
@@ -50,17 +50,17 @@ def test_a_stage_depends_on_the_version_of_its_code_and_on_no_source(stage: str)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_branch_is_as_the_recipe(stage: str) -> None:
+def test_stages_of_the_branch_have_the_same_parameters(stage: str) -> None:
     assert params(f"finetune_{stage}") == {f"finetune.{name}" for name in params(stage)}
 
 
-def test_ingestion_depends_on_what_it_looks_at() -> None:
+def test_ingest_depends_on_the_fields_it_reads() -> None:
     assert params("ingest") == {f"data.{name}" for name in set(Data.model_fields) - NOT_INGESTED}
 
 
 @pytest.fixture(scope="module")
 def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable[[Recipe], dict[str, Any]]]:
-    """What each stage says that its result depends on, of a recipe."""
+    """For each stage, a function from a recipe to the inputs that the stage declares."""
     root = tmp_path_factory.mktemp("stages")
     for stage in ("validate", "extract", "ingest", "train", "evaluate"):
         run_once(stage, root / stage, {}, lambda _: {"digest": "d", "data_version": "v", "weights_digest": "w"})
@@ -78,10 +78,10 @@ def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("stage", STAGES[1:])
-def test_a_stage_depends_on_the_fields_that_its_key_has(
+def test_dvc_parameters_match_the_declared_inputs(
     stage: str, inputs_of: Mapping[str, Callable[[Recipe], dict[str, Any]]]
 ) -> None:
-    """Every field of recipes of either kind is changed, and the key looked at."""
+    """Changes every field of both kinds of recipes and checks whether the declared inputs change."""
     decisive, fields = set(), set()
     for name in ("demo", "demo_ava"):
         for final in ("last", "best"):
@@ -99,7 +99,7 @@ def test_a_stage_depends_on_the_fields_that_its_key_has(
 
 
 def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The section with one of its fields changed to another value, which need not be valid; for each field."""
+    """Yield, for each field, its key and the section with another, possibly invalid, value for it."""
     for name, info in type(section).model_fields.items():
         value, field = getattr(section, name), prefix + (info.alias or name)
         if name == "finetune":
@@ -114,7 +114,7 @@ def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.exhaustive
 def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
-    """By DVC itself, on folders that stand for the stages' results."""
+    """Runs DVC itself on folders that represent the results of the stages."""
     for name in ("slowfast_core", ".dvc"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):

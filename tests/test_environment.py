@@ -1,4 +1,4 @@
-"""Failures of the machine: one line that names the place and the remedy, exit 2, never a traceback."""
+"""Operating-system failures give one line that names the place and the fix, exit code 2, and no traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from slowfast_core.tracking.runs import connect, open_run
 from slowfast_core.workspace import Workspace
 
 SLOWFAST = str(Path(sys.executable).with_name("slowfast"))
-# Root obeys the permissions of files without this capability.
+# Without these capabilities, root is subject to file permissions.
 LIKE_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
@@ -35,7 +35,7 @@ Command = Callable[..., str]
 
 
 def in_a_process(*arguments: object, before: list[str] | None = None) -> str:
-    """The line with which a command is refused."""
+    """Run a command in a new process and return its one-line refusal."""
     command = [*(before or []), SLOWFAST, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
@@ -45,7 +45,7 @@ def in_a_process(*arguments: object, before: list[str] | None = None) -> str:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """What a refused command writes to stderr, in this process."""
+    """Run a command in this process and return what its refusal writes to stderr."""
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["slowfast", *map(str, arguments)])
@@ -60,7 +60,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Making one takes seconds, copying it none."""
+    """Created once, because this takes seconds; tests copy it."""
     at = Workspace(tmp_path_factory.mktemp("database"))
     connect(at.tracking_uri).search_experiments()
     return at.root / "mlflow.db"
@@ -74,14 +74,14 @@ def tracked(empty_database: Path, tmp_path: Path) -> Workspace:
 
 
 @pytest.mark.parametrize("leave_kb", [0, 8])
-def test_a_full_disk_is_named_whoever_notices_it(small_disk: Path, leave_kb: int) -> None:
-    """Neither a write nor SQLite names the file."""
+def test_a_full_disk_is_named_even_if_the_error_has_no_path(small_disk: Path, leave_kb: int) -> None:
+    """The errors of a write and of SQLite do not name the file."""
     fill(small_disk, leave_kb)
     with pytest.raises(OSError, match="No space left") as caught:
         write_whole(small_disk / "x", "x" * 20_000)
     assert caught.value.filename is None
     assert str(explained(caught.value, small_disk)) == (
-        f"no space left on the disk ({small_disk}); make room and run again; what is finished is kept"
+        f"no space left on the disk ({small_disk}); free disk space and run again; finished work is kept"
     )
     with pytest.raises(sqlite3.OperationalError) as quoted:
         sqlite3.connect(small_disk / "x.db").executescript("create table t(x); insert into t values(zeroblob(30000));")
@@ -92,13 +92,13 @@ def test_a_full_disk_is_named_whoever_notices_it(small_disk: Path, leave_kb: int
 
 
 def test_a_disk_that_is_not_full_is_not_blamed(tmp_path: Path) -> None:
-    """A tracking server quotes its own system."""
+    """A tracking server may report that its own disk is full."""
     assert explained(RuntimeError("500: No space left on device"), tmp_path) is None
     assert explained(ValueError("x"), tmp_path) is None
     assert explained(FileNotFoundError(2, "No such file or directory", "x"), tmp_path) is None
 
 
-def test_of_several_places_the_fullest_is_named(small_disk: Path, tmp_path: Path) -> None:
+def test_the_fullest_of_several_places_is_named(small_disk: Path, tmp_path: Path) -> None:
     fill(small_disk)
     assert fullest(tmp_path, small_disk / "deep" / "below") == small_disk
 
@@ -113,7 +113,7 @@ def test_a_full_disk_when_tracking_begins(small_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("full", ["cache", "remote"])
-def test_a_full_disk_is_no_matter_of_the_network(small_disk: Path, tmp_path: Path, full: str) -> None:
+def test_a_full_disk_is_not_reported_as_a_network_failure(small_disk: Path, tmp_path: Path, full: str) -> None:
     roomy = tmp_path / "roomy"
     repository, remote = (small_disk, roomy) if full == "cache" else (roomy, small_disk / "remote")
     store = repository / "motion" / "extract" / "store"
@@ -129,7 +129,7 @@ def test_a_full_disk_is_no_matter_of_the_network(small_disk: Path, tmp_path: Pat
     assert "network" not in line
 
 
-def test_a_copy_that_finds_no_room_names_where_it_was_written(small_disk: Path, tmp_path: Path) -> None:
+def test_a_copy_without_disk_space_names_the_target(small_disk: Path, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.mp4").write_bytes(bytes(2_000_000))
     fill(small_disk, leave_kb=100)
@@ -148,13 +148,13 @@ def unwritable(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("stage", ["ingest", "run"])
-def test_a_workspace_that_may_not_be_written(unwritable: Path, tiny_recipe: Path, stage: str) -> None:
+def test_a_read_only_workspace(unwritable: Path, tiny_recipe: Path, stage: str) -> None:
     line = in_a_process(stage, tiny_recipe, "--workspace", unwritable / "w", before=LIKE_A_USER)
     assert line.startswith(f"slowfast: permission denied ({unwritable}/w")
     assert "choose another --workspace" in line
 
 
-def test_a_workspace_that_is_no_folder(tmp_path: Path, tiny_recipe: Path, command: Command) -> None:
+def test_a_workspace_that_is_a_file(tmp_path: Path, tiny_recipe: Path, command: Command) -> None:
     (tmp_path / "file").write_text("")
     line = command("ingest", tiny_recipe, "--workspace", tmp_path / "file")
     assert line.startswith(f"slowfast: not a directory ({tmp_path}/file")
@@ -172,7 +172,7 @@ def test_an_outdated_tracking_database(tracked: Workspace) -> None:
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
     line = in_a_process("ui", "--workspace", tracked.root, "--port", free_port())
-    assert line.startswith("slowfast: the tracking database is of another MLflow version")
+    assert line.startswith("slowfast: the tracking database has another MLflow version")
     assert remedy in line
 
 
@@ -201,7 +201,7 @@ def test_a_port_in_use_is_refused_at_once(tracked: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 5000), ("127.0.0.1", 99999)])
-def test_a_place_where_nothing_can_listen(tracked: Workspace, host: str, port: int) -> None:
+def test_an_address_that_cannot_be_bound(tracked: Workspace, host: str, port: int) -> None:
     line = in_a_process("ui", "--workspace", tracked.root, "--host", host, "--port", port)
     assert line.startswith("slowfast: cannot listen there: ")
     assert f"({host}:{port})" in line
@@ -227,7 +227,7 @@ cli.main()
 """
 
 
-def test_an_error_of_the_program_is_one_line_too() -> None:
+def test_an_unexpected_error_is_one_line_too() -> None:
     done = subprocess.run([sys.executable, "-c", BROKEN, "broken"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -241,12 +241,12 @@ def test_an_error_of_the_program_is_one_line_too() -> None:
 def test_a_full_disk_in_a_command(
     small_disk: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], stage: str
 ) -> None:
-    """Whatever room there is when it begins, the command ends with the same line, and goes on once there is more."""
+    """However much space is free at the start, the command fails with the same line and resumes with more space."""
     at = tiny_workspace(small_disk / "w") if stage == "train" else Workspace(small_disk / "w")
     for leave_kb in (0, 16, 400, 1500):
         filler = fill(small_disk, leave_kb)
         line = in_a_process(stage, tiny_recipe, "--workspace", at.root)
         assert "o space left on" in line, line
         assert str(small_disk) in line, line
-        assert "make room" in line or "free some" in line
+        assert "make room" in line or "free disk space" in line
         filler.unlink()

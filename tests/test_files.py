@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; digests; paths that leave a root."""
+"""Atomic writes, digests, and paths that leave a root folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import inside, sha256_of, whole_file, write_whole
 
 
-def test_a_whole_file_takes_its_name_only_at_the_end(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     with whole_file(path) as temporary:
         temporary.write_text("new")
-        assert temporary.suffix == ".html"  # writers that go by the suffix
+        assert temporary.suffix == ".html"  # some writers choose the format by the suffix
         assert not path.exists()
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
@@ -41,14 +41,14 @@ def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     assert (tmp_path / "labels.txt").read_bytes() == "über\n".encode()
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_sha256_of_a_file(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(data)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("relative", ["a.mp4", "deep/er/a.mp4", "deep/../a.mp4", "./a.mp4"])
-def test_paths_below_the_root_are_taken(tmp_path: Path, relative: str) -> None:
+def test_paths_below_the_root_are_accepted(tmp_path: Path, relative: str) -> None:
     assert inside(tmp_path, relative) == (tmp_path / relative).resolve()
 
 
@@ -61,7 +61,7 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, relative: str) ->
         inside(root, relative)
 
 
-def test_a_link_that_stays_inside_is_taken(tmp_path: Path) -> None:
+def test_a_link_within_the_root_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "videos")
     assert inside(tmp_path, "link/a.mp4") == tmp_path.resolve() / "videos" / "a.mp4"

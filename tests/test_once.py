@@ -1,4 +1,4 @@
-"""Stages run once for the same inputs, publish whole folders, go on after a SIGKILL, and never run twice at a time."""
+"""Stages run once for the same inputs, publish atomically, resume after SIGKILL, and run in one process at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slowfast_core.once import StageResult, read_result, run_once
 
 
 class Work:
-    """Writes what it is told to, and remembers the folders it was given and what was in them."""
+    """Writes `text` to out.txt and records the files that each partial folder contained."""
 
     def __init__(self, text: str = "made") -> None:
         self.text = text
@@ -29,7 +29,7 @@ class Work:
         return {"outputs": {"text": "out.txt"}, "summary": "made it", "digest": self.text, "metrics": {"n": 1}}
 
 
-def test_the_same_inputs_are_worked_on_once(tmp_path: Path) -> None:
+def test_the_same_inputs_run_once(tmp_path: Path) -> None:
     work = Work()
     first = run_once("extract", tmp_path / "out", {"a": 1, "b": [2]}, work)
     again = run_once("extract", tmp_path / "out", {"b": [2], "a": 1}, work)
@@ -42,7 +42,7 @@ def test_the_same_inputs_are_worked_on_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inputs", [{"a": 2}, {"a": 1, "b": None}, {}, {"a": "1"}])
-def test_other_inputs_are_worked_on_again_in_an_empty_folder(tmp_path: Path, inputs: dict[str, Any]) -> None:
+def test_other_inputs_run_again_in_an_empty_folder(tmp_path: Path, inputs: dict[str, Any]) -> None:
     def before(partial: Path) -> dict[str, Any]:
         (partial / "stray.txt").touch()
         return Work("old")(partial)
@@ -55,7 +55,7 @@ def test_other_inputs_are_worked_on_again_in_an_empty_folder(tmp_path: Path, inp
     assert not (tmp_path / "out" / "stray.txt").exists()
 
 
-def test_a_failure_keeps_the_old_output_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_output_and_the_next_call_resumes(tmp_path: Path) -> None:
     run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
 
     def fail(partial: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_a_failure_keeps_the_old_output_and_the_next_call_goes_on(tmp_path: Path
     assert read_result(tmp_path / "out").digest == "new"
 
 
-def test_what_was_begun_for_other_inputs_is_cleared(tmp_path: Path) -> None:
+def test_a_partial_folder_with_other_inputs_is_cleared(tmp_path: Path) -> None:
     def fail(partial: Path) -> dict[str, Any]:
         (partial / "half.txt").write_text("half")
         raise RuntimeError("broke")
@@ -84,8 +84,8 @@ def test_what_was_begun_for_other_inputs_is_cleared(tmp_path: Path) -> None:
     assert work.found == [["inputs.json", "inputs.sha256"]]
 
 
-def test_work_that_salvages_gets_what_was_begun_for_other_inputs(tmp_path: Path) -> None:
-    """Even what was finished and not yet published, as a kill before the rename leaves it."""
+def test_salvaging_work_gets_a_partial_folder_with_other_inputs(tmp_path: Path) -> None:
+    """The partial folder is finished but not published, as after a kill just before the rename."""
     run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     (tmp_path / "out").rename(tmp_path / ".out.partial")
     work = Work("new")
@@ -111,7 +111,7 @@ def published(folder, status):
 
 if sys.argv[2] == "in work":
     stage.run_once("extract", Path(sys.argv[1]), {"a": 2}, work)
-else:  # everything is written, not yet under its name
+else:  # everything is written, but not yet renamed
     real = Path.rename
     def rename(path, target):
         if target.name == "out":
@@ -128,7 +128,7 @@ else:  # everything is written, not yet under its name
 
 @pytest.fixture
 def started(tmp_path: Path) -> Any:
-    """Start a process that stands still within the stage; killed at the end at the latest."""
+    """Start a process that blocks inside the stage; it is killed at the end of the test at the latest."""
     running: list[subprocess.Popen[str]] = []
 
     def start(where: str) -> subprocess.Popen[str]:
@@ -148,7 +148,7 @@ def started(tmp_path: Path) -> Any:
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 
-def test_killed_in_its_work_the_next_call_gets_the_same_folder(tmp_path: Path, started: Start) -> None:
+def test_after_a_kill_during_work_the_next_call_gets_the_same_folder(tmp_path: Path, started: Start) -> None:
     run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     process = started("in work")
     process.send_signal(signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_killed_in_its_work_the_next_call_gets_the_same_folder(tmp_path: Path, s
     assert (tmp_path / "out" / "half.txt").read_text() == "half"
 
 
-def test_killed_while_publishing_the_next_call_only_publishes(tmp_path: Path, started: Start) -> None:
+def test_after_a_kill_during_publishing_the_next_call_only_publishes(tmp_path: Path, started: Start) -> None:
     run_once("extract", tmp_path / "out", {"a": 1}, Work("old"))
     process = started("in publishing")
     process.send_signal(signal.SIGKILL)
@@ -172,7 +172,7 @@ def test_killed_while_publishing_the_next_call_only_publishes(tmp_path: Path, st
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
 
 
-def test_two_processes_never_work_on_one_stage(tmp_path: Path, started: Start) -> None:
+def test_a_second_process_on_the_same_stage_is_refused(tmp_path: Path, started: Start) -> None:
     process = started("in work")
     with pytest.raises(InputError, match="another process is working on this stage"):
         run_once("extract", tmp_path / "out", {"a": 1}, Work())
@@ -183,7 +183,7 @@ def test_two_processes_never_work_on_one_stage(tmp_path: Path, started: Start) -
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"stage": "extract"}'])
-def test_a_damaged_record_is_no_result(tmp_path: Path, record: str) -> None:
+def test_a_damaged_record_is_not_a_result(tmp_path: Path, record: str) -> None:
     run_once("extract", tmp_path / "out", {"a": 1}, Work())
     (tmp_path / "out" / "stage.json").write_text(record)
     with pytest.raises(InputError, match="has not been run"):
@@ -197,13 +197,13 @@ def test_a_stage_that_was_not_run_has_no_result(tmp_path: Path) -> None:
         read_result(tmp_path / "out")
 
 
-def test_a_moved_output_knows_where_it_is(tmp_path: Path) -> None:
+def test_paths_of_a_moved_output_are_updated(tmp_path: Path) -> None:
     run_once("extract", tmp_path / "out", {"a": 1}, Work())
     (tmp_path / "out").rename(tmp_path / "moved")
     assert read_result(tmp_path / "moved").outputs == {"text": str(tmp_path / "moved" / "out.txt")}
 
 
-def test_a_result_is_json_with_the_keys_that_others_rely_on(tmp_path: Path) -> None:
+def test_the_json_of_a_result_has_the_documented_keys(tmp_path: Path) -> None:
     fields = json.loads(run_once("extract", tmp_path / "out", {}, Work()).model_dump_json())
     assert {"stage", "status", "seconds", "outputs", "weights_digest", "data_version", "metrics"} <= set(fields)
     assert StageResult(**fields).digest == "made"

@@ -1,3 +1,5 @@
+"""The progress bar."""
+
 from __future__ import annotations
 
 import io

@@ -1,4 +1,4 @@
-"""The scratch folder of a process ends with it, at the latest when the next one starts."""
+"""The scratch folder of a process is removed when the process ends, or when the next one starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Hold = Callable[[Path], tuple["subprocess.Popen[str]", Path, int]]
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """After pytest has made its own."""
+    """A new temporary directory, set after pytest has created its own."""
     with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", None)
@@ -41,7 +41,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture
 def hold(temporary: Path) -> Iterator[Hold]:
-    """Start a process that holds a scratch folder for an owner: the process, the folder, its child."""
+    """Start a process that holds a scratch folder for an owner; returns the process, the folder and the child's id."""
     held: list[tuple[subprocess.Popen[str], Path]] = []
 
     def start(owner: Path) -> tuple[subprocess.Popen[str], Path, int]:
@@ -60,15 +60,17 @@ def hold(temporary: Path) -> Iterator[Hold]:
         process.communicate()
 
 
-def lives(pid: int) -> bool:
-    """And is no zombie."""
+def is_alive(pid: int) -> bool:
+    """A zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def test_it_is_the_temporary_directory_of_the_block_and_gone_after_it(temporary: Path, tmp_path: Path) -> None:
+def test_the_scratch_folder_is_the_temporary_directory_inside_the_block_and_removed_after_it(
+    temporary: Path, tmp_path: Path
+) -> None:
     with scratch(tmp_path) as folder:
         assert Path(tempfile.mkdtemp()).parent == folder
         child = subprocess.Popen(["sh", "-c", "mktemp; exec sleep 60"], stdout=subprocess.PIPE, text=True)
@@ -83,30 +85,30 @@ def test_it_is_the_temporary_directory_of_the_block_and_gone_after_it(temporary:
 
 
 @pytest.mark.parametrize("below", ["", "runs/demo"])
-def test_what_a_killed_process_left_ends_at_the_next_start(hold: Hold, tmp_path: Path, below: str) -> None:
+def test_leftovers_of_a_killed_process_are_removed_at_the_next_start(hold: Hold, tmp_path: Path, below: str) -> None:
     process, folder, child = hold(tmp_path / below)
     process.kill()
     process.wait()
-    assert lives(child)
+    assert is_alive(child)
     assert list(folder.rglob("left"))
     with scratch(tmp_path):
-        assert not lives(child)
+        assert not is_alive(child)
         assert not folder.exists()
 
 
-def test_what_a_living_process_holds_stays(hold: Hold, tmp_path: Path) -> None:
+def test_a_folder_of_a_living_process_is_kept(hold: Hold, tmp_path: Path) -> None:
     _, folder, child = hold(tmp_path)
     with scratch(tmp_path):
-        assert lives(child)
+        assert is_alive(child)
         assert list(folder.rglob("left"))
 
 
-def test_what_was_left_for_another_owner_goes_when_nothing_works_there(hold: Hold, tmp_path: Path) -> None:
+def test_leftovers_for_another_owner_are_removed_once_their_processes_are_dead(hold: Hold, tmp_path: Path) -> None:
     process, folder, child = hold(tmp_path / "one")
     process.kill()
     process.wait()
     with scratch(tmp_path / "two"):
-        assert lives(child)
+        assert is_alive(child)
         assert folder.exists()
     while pids := processes_of(folder):
         os.kill(pids[0], signal.SIGKILL)
@@ -114,7 +116,7 @@ def test_what_was_left_for_another_owner_goes_when_nothing_works_there(hold: Hol
         assert not folder.exists()
 
 
-def test_a_process_is_known_by_its_environment_and_not_by_its_name(hold: Hold, tmp_path: Path) -> None:
+def test_a_process_is_identified_by_its_environment_and_not_by_its_command_line(hold: Hold, tmp_path: Path) -> None:
     process, folder, _ = hold(tmp_path)
     same = subprocess.Popen(["sh", "-c", f"exec sleep 60 # {folder}"], env={**os.environ, VARIABLE: f"{folder}0"})
     process.kill()
@@ -125,7 +127,7 @@ def test_a_process_is_known_by_its_environment_and_not_by_its_name(hold: Hold, t
     same.wait()
 
 
-def test_nested_folders_lie_beside_each_other_and_each_ends_with_its_own(temporary: Path, tmp_path: Path) -> None:
+def test_nested_scratch_folders_are_siblings_and_end_with_their_own_block(temporary: Path, tmp_path: Path) -> None:
     with scratch(tmp_path) as outer:
         with scratch(tmp_path / "runs") as inner:
             assert inner.parent == outer.parent
@@ -134,10 +136,8 @@ def test_nested_folders_lie_beside_each_other_and_each_ends_with_its_own(tempora
         assert tempfile.gettempdir() == str(outer)
 
 
-def test_sockets_fit_below_it_wherever_the_temporary_directory_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A session of Ray adds up to 63 characters; the system takes 107."""
+def test_socket_paths_fit_even_with_a_long_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Ray session adds up to 63 characters; the system allows 107."""
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
     monkeypatch.setenv("TMPDIR", str(deep))

@@ -1,4 +1,4 @@
-"""Weights that were changed after training: whoever loads them refuses, naming the file and both digests."""
+"""Weights changed after training are refused everywhere, with a message that names the file and both digests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def at(tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Workspace
 
 @pytest.fixture
 def trained(recipe: Recipe, at: Workspace) -> Path:
-    """The folder that a training leaves, of random weights."""
+    """The output folder of a training, with random weights."""
 
     def work(partial: Path) -> Mapping[str, Any]:
         torch.manual_seed(0)
@@ -52,7 +52,7 @@ def trained(recipe: Recipe, at: Workspace) -> Path:
 
 
 def evaluated(recipe: Recipe, at: Workspace, trained: Path) -> None:
-    """What an evaluation leaves, of the weights as they were."""
+    """Write the output folder of an evaluation of the unchanged weights."""
 
     def work(partial: Path) -> Mapping[str, Any]:
         (partial / "run.json").write_text(json.dumps({"run_id": "0" * 32}))
@@ -63,7 +63,7 @@ def evaluated(recipe: Recipe, at: Workspace, trained: Path) -> None:
 
 
 def tamper(path: Path) -> tuple[str, str]:
-    """Another bias for the first class; returns the digest before, and the one after."""
+    """Change the bias of the first class; returns the digests before and after."""
     weights = load_weights(path)
     before = weights_digest(weights)
     weights["projection.bias"][0] += 5
@@ -88,10 +88,10 @@ def test_every_stage_and_prediction_refuse_changed_weights(recipe: Recipe, at: W
         with pytest.raises(InputError) as refused:
             load()
         line = str(refused.value)
-        said = (
+        expected = (
             f"the weights were changed: their digest is {changed}, recorded is {recorded} ({trained}/model.safetensors)"
         )
-        assert line.startswith(said), (stage, line)
+        assert line.startswith(expected), (stage, line)
         assert "; restore the file from a copy" in line
         assert "\n" not in line
     assert not at.run("other", "train").exists()
@@ -111,7 +111,7 @@ def test_a_digest_changed_with_the_weights_is_refused(recipe: Recipe, at: Worksp
         run_evaluate(recipe, at)
 
 
-def test_a_worker_verifies_the_copy_that_it_starts_from(recipe: Recipe, at: Workspace, trained: Path) -> None:
+def test_a_worker_verifies_its_copy_of_the_start_weights(recipe: Recipe, at: Workspace, trained: Path) -> None:
     start = trained / "model.safetensors"
     recorded, _ = tamper(start)
     job = Job(recipe, "d", at.data("motion", "extract") / "store", trained, start, True, recorded)
@@ -119,7 +119,7 @@ def test_a_worker_verifies_the_copy_that_it_starts_from(recipe: Recipe, at: Work
         begin(job, torch.device("cpu"), lambda step: step)
 
 
-def test_a_damaged_checkpoint_is_neither_the_newest_nor_loaded(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_not_loaded(tmp_path: Path) -> None:
     whole = save_checkpoint(tmp_path, {"step": 1, "model": torch.zeros(8)}, 3)
     damaged = save_checkpoint(tmp_path, {"step": 2, "model": torch.zeros(8)}, 3)
     state = damaged / "state.pt"

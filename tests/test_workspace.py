@@ -1,4 +1,4 @@
-"""Nothing that a recipe, a record or the environment names lies outside the workspace."""
+"""Names in recipes, records and the environment cannot lead outside the workspace."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OUTSIDE = ["a/../../../victim", "../../victim", "/victim", "a//b", "a/./b", "a/"
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "x" * 101, "a/" + "x" * 101, "demo/train", "demo/evaluate/x"])
-def test_a_recipe_and_its_branch_are_refused_a_name_that_leaves_their_folder(name: str) -> None:
-    with pytest.raises(InputError, match=r"name: .*(cannot be the name of a folder|inside the results of another)"):
+def test_recipe_names_that_leave_their_folder_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"name: .*(is not a valid folder name|inside the results of another)"):
         parse_recipe({"name": name, "data": DATA})
     ava = {"data": {"name": "actors", "format": "ava"}, "model": {"head": "detect"}}
     with pytest.raises(InputError, match=r"finetune\.name: "):
@@ -29,7 +29,7 @@ def test_a_recipe_and_its_branch_are_refused_a_name_that_leaves_their_folder(nam
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "a/b", "x" * 101])
-def test_a_data_set_a_model_and_a_recorded_version_have_one_folder_for_a_name(name: str) -> None:
+def test_names_of_data_sets_models_and_versions_are_single_folder_names(name: str) -> None:
     with pytest.raises(InputError, match=r"data\.name: "):
         parse_recipe({"name": "fine", "data": {"name": name}})
     with pytest.raises(InputError, match=r"register\.model: "):
@@ -38,21 +38,21 @@ def test_a_data_set_a_model_and_a_recorded_version_have_one_folder_for_a_name(na
         Version(hash="0" * 32 + ".dir", data=name, created="", files=1, bytes=1)
 
 
-def test_names_that_are_fine() -> None:
+def test_valid_names() -> None:
     for name in ("demo", "kinetics400/slowfast_8x8_r50", "a.b-c_d/1/x" * 3, "train", "train/one", "x" * 100):
         assert parse_recipe({"name": name, "data": DATA}).name == name
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_reports_an_invalid_name(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("slowfast")), "ingest", "demo", "--workspace", str(tmp_path / "w")]
     done = subprocess.run([*command, "--set", "name=a/../../../victim"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "name: '..' cannot be the name of a folder" in done.stderr
+    assert "name: '..' is not a valid folder name" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_never_replaces_a_folder_outside_whoever_asks(tmp_path: Path) -> None:
+def test_a_stage_never_replaces_a_folder_outside_the_workspace(tmp_path: Path) -> None:
     at, victim = Workspace(tmp_path / "deep" / "workspace"), tmp_path / "victim" / "train"
     victim.mkdir(parents=True)
     (victim / "thesis.txt").write_text("years of work")
@@ -67,7 +67,7 @@ def test_a_stage_never_replaces_a_folder_outside_whoever_asks(tmp_path: Path) ->
 
 @pytest.mark.parametrize("link", ["runs", "runs/demo", "runs/demo/train"])
 def test_a_symbolic_link_out_of_the_workspace_is_not_followed(tmp_path: Path, link: str) -> None:
-    """A copy of the workspace would write into the original."""
+    """Otherwise a copy of the workspace would write into the original."""
     at, elsewhere = Workspace(tmp_path / "workspace"), tmp_path / "elsewhere"
     elsewhere.mkdir()
     (at.root / link).parent.mkdir(parents=True)
@@ -101,8 +101,8 @@ def test_the_workspace_itself_may_be_a_link(tmp_path: Path, monkeypatch: pytest.
     assert Workspace(tmp_path / "workspace").run("demo", "train").name == "train"
 
 
-def test_a_record_of_a_stage_names_only_files_of_its_folder(tmp_path: Path) -> None:
-    """It may have come from a remote, and what it names is handed on."""
+def test_a_stage_record_may_only_name_files_in_its_folder(tmp_path: Path) -> None:
+    """A record may come from a remote, and its paths are passed to later stages."""
     run_once("extract", tmp_path / "extract", {}, lambda _: {})
     record = json.loads((tmp_path / "extract" / "stage.json").read_text())
     (tmp_path / "extract" / "stage.json").write_text(json.dumps(record | {"outputs": {"store": "../../etc/passwd"}}))

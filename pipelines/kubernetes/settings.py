@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from slowfast_core.documents import read_yaml_file
 from slowfast_core.errors import InputError
-from slowfast_core.field_errors import key_of, sentence
+from slowfast_core.field_errors import input_error
 from slowfast_core.ray_jobs.rayjob_settings import Name, RayJobPods, Secret, Toleration
 from slowfast_core.recipe.schema import Count, Positive, Section
 
@@ -135,5 +135,4 @@ def load_cluster(path: Path | None, **changes: str | None) -> Cluster:
     try:
         return Cluster.model_validate(tree | {key: value for key, value in changes.items() if value})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{key_of(first)}: {sentence(first)}", path, "correct the settings") from None
+        raise input_error(error, path, "correct the settings") from None

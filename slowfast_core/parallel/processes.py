@@ -1,4 +1,4 @@
-"""Work on many files in processes of their own, so that one that hangs or crashes a decoder takes down only itself."""
+"""Processes many files in worker processes, so that a file that hangs or crashes a decoder does not affect others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Process = subprocess.Popen[bytes]
-WATCH_SECONDS = 0.1  # between looks at the memory of the workers
+WATCH_SECONDS = 0.1  # between checks of the workers' memory
 
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -25,7 +25,7 @@ CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 @dataclass(frozen=True)
 class Failed:
     reason: str
-    crashed: bool = field(default=False, compare=False)  # by itself: not for want of time or memory, nor killed
+    crashed: bool = field(default=False, compare=False)  # not by a limit of time or memory, and not killed
 
 
 def cores() -> int:
@@ -39,11 +39,11 @@ def run_isolated(
     limit_seconds: float = 0,
     limit_mb: int = 0,
 ) -> Iterator[tuple[Item, Result | Failed]]:
-    """Yield each item with `function(item)`, or with why it failed, in the order of completion.
+    """Yield each item with `function(item)` or a Failed, in the order of completion.
 
-    `function` must be importable by its name. `workers` 0 takes all cores; `limit_seconds` 0 sets no limit to one item,
-    which may restart it as it gets on; `limit_mb` 0 none to the resident memory of its process.
-    Workers end with their parent, however that ends: their pipe closes.
+    `function` must be importable by its name. `workers` 0 uses all cores. `limit_seconds` is the time limit of an item,
+    which `restart_time_limit` restarts; `limit_mb` limits the resident memory of its process; 0 means no limit.
+    Workers end when their parent ends, even if it is killed, because their pipe closes.
     """
     todo = list(reversed(items))
     busy: dict[Connection, tuple[Process, Item]] = {}
@@ -79,7 +79,7 @@ def run_isolated(
 
 
 def _start(function: Callable[[Item], Result], limit_seconds: float) -> tuple[Connection, Process]:
-    # Not multiprocessing.Process: that runs the caller's main module again, which may be slow, or not be a file at all.
+    # multiprocessing.Process would import the caller's main module, which may be slow or not a file.
     ours, theirs = multiprocessing.Pipe()
     code = f"from {__name__} import _serve; _serve({theirs.fileno()})"
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -99,7 +99,7 @@ def _serve(descriptor: int) -> None:
     pipe = Connection(descriptor)
     function, limit_seconds = pipe.recv()
     pipe.send("ready")
-    # Decoders write their complaints to stderr from C; what matters is sent back as a reason.
+    # Decoders print to stderr from C; errors that matter are returned as a reason.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     while True:
         try:
@@ -114,7 +114,7 @@ def _serve(descriptor: int) -> None:
 
 
 def run_limited(function: Callable[[Item], Result], item: Item, limit_seconds: float) -> Result:
-    """`function(item)`; the system ends this process, wherever it hangs, when that takes longer. 0: no limit."""
+    """Return `function(item)`. SIGALRM ends this process, wherever it hangs, after `limit_seconds`; 0: no limit."""
     signal.setitimer(signal.ITIMER_REAL, limit_seconds, limit_seconds)
     try:
         return function(item)
@@ -123,8 +123,8 @@ def run_limited(function: Callable[[Item], Result], item: Item, limit_seconds: f
 
 
 def restart_time_limit() -> None:
-    """The item at work has got on: it has the whole time limit again, if it has one."""
-    _, limit_seconds = signal.getitimer(signal.ITIMER_REAL)  # the interval, which no alarm lives to use
+    """Restart the time limit of the current item, if it has one, because the item has made progress."""
+    _, limit_seconds = signal.getitimer(signal.ITIMER_REAL)  # the interval stores the limit: the first alarm is fatal
     if limit_seconds:
         signal.setitimer(signal.ITIMER_REAL, limit_seconds, limit_seconds)
 
@@ -132,7 +132,7 @@ def restart_time_limit() -> None:
 def _resident_mb(process: Process) -> float:
     try:
         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
+    except (OSError, IndexError):  # the process has just ended
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -1,4 +1,4 @@
-"""The one way to Ray: the settings that all of our processes share, and one line where no cluster answers."""
+"""Connects to Ray with the settings that all processes share, and reports an unreachable cluster in one line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 from slowfast_core.errors import InputError
 from slowfast_core.scratch import scratch
 
-START_SECONDS = (30, 120, 300)  # that a local cluster may take to start, in each try
+START_SECONDS = (30, 120, 300)  # time for a local cluster to start, in each attempt
 
 
 @contextmanager
 def connected(
     address: str | None, local: Mapping[str, Any] | None = None, owner: Path | None = None, **options: Any
 ) -> Iterator[Any]:
-    """Ray on the cluster at `address`; None: on one of this machine, made with the options `local`.
+    """Connect to the Ray cluster at `address`; None: start a local cluster with the options `local`.
 
-    What still runs for us at the end of the block is ended; of a local cluster all processes and files, those of an
-    earlier one for `owner` before it starts. Raises InputError when nothing answers at `address`, RuntimeError when a
-    local cluster does not start.
+    At the end of the block, everything this process still runs on the cluster is stopped; all processes and files of a
+    local cluster are removed. Leftovers of an earlier local cluster for `owner` are removed before the start. Raises
+    InputError if nothing answers at `address`, RuntimeError if a local cluster does not start.
     """
     ray = ray_with_settings()
     options = {"log_to_driver": False, "logging_level": "ERROR", **options}
@@ -39,14 +39,16 @@ def connected(
 
 
 def _started(ray: Any, owner: Path, options: Mapping[str, Any]) -> ExitStack:
-    """A local cluster, tried again with more patience where the machine is busy; what a failed start left is ended."""
+    """Start a local cluster, in several attempts with longer limits, and remove the leftovers of failed attempts."""
     for seconds in START_SECONDS:
         with ExitStack() as stack:
             folder = stack.enter_context(scratch(owner))
             try:
                 with _patience(seconds):
-                    ray.init("local", _temp_dir=str(folder), **options)  # None would be any cluster on this machine
-            except Exception as error:  # noqa: BLE001  Ray's own have no common kind
+                    ray.init(
+                        "local", _temp_dir=str(folder), **options
+                    )  # without "local", Ray may join a cluster on this machine
+            except Exception as error:  # noqa: BLE001  Ray's exceptions have no common base class
                 reason = " ".join(str(error).split()) or type(error).__name__
                 ray.shutdown()
             else:
@@ -58,7 +60,7 @@ def _started(ray: Any, owner: Path, options: Mapping[str, Any]) -> ExitStack:
 
 @contextmanager
 def _patience(seconds: int) -> Iterator[None]:
-    """How long Ray waits for the parts of a cluster that it starts. For the node it has a fixed 30 s (node.py)."""
+    """Set how long Ray waits for the parts of a local cluster. Its limit for the node is a constant 30 s (node.py)."""
     from ray._private import services
 
     ask = services.get_node
@@ -68,7 +70,7 @@ def _patience(seconds: int) -> Iterator[None]:
         while True:
             try:
                 return ask(*arguments)
-            except RuntimeError:  # it is not registered yet
+            except RuntimeError:  # the node is not registered yet
                 if time.monotonic() > limit:
                     raise
                 time.sleep(0.1)
@@ -92,21 +94,22 @@ def _join(ray: Any, address: str, **options: Any) -> None:
         ray.init(address, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        mend = "start it, or correct compute.address or RAY_AUTH_TOKEN"
-        raise InputError(f"no Ray cluster: {reason}", address, mend) from None
+        fix = "start it, or correct compute.address or RAY_AUTH_TOKEN"
+        raise InputError(f"no Ray cluster: {reason}", address, fix) from None
 
 
 def ray_with_settings() -> Any:
+    """Import Ray after setting its environment variables."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: a training would give way to all else here
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the default, 15, would give a training the lowest priority
     import ray
 
     return ray
 
 
 def reach(address: str) -> None:
-    """Ray waits for minutes where nothing answers. Raises OSError."""
+    """Raise OSError at once if nothing answers at `address`, where Ray itself would wait for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,4 +1,4 @@
-"""Work on many files on all cores of a Ray cluster, whose nodes see the same files under the same paths."""
+"""Processes many files on all cores of a Ray cluster whose nodes share the files under the same paths."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from slowfast_core.parallel.ray_connection import connected
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-RETRIES = 3  # of an item whose worker or node is lost; one that fails by itself is not tried again
-AHEAD = 2  # items handed to the cluster, by its cores
-LOOK_SECONDS = 5.0  # between looks at the cluster while nothing is done
-NO_CORES_SECONDS = 1800.0  # for which a cluster may be without a core: one that grows on demand has none at first
+RETRIES = 3  # of an item after its worker or node is lost; an item that raises is not retried
+AHEAD = 2  # submitted items per core of the cluster
+LOOK_SECONDS = 5.0  # between checks of the cluster while no item completes
+NO_CORES_SECONDS = 1800.0  # time without cores before giving up: a cluster that scales on demand has none at first
 
 
 def run_on_cluster(
     function: Callable[[Item], Result], items: Sequence[Item], address: str, limit_seconds: float = 0
 ) -> Iterator[tuple[Item, Result | Failed]]:
-    """Like `run_isolated`, with a core of the cluster at `address` for each item. Nodes may come and go.
+    """Like `run_isolated`, with one core of the cluster at `address` per item. Nodes may join and leave.
 
-    `function` must be importable by its name on every node, and may be run twice at a time for one item: a node that
-    is taken for lost may still work. Ray itself limits the memory of a node. Raises InputError when there is no
-    cluster, or for long none with a core.
+    `function` must be importable by its name on every node, and may run twice at the same time for one item, because a
+    node that Ray considers lost may still be working. Ray itself limits the memory of a node. Raises InputError if
+    there is no cluster, or if it has no core for NO_CORES_SECONDS.
     """
     todo = list(reversed(items))
     busy: dict[Any, Item] = {}
@@ -53,7 +53,7 @@ def _first_done(ray: Any, busy: list[Any], address: str) -> Any:
             since = time.monotonic()
         elif time.monotonic() - since > NO_CORES_SECONDS:
             what = f"the Ray cluster has had no CPU for {NO_CORES_SECONDS / 60:.0f} minutes"
-            raise InputError(what, address, "start worker nodes, or see why it gets none")
+            raise InputError(what, address, "start worker nodes, or check why none start")
 
 
 def _outcome(ray: Any, reference: Any, limit_seconds: float) -> Any:

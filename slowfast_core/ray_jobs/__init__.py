@@ -1,1 +1,1 @@
-"""Stages as jobs of a Ray cluster: a standing one by its Jobs API, or one of their own by a RayJob."""
+"""Runs stages as jobs of a running Ray cluster (Jobs API) or of a new cluster per stage (RayJob)."""

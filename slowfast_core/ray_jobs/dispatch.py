@@ -1,4 +1,4 @@
-"""Run a stage here, or as a job of the cluster that the recipe names."""
+"""Runs a stage in this process or as a job of the cluster in the recipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from slowfast_core.credentials import left_out
 from slowfast_core.environment import machine_failures_in_one_line
-from slowfast_core.once import StageResult, alone
+from slowfast_core.once import StageResult, exclusive_lock
 from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
@@ -16,9 +16,9 @@ from slowfast_core.workspace import Workspace
 
 
 def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """The stage, here or, where it has something to do, as a job of the cluster that the recipe names.
+    """Run the stage in this process or, if it is not up to date, as a job of the cluster in the recipe.
 
-    What a killed run in this workspace left of processes and temporary files is ended first.
+    Processes and temporary files that a killed run left in this workspace are removed first.
     """
     with machine_failures_in_one_line(at.root), scratch(at.root):
         return _run_stage(stage, recipe, at)
@@ -34,13 +34,13 @@ def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_on_cluster(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
-    """Run the stage as a job and wait for it. Ended by SIGTERM or SIGINT, the job is stopped first: raises Stopped."""
-    if recipe.compute.run_on == "rayjob":  # the sizes of its pods depend on it
+    """Run the stage as a job and wait for it. SIGTERM (raises Stopped) and SIGINT stop the job first."""
+    if recipe.compute.run_on == "rayjob":  # resolve "auto" first, because the sizes of the pods depend on it
         recipe = recipe.with_gpus(int(RayJobSettings.from_environment().gpu_image is not None))
     for line in left_out("the job", recipe):
         print(f"slowfast: {line}", file=sys.stderr)
     job = StageJob.write(stage, recipe, at)
-    with alone(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
+    with exclusive_lock(job.folder / "job"), job.followed(), job.stopped_on_sigterm():
         if recipe.compute.run_on == "rayjob":
             from slowfast_core.ray_jobs.rayjob import run_rayjob
 

@@ -1,6 +1,6 @@
-"""What the cluster runs: `python -m slowfast_core.ray_jobs.job_main FOLDER` runs the stage that the folder describes.
+"""Entry point of a job on the cluster: `python -m slowfast_core.ray_jobs.job_main FOLDER` runs the stage in FOLDER.
 
-It goes on only while its client follows it (stage_job.py), so that no job is left behind.
+The job stops itself when its client no longer follows it (stage_job.py), so that no job is left behind.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from slowfast_core.workspace import Workspace
 
 
 def run_here(folder: Path) -> int:
-    """Run the stage that `folder` describes; returns the exit code of its process."""
-
-    told = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    _stop_unless_followed(folder / "followed", told["patience_seconds"])
-    recipe = parse_recipe(json.dumps(told["recipe"]))
+    """Run the stage that `folder` describes; returns the exit code of the process."""
+    order = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    _stop_unless_followed(folder / "followed", order["patience_seconds"])
+    recipe = parse_recipe(json.dumps(order["recipe"]))
     try:
-        at = Workspace(Path(told["workspace"]))
+        at = Workspace(Path(order["workspace"]))
         with machine_failures_in_one_line(at.root):
-            _check_version(told["stage"], told.get("version"))
-            result = STAGES[told["stage"]](recipe, at)
+            _check_version(order["stage"], order.get("version"))
+            result = STAGES[order["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
-        result = StageResult(stage=told["stage"], status="failed", summary=str(error))
+        result = StageResult(stage=order["stage"], status="failed", summary=str(error))
     except Stopped as error:
         print(f"slowfast: stopped and saved in {error}", file=sys.stderr)
         return 143
@@ -47,14 +46,17 @@ def run_here(folder: Path) -> int:
 
 
 def _check_version(stage: str, asked: int | None) -> None:
-    """Results of another version would be made again at every run. Raises InputError."""
+    """Raise InputError if the cluster has another code version: its results would be outdated at every run."""
     if (here := stage_version(stage)) != asked:
         what = f"the cluster has version {here} of {stage}, asked for {asked}"
-        raise InputError(what, socket.gethostname(), "give cluster and client the same image")
+        raise InputError(what, socket.gethostname(), "use the same image for cluster and client")
 
 
 def _stop_unless_followed(sign: Path, patience: float) -> None:
-    """SIGTERM to this process when `sign` has not changed for so long; by our clock alone, for nodes' clocks differ."""
+    """Send SIGTERM to this process if `sign` does not change for `patience` seconds.
+
+    Only this process's clock is used, because the clocks of nodes differ.
+    """
 
     def watch() -> None:
         last, since = _touched(sign), time.monotonic()
@@ -62,7 +64,7 @@ def _stop_unless_followed(sign: Path, patience: float) -> None:
             time.sleep(min(FOLLOW_SECONDS, patience / 4))
             if (now := _touched(sign)) != last:
                 last, since = now, time.monotonic()
-        print(f"slowfast: nobody has followed this job for {patience:.0f} s", file=sys.stderr)
+        print(f"slowfast: no process has followed this job for {patience:.0f} s", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

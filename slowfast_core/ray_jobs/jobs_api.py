@@ -1,4 +1,4 @@
-"""A stage on a standing Ray cluster: submitted to its Jobs API, or found running there; followed; stopped with us."""
+"""Runs a stage as a job of a running Ray cluster: submits it to the Jobs API or joins a running one, and waits."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from slowfast_core.parallel.ray_connection import ray_with_settings, reach
 from slowfast_core.ray_jobs.stage_job import StageJob
 
 POLL_SECONDS = 0.5
-LOST_SECONDS = 300.0  # for which a cluster may not answer
-STOP_SECONDS = 5  # that a job has to end by itself before Ray kills it
+LOST_SECONDS = 300.0  # time without an answer before a cluster counts as lost
+STOP_SECONDS = 5  # time for a job to end before Ray kills it
 Answer = TypeVar("Answer")
 
 
 def run_by_jobs_api(job: StageJob, address: str) -> str:
-    """Run the job to its end; returns why it failed, or "". Whatever ends this call early stops the job first.
+    """Run the job to its end; returns why it failed, or "". Any exception stops the job before it is re-raised.
 
-    The token is Ray's: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Raises InputError when nothing
+    Ray reads its token from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Raises InputError if nothing
     answers or the token is refused.
     """
     client = connect(address)
@@ -48,14 +48,14 @@ def connect(address: str) -> Any:
     try:
         reach(address)
         return JobSubmissionClient(address)
-    except Exception as error:  # noqa: BLE001  requests', Ray's and Python's own, without a common kind
+    except Exception as error:  # noqa: BLE001  errors of requests, Ray and Python have no common base class
         reason = " ".join(str(error).split())
-        mend = "start it, or correct compute.jobs_address or RAY_AUTH_TOKEN"
-        raise InputError(f"no Ray Jobs API: {reason}", address, mend) from None
+        fix = "start it, or correct compute.jobs_address or RAY_AUTH_TOKEN"
+        raise InputError(f"no Ray Jobs API: {reason}", address, fix) from None
 
 
 def _find(client: Any, job: StageJob) -> tuple[str, bool]:
-    """The id of the submission of this job that runs, and True; or a new one: Ray takes no id twice."""
+    """Return the submission id of this job and whether it is running; Ray accepts an id only once, so else a new id."""
     from ray.job_submission import JobStatus
 
     numbers = [0]
@@ -75,7 +75,7 @@ def _submit(client: Any, job: StageJob, submission: str) -> None:
         client.submit_job(entrypoint=job.entrypoint, submission_id=submission, runtime_env=environment)
     except RuntimeError:
         if submission not in {info.submission_id for info in _asked(client.list_jobs)}:
-            raise  # else another process was faster: its job is the same
+            raise  # otherwise another process has just submitted the same job
 
 
 def _wait(client: Any, submission: str) -> str:
@@ -85,20 +85,20 @@ def _wait(client: Any, submission: str) -> str:
 
 
 def _asked(ask: Callable[[], Answer]) -> Answer:
-    """The answer, waited for while the cluster cannot be reached."""
+    """Return the answer; repeats the request for LOST_SECONDS while the cluster is unreachable."""
     since = time.monotonic()
     while True:
         try:
             return ask()
-        except (OSError, RuntimeError) as error:  # requests' errors of connection and time are of the first kind
-            lost = isinstance(error, OSError) or _status(error) >= 500  # also what a proxy in between answers
+        except (OSError, RuntimeError) as error:  # connection errors and timeouts of requests are OSErrors
+            lost = isinstance(error, OSError) or _status(error) >= 500  # 5xx may come from a proxy in between
             if not lost or time.monotonic() - since > LOST_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)
 
 
 def _status(error: Exception) -> int:
-    """The HTTP status that Ray's client names in its RuntimeError; 0 where it names none."""
+    """Return the HTTP status in a RuntimeError of Ray's client; 0 without one."""
     found = re.search(r"status code (\d{3})", str(error))
     return int(found[1]) if found else 0
 
@@ -111,7 +111,7 @@ def _stop(client: Any, submission: str, address: str) -> None:
             time.sleep(0.1)
     except (OSError, RuntimeError) as error:
         if _status(error) == 404:
-            return  # it was not taken
+            return  # the job was not accepted
         reason = " ".join(str(error).split())
         line = without_credentials(f"slowfast: job {submission} of {address} could not be stopped: {reason}")
         print(line, file=sys.stderr)
@@ -119,7 +119,7 @@ def _stop(client: Any, submission: str, address: str) -> None:
 
 @contextmanager
 def streamed_logs(client: Any, submission: str) -> Iterator[None]:
-    """Copy what the job prints to stderr."""
+    """Copy the job's output to stderr inside the block."""
     ended = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_tail(client, submission, ended)), daemon=True)
     thread.start()
@@ -132,7 +132,7 @@ def streamed_logs(client: Any, submission: str) -> Iterator[None]:
 
 
 async def _tail(client: Any, submission: str, ended: threading.Event) -> None:
-    """Ray sends the whole log at each connection: what has been shown is passed over."""
+    """Print the log as it grows; skips text already printed, because each connection starts with the whole log."""
     import aiohttp
 
     shown = 0

@@ -1,4 +1,4 @@
-"""A stage as a RayJob that this process creates, watches and removes."""
+"""Runs a stage as a RayJob, which this process creates, watches and removes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
-ENDED = ("Complete", "Failed", "ValidationFailed")  # the last: KubeRay does not begin it, and says why
-WATCH_SECONDS = 30  # of one watch; the next begins with the state as it is
-LOST_SECONDS = 300.0  # for which Kubernetes may not answer
-GONE_SECONDS = 120.0  # for one that is being removed
+ENDED = ("Complete", "Failed", "ValidationFailed")  # ValidationFailed: KubeRay refuses the resource
+WATCH_SECONDS = 30  # length of one watch; the next starts from the current state
+LOST_SECONDS = 300.0  # time without an answer before Kubernetes counts as lost
+GONE_SECONDS = 120.0  # time for a deleted RayJob to disappear
 Answer = TypeVar("Answer")
 
 
 def run_rayjob(job: StageJob, recipe: Recipe) -> str:
-    """Run the job to its end; returns why it failed, or "". However this call ends, the RayJob is removed.
+    """Run the job to its end; returns why it failed, or "". The RayJob is always removed at the end.
 
-    The process may die too: its pod owns the RayJob. Raises InputError when Kubernetes refuses.
+    If this process is killed, Kubernetes removes the RayJob with the pod that owns it. Raises InputError if Kubernetes
+    refuses the RayJob.
     """
     settings = RayJobSettings.from_environment()
     jobs = RayJobs(settings.namespace)
@@ -41,7 +42,7 @@ def run_rayjob(job: StageJob, recipe: Recipe) -> str:
 
 
 def owner_pod() -> dict[str, Any] | None:
-    """The reference to the pod of this process, by the variables that Kubeflow sets; None outside of a pipeline."""
+    """Return an owner reference to the pod of this process, from Kubeflow's variables; None outside a pipeline."""
     name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
     if not name or not uid:
         return None
@@ -58,13 +59,13 @@ def _wait(jobs: RayJobs, name: str) -> str:
                 followed = _follow_logs(logs, f"http://{where}", submission)
             if _ended(found):
                 ended = status.get("jobStatus") or status["jobDeploymentStatus"]
-                said = " ".join(f"{status.get('reason') or ''} {status.get('message') or ''}".split())
-                return "" if ended == "SUCCEEDED" else f"{ended.lower()}: {said}"
+                message = " ".join(f"{status.get('reason') or ''} {status.get('message') or ''}".split())
+                return "" if ended == "SUCCEEDED" else f"{ended.lower()}: {message}"
     return "its RayJob was removed"
 
 
 def _follow_logs(stack: ExitStack, address: str, submission: str) -> bool:
-    """What the job prints, from the Jobs API of its own cluster; a job without its log is still a job."""
+    """Copy the job's output from the Jobs API of its cluster; a log that cannot be read does not fail the job."""
     try:
         stack.enter_context(streamed_logs(connect(address), submission))
     except InputError as error:
@@ -79,17 +80,17 @@ class RayJobs:
         from kubernetes import client, config
 
         try:
-            # The library itself looks at the variable once, when it is imported.
+            # The library reads KUBECONFIG only once, when it is imported.
             config.load_config(**({"config_file": file} if (file := os.environ.get("KUBECONFIG")) else {}))
         except config.ConfigException as error:
-            mend = "run it in a pod, or set KUBECONFIG"
-            raise InputError("no Kubernetes cluster", " ".join(str(error).split()), mend) from None
+            fix = "run it in a pod, or set KUBECONFIG"
+            raise InputError("no Kubernetes cluster", " ".join(str(error).split()), fix) from None
         self.namespace = namespace
         self._api = client.CustomObjectsApi()
         self._place = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
 
     def create(self, resource: dict[str, Any], begin: Callable[[], None]) -> None:
-        """Create it, or take the one that is there, ours and at work. Another pod's goes first: that pod has ended."""
+        """Create the RayJob, or join a running one of this pod. One of another, ended pod is deleted first."""
         name = resource["metadata"]["name"]
         if found := self._get(name):
             if _same_owner(found, resource) and not _leaving(found) and not _ended(found):
@@ -100,12 +101,12 @@ class RayJobs:
         if self._asked(lambda: self._api.create_namespaced_custom_object(body=resource, **self._place)):
             return
         if not (found := self._get(name)):
-            raise InputError("Kubernetes knows no RayJobs", self._where, "install the KubeRay operator")
+            raise InputError("Kubernetes does not know RayJobs", self._where, "install the KubeRay operator")
         if not _same_owner(found, resource):
             raise InputError("another pod runs this stage", f"RayJob {name}", "wait for it, or stop it")
 
     def watch(self, name: str) -> Iterator[dict[str, Any]]:
-        """Each state of the RayJob, until it is removed."""
+        """Yield each state of the RayJob until it is removed."""
         from kubernetes.watch import Watch
 
         where = {**self._place, "field_selector": f"metadata.name={name}", "timeout_seconds": WATCH_SECONDS}
@@ -118,7 +119,7 @@ class RayJobs:
                 yield event["object"]
 
     def delete(self, resource: dict[str, Any]) -> None:
-        """With all that belongs to it, unless it is another pod's; no error where it is gone."""
+        """Delete the RayJob and its dependents, unless another pod owns it. It is no error if it does not exist."""
         from kubernetes.client import ApiException
 
         name = resource["metadata"]["name"]
@@ -136,7 +137,7 @@ class RayJobs:
         self._asked(lambda: self._api.delete_namespaced_custom_object(name=name, body=options, **self._place))
 
     def _events(self, stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A watch that breaks off is none that fails: the next one begins with the state as it is."""
+        """Yield events; a broken watch is not an error, because the next one starts from the current state."""
         import urllib3
         from kubernetes.client import ApiException
 
@@ -153,12 +154,12 @@ class RayJobs:
         since = time.monotonic()
         while self._get(name):
             if time.monotonic() - since > GONE_SECONDS:
-                mend = "see why its finalizer does not end"
-                raise InputError("the RayJob of a run before is not removed", f"{self.namespace}/{name}", mend)
+                fix = "check why its finalizer does not end"
+                raise InputError("the RayJob of an earlier run is not removed", f"{self.namespace}/{name}", fix)
             time.sleep(1)
 
     def _asked(self, ask: Callable[[], Answer]) -> Answer | None:
-        """The answer; None where there is no such RayJob, or one already. Asked again while nobody answers."""
+        """Return the answer; None if the RayJob does not exist (404) or already exists (409). Retries lost requests."""
         import urllib3
         from kubernetes.client import ApiException
 
@@ -171,8 +172,8 @@ class RayJobs:
                     return None
                 if 400 <= error.status < 500 and error.status != 429:
                     what = f"Kubernetes refused a RayJob: {error.status} {error.reason}"
-                    mend = "give the service account the verbs on rayjobs, or correct the settings"
-                    raise InputError(what, self._where, mend) from None
+                    fix = "give the service account the verbs on rayjobs, or correct the settings"
+                    raise InputError(what, self._where, fix) from None
                 if time.monotonic() - since > LOST_SECONDS:
                     raise
             except urllib3.exceptions.HTTPError:

@@ -1,4 +1,4 @@
-"""The RayJob of a stage: a Ray cluster of its own, sized by the recipe, that goes when the job ends or its pod does."""
+"""Builds the RayJob resource of a stage: a new Ray cluster, sized by the recipe, removed with the job or its pod."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import Compute
 
-KEPT_SECONDS = 60  # the cluster of a finished job that nobody removes; ours is removed at once
+KEPT_SECONDS = 60  # until KubeRay removes the cluster of a finished job, if this program has not removed it already
 
 
 def rayjob_of(
     job: StageJob, recipe: Recipe, settings: RayJobSettings, owner: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The resource. `owner` refers to the pod that creates it: with that pod, Kubernetes removes it."""
+    """Return the resource. `owner` refers to the pod that creates it: Kubernetes removes the RayJob with that pod."""
     training = job.stage == "train"
     image = (settings.gpu_image if training and recipe.compute.gpus else None) or settings.image
     workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
@@ -36,14 +36,14 @@ def rayjob_of(
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "preRunningDeadlineSeconds": 60 * recipe.compute.wait_minutes,
         "activeDeadlineSeconds": round(3600 * settings.hours),
-        "backoffLimit": 0,  # a stage that is tried again is tried by the pipeline
+        "backoffLimit": 0,  # the pipeline retries stages
         "submitterConfig": {"backoffLimit": 2},
         "submitterPodTemplate": {"spec": _pod("submitter", image, 0.5, 1, settings) | {"restartPolicy": "Never"}},
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token", "secretName": settings.token_secret},
             "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # the driver, and no work besides
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # only the driver runs here
                 "template": _template(_pod("ray-head", image, 2, 8, settings)),
             },
             "workerGroupSpecs": [workers],
@@ -58,7 +58,7 @@ def _extraction(image: str, settings: RayJobSettings) -> dict[str, Any]:
 
 
 def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[str, Any]:
-    """As few pods as the GPUs of a node allow, so that workers of one node reach each other's memory."""
+    """Put as many workers in a pod as a node has GPUs, so that workers on a node share memory."""
     per_pod = 1
     if compute.gpus:
         per_pod = max(min(settings.gpus_per_node // compute.gpus, compute.workers), 1)
@@ -83,7 +83,7 @@ def _template(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pod(container: str, image: str, cpus: float, memory_gb: int, settings: RayJobSettings) -> dict[str, Any]:
-    """The spec of a pod with one container, which may do nothing but work on the volume."""
+    """Return the spec of a pod with one container, which has no rights except to use the volume."""
     size = {"cpu": f"{cpus:g}", "memory": f"{memory_gb}Gi"}
     shm = settings.shm_gb if container == "ray-worker" else 1
     data = {"subPath": settings.sub_path} if settings.sub_path else {}

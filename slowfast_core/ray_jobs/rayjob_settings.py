@@ -1,4 +1,4 @@
-"""What a Kubernetes cluster gives to the pods of a RayJob. Secrets are named, never written."""
+"""Settings of a Kubernetes cluster for the pods of a RayJob. Secrets are only referred to by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from slowfast_core.errors import InputError
+from slowfast_core.field_errors import describe
 from slowfast_core.recipe.schema import Compute, Positive, Section
 
 VARIABLE = "SLOWFAST_RAYJOB"  # environment variable: RayJobSettings as JSON
@@ -17,16 +18,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 
 
 class Secret(Section):
-    """A Kubernetes Secret by name, and which of its keys becomes which environment variable."""
+    """A Kubernetes Secret whose keys become environment variables."""
 
     name: Name
-    env: dict[str, str]  # variable: key
+    env: dict[str, str]
+    """Environment variable -> key of the Secret."""
 
     @field_validator("env")
     @classmethod
     def _variables(cls, env: dict[str, str]) -> dict[str, str]:
         if wrong := [name for name in env if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)]:
-            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
+            raise ValueError(f"{wrong[0]!r} is not a valid name of an environment variable")
         return env
 
 
@@ -38,51 +40,63 @@ class Toleration(Section):
 
 
 class RayJobPods(Section):
-    """What the stages in pods of their own have no word for."""
+    """Settings that only RayJobs have, not the pods of other stages."""
 
-    service_account: Name = "slowfast-services"  # which may nothing: these pods never speak to Kubernetes
+    service_account: Name = "slowfast-services"
+    """Service account without permissions: these pods never call Kubernetes."""
     gpus_per_node: Positive = 8
     scratch_gb: Positive = 20
+    """Size of /tmp in GiB."""
     extract_pods: Positive = 4
-    extract_cpus: Positive = 8  # of each
+    """Worker pods of an extraction."""
+    extract_cpus: Positive = 8
+    """CPU cores of each of these pods."""
     extract_memory_gb: Positive = 16
+    """Memory of each of these pods in GiB."""
 
 
 class RayJobSettings(RayJobPods):
+    """All settings of a RayJob, as in the environment variable SLOWFAST_RAYJOB."""
+
     namespace: Name = "slowfast"
     image: str
-    gpu_image: str | None = None  # None: the same
-    claim: Name = "slowfast-data"  # of the workspace's volume
+    gpu_image: str | None = None
+    """Image of training on GPUs. null: `image`."""
+    claim: Name = "slowfast-data"
+    """PersistentVolumeClaim of the workspace's volume."""
     path: str = "/data"
+    """Mount path of the volume."""
     sub_path: str = ""
     token_secret: Name = "slowfast-ray-token"
     secrets: tuple[Secret, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
     pull_secrets: tuple[Name, ...] = ()
     gpu_type: str = "nvidia.com/gpu"
-    node_selector: dict[str, str] = Field(default_factory=dict)  # of GPU workers, as the tolerations
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Node selector of GPU workers."""
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu"),)
+    """Tolerations of GPU workers."""
     shm_gb: Positive = 8
-    hours: float = Field(240, gt=0)  # that the job may take
+    """Shared memory of a worker pod in GiB."""
+    hours: float = Field(240, gt=0)
+    """Time limit of the job."""
     user: Positive = 1000
     group: Positive = 1000
 
     @classmethod
     def from_environment(cls) -> RayJobSettings:
-        """Raises InputError when they are missing or wrong."""
+        """Read the settings from SLOWFAST_RAYJOB. Raises InputError if they are missing or invalid."""
         try:
             return cls.model_validate_json(os.environ.get(VARIABLE) or "")
         except ValidationError as error:
-            first = error.errors()[0]
-            what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".removeprefix(": ")
-            mend = "compile the pipeline with compute.run_on=rayjob, or set it to JSON with at least an image"
-            raise InputError(f"no settings for a RayJob: {what}", f"${VARIABLE}", mend) from None
+            fix = "compile the pipeline with compute.run_on=rayjob, or set it to JSON with at least an image"
+            raise InputError(f"no valid settings for a RayJob: {describe(error)}", f"${VARIABLE}", fix) from None
 
 
-WORKER_GB = 4  # of memory for a training process, besides its frame cache
+WORKER_GB = 4  # memory of a training process without its frame cache
 
 
 def size_of_workers(compute: Compute, count: int) -> tuple[int, int]:
-    """CPUs and GB of memory of `count` training workers, with their loaders and frame caches."""
+    """Return CPU cores and GB of memory for `count` training workers, with their loaders and frame caches."""
     cpus = count * (compute.cpus_per_worker + compute.loader_workers)
     return cpus, math.ceil(count * (WORKER_GB + compute.frame_cache_mb / 1000))

@@ -1,7 +1,7 @@
-"""A stage as a job of a cluster: a folder in the workspace, which both see, says what to do and takes the result.
+"""A stage as a job of a cluster, described by a folder in the shared workspace, which also receives the result.
 
-`python -m slowfast_core.ray_jobs.stage_job FOLDER` is what the cluster runs. It goes on only while somebody follows it:
-whoever waits for the job touches a file, and a job that nobody follows stops itself, so that none is left behind.
+The cluster runs `python -m slowfast_core.ray_jobs.job_main FOLDER`. The client that waits for the job touches a file
+regularly; a job that no client follows stops itself, so that no job is left behind.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from slowfast_core.recipe.load import Recipe
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
-BEFORE = {"extract": "validate", "train": "extract"}  # the stages that can be jobs, and what each of them reads
-FOLLOW_SECONDS = 10.0  # between two signs of life of the follower
-PATIENCE_SECONDS = 1800.0  # without one until the job stops; longer than the back-off of a retried pod
-# Nothing secret: Ray shows it.
+BEFORE = {"extract": "validate", "train": "extract"}  # stages that can be jobs -> the stage whose result they read
+FOLLOW_SECONDS = 10.0  # between two touches of the file by the client
+PATIENCE_SECONDS = 1800.0  # without a touch until the job stops; longer than the back-off of a retried pod
+# Environment variables passed to the job. No secrets: Ray displays them.
 PASSED_ON = ("SLOWFAST_IMAGE", "SLOWFAST_PIPELINE_RUN", PROGRESS_FILE, "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """`name` depends on the stage's inputs alone: a pod that is tried again finds the job of the one before."""
+    """A job, whose name depends only on the stage's inputs, so that a retried pod finds the job of the previous one."""
 
     name: str
     stage: str
@@ -42,7 +42,7 @@ class StageJob:
 
     @classmethod
     def write(cls, stage: str, recipe: Recipe, at: Workspace, patience: float = PATIENCE_SECONDS) -> StageJob:
-        """Raises InputError when the stage before has not been run."""
+        """Write the folder of a job. Raises InputError if the previous stage has not been run."""
         read = read_result(at.data(recipe.data.name, BEFORE[stage])).digest
         there = recipe.compute.model_copy(update={"run_on": "here", "jobs_address": None, "address": "auto"})
         start = recipe.train.init_from
@@ -65,13 +65,13 @@ class StageJob:
 
     @property
     def environment(self) -> dict[str, str]:
-        told = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        if not Path(told.get(PROGRESS_FILE, "")).is_relative_to(self.folder.parent.parent):
-            told.pop(PROGRESS_FILE, None)  # the cluster sees the workspace only
-        return told
+        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        if not Path(variables.get(PROGRESS_FILE, "")).is_relative_to(self.folder.parent.parent):
+            variables.pop(PROGRESS_FILE, None)  # the cluster sees only the workspace
+        return variables
 
     def begin(self) -> None:
-        """A job that starts anew is not to be taken for one that has ended."""
+        """Remove an earlier result, so that a restarted job does not look finished."""
         (self.folder / "result.json").unlink(missing_ok=True)
 
     @contextmanager
@@ -92,24 +92,24 @@ class StageJob:
             thread.join()
 
     def stopped_on_sigterm(self) -> AbstractContextManager[None]:
-        """Within the block SIGTERM raises Stopped."""
+        """Raise Stopped on SIGTERM inside the block."""
 
         def stop() -> None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the job is being stopped
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ignore repeats: the job is already being stopped
             raise Stopped(self.folder)
 
         return on_sigterm(stop)
 
     def result(self, failure: str) -> StageResult:
-        """What the ended job left; `failure` is why the cluster says that it failed, or empty."""
+        """Read the result of the finished job; `failure` is the cluster's reason for a failure, or ""."""
         file = self.folder / "result.json"
         if file.is_file():
             result = StageResult.model_validate_json(file.read_text(encoding="utf-8"))
             shutil.rmtree(self.folder)
             if result.status == "failed":
-                raise InputError.said(result.summary)
+                raise InputError.from_line(result.summary)
             return result
         if failure:
             raise RuntimeError(f"{self.stage} failed on the cluster: {failure}")
-        mend = "give its nodes the same storage under the same path"
-        raise InputError("the cluster does not see the workspace", self.folder, mend)
+        fix = "mount the same storage under the same path on its nodes"
+        raise InputError("the cluster does not see the workspace", self.folder, fix)

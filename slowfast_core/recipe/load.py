@@ -1,4 +1,4 @@
-"""The one typed config. A recipe is one YAML file, resolved into a frozen tree in which unknown keys are errors."""
+"""Loads recipes: YAML files with `extends`, a `finetune` branch and overrides, resolved into a frozen Recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from slowfast_core.documents import read_yaml, read_yaml_file
 from slowfast_core.errors import InputError
-from slowfast_core.field_errors import key_of, sentence
+from slowfast_core.field_errors import input_error, key_of
 from slowfast_core.names import PathOfNames
 from slowfast_core.recipe.data import Data, Store, Synthetic, Validation
 from slowfast_core.recipe.schema import (
@@ -30,7 +30,7 @@ from slowfast_core.recipe.schema import (
     Train,
 )
 
-# Keys of `data` that describe the files of its format.
+# Keys of `data` that describe the files of its format; they are not inherited by a recipe with another format.
 OF_FORMAT = ("annotations", "labels", "excluded", "person_boxes", "key_seconds", "first_second", "frame_rate")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -57,23 +57,38 @@ __all__ = [
 
 
 class Recipe(Section):
+    """One experiment. A YAML file may also have `extends`, the name of a recipe from which it inherits other keys."""
+
     name: PathOfNames
+    """Name of the recipe and of the folder of its runs; may contain '/'."""
     description: str = ""
+    """One sentence about the recipe."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the training: initial weights, sampling and augmentation."""
     data: Data
+    """The data set."""
     clip: Clip = Clip()
+    """Frames of a clip."""
     model: Model = Model()
+    """The network."""
     train: Train = Train()
+    """The training."""
     evaluate: Evaluate = Evaluate()
+    """The evaluation."""
     register_: Register = Field(Register(), alias="register")
+    """The registration of the model."""
     compute: Compute = Compute()
+    """Machines and processes."""
     tracking: Tracking = Tracking()
-    finetune: Recipe | None = None  # the branch that starts from this recipe's checkpoint
+    """MLflow tracking."""
+    finetune: Recipe | None = None
+    """A recipe, or the name of one, that runs after this one and starts from its weights. It may not have a finetune
+    branch itself. null: none."""
 
     @model_validator(mode="before")
     @classmethod
     def _registers_under_its_own_name(cls, tree: Any) -> Any:
-        """Two recipes share a registered model, and so its champion, only where both name it."""
+        """Set register.model to the recipe's name by default: recipes share a champion only if both name it."""
         named = isinstance(tree, dict) and isinstance(tree.get("name"), str)
         if named and isinstance(section := tree.get("register", {}), dict) and "model" not in section:
             return {**tree, "register": {**section, "model": tree["name"].replace("/", "-")}}
@@ -81,43 +96,45 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        """Check constraints between sections."""
         together = self.compute.workers * self.train.repeat
         if self.train.batch % together:
             by = "compute.workers" if self.train.repeat == 1 else "compute.workers x train.repeat ="
-            raise ValueError(f"train.batch {self.train.batch} does not divide by {by} {together}")
+            raise ValueError(f"train.batch {self.train.batch} is not divisible by {by} {together}")
         if self.clip.fast_stride % self.data.store.every:
             stride = f"the stride of the Fast pathway (tau / alpha = {self.clip.fast_stride})"
             raise ValueError(f"{stride} is not a multiple of data.store.every {self.data.store.every}")
         if (self.model.head == "detect") != (self.data.format == "ava"):
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
         if self.data.format in ("charades", "frame_list") and not self.model.multi_label:
-            raise ValueError(f"data.format {self.data.format!r} has several labels a video: set model.multi_label true")
+            raise ValueError(f"data.format {self.data.format!r} has several labels per video: set model.multi_label")
         if self.clip.sampling == "segments" and (self.evaluate.clips > 1 or self.model.head == "detect"):
-            raise ValueError("clip.sampling 'segments' takes one clip of the whole video: set evaluate.clips 1")
+            raise ValueError("clip.sampling 'segments' takes one clip per video, without boxes: set evaluate.clips 1")
         if self.model.takes_flow and not self.data.store.flow:
             raise ValueError("model.fast_input 'flow' needs data.store.flow true: flow is extracted with the clips")
         if self.model.pathways == "slowfast" and self.model.lateral == "ttoc_sum":
-            self._summable()
+            self._check_ttoc_sum()
         if self.finetune and self.finetune.finetune:
-            raise ValueError("finetune may not hold another finetune")
+            raise ValueError("a finetune branch may not have a finetune branch")
         if self.finetune and self.finetune.name == self.name:
-            raise ValueError(f"finetune has the recipe's own name {self.name!r} and would replace its results")
+            raise ValueError(f"finetune has the same name as the recipe, {self.name!r}, and would replace its results")
         if self.train.warmup_epochs > self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
             )
         return self
 
-    def _summable(self) -> None:
-        """TtoC-sum needs alpha Fast channels for each Slow channel."""
-        model, alpha = self.model, self.clip.alpha
-        alike = (model.depth < 50) == ((model.fast_depth or model.depth) < 50)
-        if not alike or alpha * model.fast_width != model.width or model.fast_input == "half":
-            packed = f"{alpha} x {model.fast_width} Fast channels do not sum with {model.width} Slow channels"
-            raise ValueError(f"model.lateral 'ttoc_sum' needs alpha x beta = 1 and equal blocks: {packed}")
+    def _check_ttoc_sum(self) -> None:
+        """Check that TtoC-sum has alpha frames of Fast channels for each Slow channel: alpha * beta = 1."""
+        model = self.model
+        alpha = self.clip.alpha
+        same_blocks = (model.depth < 50) == ((model.fast_depth or model.depth) < 50)
+        if not same_blocks or alpha * model.fast_width != model.width or model.fast_input == "half":
+            reason = f"{alpha} x {model.fast_width} Fast channels cannot be added to {model.width} Slow channels"
+            raise ValueError(f"model.lateral 'ttoc_sum' needs alpha x beta = 1 and equal blocks: {reason}")
 
     def with_gpus(self, gpus: int) -> Recipe:
-        """The recipe with `gpus` for each worker where it, or its branch, says `auto`."""
+        """Return the recipe with `gpus` per worker where it or its finetune branch has `auto`."""
         changes: dict[str, Any] = {"finetune": self.finetune and self.finetune.with_gpus(gpus)}
         if self.compute.gpus_per_worker == "auto":
             changes["compute"] = self.compute.model_copy(update={"gpus_per_worker": gpus})
@@ -135,7 +152,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str, overrides: typing.Sequence[str] = ()) -> Recipe:
-    """Resolve a recipe by name or file, with `section.key=value` overrides. Raises InputError."""
+    """Resolve a recipe from its name or file, with `section.key=value` overrides. Raises InputError."""
     path = _find(name_or_path)
     tree = _read(path)
     for override in overrides:
@@ -144,24 +161,24 @@ def load_recipe(name_or_path: str, overrides: typing.Sequence[str] = ()) -> Reci
 
 
 def parse_recipe(tree: dict[str, Any] | str, where: str = "recipe", overrides: typing.Sequence[str] = ()) -> Recipe:
-    """Raises InputError, which names the override rather than `where` when the wrong value is one of `overrides`."""
+    """Validate a recipe. Raises InputError, which names the override instead of `where` if the override is wrong."""
     try:
         if isinstance(tree, str):
             return Recipe.model_validate_json(tree)
         return Recipe.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = key_of(first) or "recipe"
+        key = key_of(first)
         where = next((f"--set {text}" for text in reversed(overrides) if _sets(text, key)), where)
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown recipe key {key!r}", where, _nearest(first["loc"])) from None
-        raise InputError(f"{key}: {sentence(first)}", where, "correct the value") from None
+        raise input_error(error, where, "correct the value") from None
 
 
 def _sets(override: str, key: str) -> bool:
-    """Whether the override gives `key`, or a section that holds it."""
-    given = override.partition("=")[0]
-    return key == given or key.startswith(f"{given}.")
+    """Whether the override sets `key` or a section that contains it."""
+    overridden = override.partition("=")[0]
+    return key == overridden or key.startswith(f"{overridden}.")
 
 
 def _find(name_or_path: str) -> Path:
@@ -177,7 +194,7 @@ def _find(name_or_path: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # longer than a name may be
+    except OSError:  # the name is too long
         return False
 
 
@@ -187,34 +204,37 @@ def _read(path: Path, may_extend: bool = True, may_branch: bool = True) -> dict[
         raise InputError("a recipe is a mapping of sections", path, "see `slowfast show demo`")
     if parent := tree.pop("extends", None):
         if not isinstance(parent, str):
-            raise InputError("`extends` takes the name of one recipe", path, "name one")
+            raise InputError("`extends` must be the name of one recipe", path, "correct the value")
         if not may_extend:
-            raise InputError("a recipe may extend only one that extends none", path, f"extend the root of {parent!r}")
-        base = _read(_find_beside(path, parent), may_extend=False, may_branch=may_branch)
+            what = "a recipe may only extend a recipe without `extends`"
+            raise InputError(what, path, f"do not extend {parent!r}")
+        base = _read(_find_near(path, parent), may_extend=False, may_branch=may_branch)
         tree = {"name": path.stem} | _merge(_inherited(base, tree), tree)
     if isinstance(branch := tree.get("finetune"), str):
         if not may_branch:
-            raise InputError("finetune may not hold another finetune", path, "leave one out")
-        tree["finetune"] = _read(_find_beside(path, branch), may_branch=False)
+            raise InputError("a finetune branch may not have a finetune branch", path, "remove one")
+        tree["finetune"] = _read(_find_near(path, branch), may_branch=False)
     return dict(tree)
 
 
-def _find_beside(path: Path, name: str) -> Path:
-    beside = path.parent / f"{name}.yaml"
-    return beside if _is_file(beside) else _find(name)
+def _find_near(path: Path, name: str) -> Path:
+    """Find a recipe by name, first in the folder of `path`."""
+    neighbour = path.parent / f"{name}.yaml"
+    return neighbour if _is_file(neighbour) else _find(name)
 
 
 def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe takes from the one that it extends.
+    """Return the keys that a recipe inherits from the one it extends.
 
-    Not its name and not its registered model, which identify results; nor, for another data format, the keys that
-    describe the files of the old one.
+    Excludes the name and the registered model, which identify results, and, if the data format differs, the keys that
+    describe files of the old format.
     """
-    data, of_child = base.get("data"), child.get("data")
+    data = base.get("data")
+    child_data = child.get("data")
     other_format = (
         isinstance(data, dict)
-        and isinstance(of_child, dict)
-        and of_child.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
+        and isinstance(child_data, dict)
+        and child_data.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
     )
     dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
     return {section: _without(value, dropped.get(section, ())) for section, value in base.items() if section != "name"}
@@ -227,7 +247,7 @@ def _without(section: Any, keys: typing.Sequence[str]) -> Any:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`; null there removes the key, which then has its default."""
+    """Merge `over` into `base`; null removes an inherited key, which then has its default."""
     merged = dict(base)
     for key, value in over.items():
         if value is None and key in merged:
@@ -242,7 +262,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InputError(f"override {text!r} is not section.key=value", "--set", "write for example train.epochs=3")
+        raise InputError(f"override {text!r} is not section.key=value", "--set", "write it like train.epochs=3")
     *parents, last = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})
@@ -256,7 +276,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
-    """Name the valid key nearest to the unknown one at `location`."""
+    """Suggest the valid key most similar to the unknown key at `location`, or list the valid keys."""
     model: type[BaseModel] = Recipe
     for part in location[:-1]:
         field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))

@@ -1,4 +1,7 @@
-"""The sections of a recipe: frozen pydantic models in which unknown keys are errors. `data` is in data/sections.py."""
+"""The sections of a recipe, except `data` (recipe/data.py): frozen pydantic models that reject unknown keys.
+
+The docstrings of fields are the descriptions in docs/recipe-reference.md (`make reference`).
+"""
 
 from __future__ import annotations
 
@@ -25,46 +28,61 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, le=1)]
-HALF_AREA = 0.5**0.5  # of a side
+HALF_AREA = 0.5**0.5  # factor of a side that halves the area
 Depth = Literal[18, 34, 50, 101, 152]
 Precision = Literal["fp32", "bf16", "fp16"]
+# Residual blocks of res2 to res5, by depth.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _fraction(value: object) -> object:
+    """Convert text such as "1/8" to a number; other values are returned unchanged."""
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", value) if isinstance(value, str) else None
     return int(match[1]) / int(match[2]) if match and int(match[2]) else value
 
 
-def _address(text: str) -> str:
+def check_address(text: str) -> str:
+    """Reject mistyped addresses, such as "s3:/bucket", which would otherwise be used as folder names."""
     if match := re.match(r"(https?|s3):(?!//[^/\s])", text):
         raise ValueError(f"an address starts with {match[1]}:// and a name, is {text!r}")
     return text
 
 
-Address = Annotated[str, AfterValidator(_address)]  # of a server or a store; anything else may be a folder
+# Address of a server or a store. Text without http:, https: or s3: may be a folder.
+Address = Annotated[str, AfterValidator(check_address)]
 
 
 class Section(BaseModel):
-    # Defaults go through the fields' types like values do: what a stage is begun with does not tell who wrote the 0.0.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    """Base class of the sections: frozen, without unknown keys, and serialized without credentials."""
+
+    # validate_default: defaults are converted to the field's type like given values, so that a stage's inputs do not
+    # depend on whether 0 or 0.0 was written or left out.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     @model_serializer(mode="wrap")
     def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Credentials in addresses are for connecting: whatever is written of a recipe is without them."""
+        """Remove credentials from addresses, because they are only used to connect and never written."""
         return cast(dict[str, Any], stripped(write(self)))
 
 
 class Clip(Section):
-    """T Slow frames, tau source frames apart; the Fast pathway sees alpha times as many (paper, section 3).
-
-    With `sampling: segments` the Fast frames are one of each of T alpha equal parts of the video, whatever tau is.
-    """
+    """Frames of a clip: T Slow frames, tau source frames apart, and alpha * T Fast frames (paper, section 3)."""
 
     T: Positive = 4
+    """Frames of the Slow pathway."""
     tau: Positive = 16
+    """Stride between Slow frames, in source frames. A multiple of alpha."""
     alpha: Positive = 8
+    """Fast frames per Slow frame. The stride of the Fast pathway is tau / alpha source frames."""
     sampling: Literal["dense", "segments"] = "dense"
+    """`dense`: T * tau consecutive source frames. `segments`: one frame from each of T * alpha equal parts of the
+    video, for any tau; needs evaluate.clips 1 and a classifier."""
 
     @model_validator(mode="after")
     def _whole_fast_stride(self) -> Clip:
@@ -82,20 +100,23 @@ class Clip(Section):
 
     @property
     def span(self) -> int:
-        """Source frames from the first that a clip may take to the last, inclusive."""
+        """Number of source frames that a clip covers."""
         return self.T * self.tau
 
     def every(self, n: int) -> Clip:
-        """The same clip, counted in the frames of a store that keeps each n-th."""
+        """Return the same clip with tau counted in the frames of a store that keeps every n-th frame."""
         return self.model_copy(update={"tau": self.tau // n})
 
 
 class Pixels(Section):
-    """How 0..255 becomes the network's input: the order of the channels, then (x / 255 - mean) / std of each."""
+    """Conversion of pixels from 0..255 to network input: channel order, then (x / 255 - mean) / std per channel."""
 
     order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the input channels."""
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    """Mean of each channel, in `order`, on a scale of 0 to 1."""
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    """Standard deviation of each channel, in `order`, on a scale of 0 to 1. Above 0."""
 
     @field_validator("std")
     @classmethod
@@ -106,38 +127,69 @@ class Pixels(Section):
 
 
 class NonLocal(Section):
-    """Non-local blocks of the Slow pathway, each after the named block (from 0) of its stage."""
+    """Non-local blocks of the Slow pathway."""
 
     res3: tuple[Count, ...] = ()
+    """Indices (from 0) of the blocks of res3 that are followed by a non-local block."""
     res4: tuple[Count, ...] = (1, 3, 5)
+    """Indices (from 0) of the blocks of res4 that are followed by a non-local block."""
     attention: Literal["softmax", "dot_product"] = "softmax"
-    pool_time: Literal[1, 2] = 2  # keys and values are max-pooled by this in time, and by 2 in space
+    """Normalization of the attention weights."""
+    pool_time: Literal[1, 2] = 2
+    """Stride of the temporal max-pooling of keys and values; their spatial stride is 2."""
 
 
 class Model(Section):
+    """The network."""
+
     pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
+    """Both pathways, or only one of them (paper, Table 5a)."""
     depth: Depth = 50
-    fast_depth: Depth | None = None  # None: as deep as Slow
-    width: Positive = 64  # channels of the Slow stem
-    beta: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)] = 1 / 8  # may be written as 1/8
-    res4_temporal_blocks: Count | None = None  # the first blocks of res4 have temporal kernels; None: all
-    fast_res4_temporal_blocks: Count | None = None  # None: as many as Slow
+    """Layers of the ResNet of the Slow pathway."""
+    fast_depth: Depth | None = None
+    """Layers of the ResNet of the Fast pathway. null: same as `depth`."""
+    width: Positive = 64
+    """Channels of the Slow stem."""
+    beta: Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)] = 1 / 8
+    """Channels of the Fast pathway as a share of those of the Slow pathway (paper, Table 5b). May be written as 1/8."""
+    res4_temporal_blocks: Count | None = None
+    """Number of blocks of res4, from the first, that have temporal kernels. null: all blocks."""
+    fast_res4_temporal_blocks: Count | None = None
+    """The same for the Fast pathway. null: same as `res4_temporal_blocks`."""
     lateral: Literal["t_conv", "t_sample", "ttoc_concat", "ttoc_sum", "none"] = "t_conv"
-    lateral_kernel: Positive = 5  # of T-conv, like the next two
-    lateral_ratio: Positive = 2  # output channels by input channels
-    lateral_norm: bool = True  # batch norm and ReLU after the convolution
+    """Lateral connection from Fast to Slow (paper, Table 5a). `ttoc_sum` needs alpha * beta = 1 and equal blocks."""
+    lateral_kernel: Positive = 5
+    """Temporal kernel size of the `t_conv` lateral connection. Odd."""
+    lateral_ratio: Positive = 2
+    """Output channels of the `t_conv` lateral connection as a multiple of its input channels."""
+    lateral_norm: bool = True
+    """Batch norm and ReLU after the convolution of the `t_conv` lateral connection."""
     non_local: NonLocal | None = None
+    """Non-local blocks of the Slow pathway. null: none."""
     fast_input: Literal["rgb", "half", "gray", "difference", "flow"] = "rgb"
-    slow_frames: Literal["strided", "linspace"] = "strided"  # of the clip: every alpha-th, or first to last evenly
+    """Input of the Fast pathway (paper, Table 5c). `half`: half the resolution, only for classifiers. `flow`: optical
+    flow; needs data.store.flow."""
+    slow_frames: Literal["strided", "linspace"] = "strided"
+    """How Slow frames are chosen from the Fast frames. `strided`: every alpha-th. `linspace`: evenly from the first to
+    the last."""
     pixels: Pixels = Pixels()
-    zero_init_last_bn: bool = True  # of each residual block
+    """Conversion of pixels to network input."""
+    zero_init_last_bn: bool = True
+    """Initialize the scale of the last batch norm in each residual block to zero."""
     classes: Positive = 400
+    """Number of classes."""
     dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout rate before the classifier."""
     head: Literal["classify", "detect"] = "classify"
-    multi_label: bool = False  # of a classifier: a sigmoid for each class, not one softmax over them
+    """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for data.format `ava`."""
+    multi_label: bool = False
+    """Classifier with one sigmoid per class instead of a softmax over all classes."""
     roi_size: Positive = 7
-    roi_aligned: bool = True  # RoIAlign's half-pixel shift
-    res5_dilation: Literal[1, 2] = 2  # of the detection trunk, whose res5 has stride 1
+    """Side of the region features of `detect`, in cells."""
+    roi_aligned: bool = True
+    """Shift regions by half a pixel in RoIAlign (`aligned`)."""
+    res5_dilation: Literal[1, 2] = 2
+    """Spatial dilation of res5 in the `detect` network, whose res5 has stride 1."""
 
     @field_validator("lateral_kernel")
     @classmethod
@@ -151,13 +203,13 @@ class Model(Section):
         stages = {"res3": DEPTHS[self.depth][1], "res4": DEPTHS[self.depth][2]}
         for stage, blocks in stages.items() if self.non_local else ():
             if max(getattr(self.non_local, stage), default=0) >= blocks:
-                raise ValueError(f"non_local.{stage}: R{self.depth} has blocks 0..{blocks - 1} there")
+                raise ValueError(f"non_local.{stage}: {stage} of R{self.depth} has blocks 0..{blocks - 1}")
         if self.non_local and self.pathways == "fast":
-            raise ValueError("non_local is of the Slow pathway, pathways is 'fast'")
+            raise ValueError("non_local needs the Slow pathway, pathways is 'fast'")
         if self.multi_label and self.head == "detect":
-            raise ValueError("multi_label is of a classifier; detection always has a sigmoid for each class")
+            raise ValueError("multi_label needs head 'classify'; detection always has one sigmoid per class")
         if self.fast_input == "half" and self.head == "detect":
-            raise ValueError("fast_input 'half' does not fit head 'detect'")
+            raise ValueError("fast_input 'half' needs head 'classify', head is 'detect'")
         return self
 
     @property
@@ -168,119 +220,203 @@ class Model(Section):
     def fast_width(self) -> int:
         """Channels of the Fast stem, rounded up; each later stage doubles them.
 
-        The paper does not say how it rounds. At beta 1/6 and 1/12 this gives 11 and 6 channels and 41.65 and 33.1
-        GFLOPs against its 41.8 and 32.8; rounding down, or each layer for itself, is further off at one of the two.
+        The paper does not specify the rounding. For beta 1/6 and 1/12, rounding up gives 11 and 6 channels and 41.65
+        and 33.1 GFLOPs; the paper has 41.8 and 32.8. Rounding down, or rounding in each layer, is further off for one
+        of the two.
         """
-        return max(1, math.ceil(self.width * self.beta - 0.01))  # a beta written as 0.0313 is 1/32
+        return max(1, math.ceil(self.width * self.beta - 0.01))  # 0.01: a beta written as 0.0313 means 1/32
 
 
 class Multigrid(Section):
-    """Smaller clips in larger batches for most of the training (Wu et al., CVPR 2020); T and side are factors."""
+    """Multigrid training: smaller clips in larger batches for most of the training (Wu et al., CVPR 2020)."""
 
     long_cycle: tuple[tuple[Part, Part], ...] = ((1 / 4, HALF_AREA), (1 / 2, HALF_AREA), (1 / 2, 1), (1, 1))
-    short_cycle: tuple[Part, ...] = (1 / 2, HALF_AREA)  # sides of the whole, before the long cycle's own
-    epoch_factor: float = Field(1.5, gt=0)  # epochs by those of the training without
+    """Clip shapes of the long cycle, each as [factor of the frames, factor of the side]."""
+    short_cycle: tuple[Part, ...] = (1 / 2, HALF_AREA)
+    """Sides of the short cycle as factors of train.crop; the side of the long cycle's shape is added to them."""
+    epoch_factor: float = Field(1.5, gt=0)
+    """Length of the training as a multiple of train.epochs; train.epochs and train.steps describe the training without
+    multigrid."""
 
 
 class Train(Section):
+    """The training."""
+
     epochs: Positive = 256
-    batch: Positive = 64  # clips (classify) or key frames (detect) of one update, over all workers
-    accumulate: Positive = 1  # parts of a batch that a worker takes one after the other
+    """Passes over the training split."""
+    batch: Positive = 64
+    """Clips (`classify`) or key frames (`detect`) per update, over all workers. Divisible by compute.workers *
+    repeat."""
+    accumulate: Positive = 1
+    """Parts into which each worker splits its share of a batch; their gradients are accumulated."""
     learning_rate: float = Field(0.1, gt=0)
-    reference_batch: Positive | None = None  # learning_rate is that of this batch; another batch scales it linearly
+    """Peak learning rate, for a batch of `reference_batch`."""
+    reference_batch: Positive | None = None
+    """Batch for which `learning_rate` is given; other batches scale it linearly (Goyal et al., 2017). null: no
+    scaling."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    steps: tuple[tuple[float, float], ...] = ()  # epoch, and the rate from there on: a multiple of learning_rate
-    absolute_steps: bool = False  # the rates of `steps` are rates
+    """Schedule of the learning rate: half a period of a cosine (paper, section 4), or the values in `steps`."""
+    steps: tuple[tuple[float, float], ...] = ()
+    """[epoch, rate] pairs, only for schedule `steps`: the rate from that epoch on, as a multiple of `learning_rate`.
+    Epochs increase from above 0."""
+    absolute_steps: bool = False
+    """The rates in `steps` are learning rates, not multiples of `learning_rate`."""
     warmup_epochs: float = Field(34, ge=0)
+    """Epochs of warm-up. At most `epochs`. 0: no warm-up."""
     warmup_from: float = Field(0.01, ge=0)
-    warmup: Literal["override", "compose"] = "override"  # a line to the rate where it ends, or a factor of the schedule
+    """Learning rate at the start of the warm-up."""
+    warmup: Literal["override", "compose"] = "override"
+    """`override`: linear from `warmup_from` to the schedule's rate at the end of the warm-up. `compose`: the schedule
+    times a factor that rises linearly from warmup_from / learning_rate to 1."""
     multigrid: Multigrid | None = None
+    """Multigrid training; needs schedule `steps`. null: all clips have full size."""
     batch_norm: Literal["groups", "sync", "frozen"] = "groups"
-    norm_clips: Count = 8  # clips that share statistics, in `groups`; 0: all that a worker takes at once
-    precise_norm_batches: Count = 0  # batches over which the statistics of the final weights are taken anew
-    decay_norm: bool = False  # weight decay on batch norm too
+    """Statistics of batch norm: over groups of `norm_clips` clips, over the clips of all workers, or fixed."""
+    norm_clips: Count = 8
+    """Clips per group for batch_norm `groups`. 0: all clips that a worker processes at once."""
+    precise_norm_batches: Count = 0
+    """Batches from which the batch-norm statistics of the final weights are recomputed; also before each validation. 0:
+    keep the running statistics."""
+    decay_norm: bool = False
+    """Apply weight decay to the parameters of batch norm."""
     decay_bias: bool = True
+    """Apply weight decay to biases."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD. `nesterov` needs a value above 0."""
     nesterov: bool = True
+    """Nesterov momentum."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of SGD."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_gradient: float = Field(0.0, ge=0)  # 0: no clipping
-    jitter: tuple[Positive, Positive] = (256, 320)  # short side, drawn uniformly
+    """Label smoothing of the cross-entropy loss."""
+    clip_gradient: float = Field(0.0, ge=0)
+    """Largest norm of the gradient. 0: no clipping."""
+    jitter: tuple[Positive, Positive] = (256, 320)
+    """[shortest, longest] short side in pixels to which clips are scaled, drawn uniformly."""
     crop: Positive = 224
+    """Side of the random crop, in pixels."""
     flip: bool = True
-    clips_per_video: Positive = 1  # spans drawn from each video in an epoch
-    repeat: Positive = 1  # of these, how many are drawn together: from one decoding, into the same batch
-    max_bad_share: Share = 0.01  # of the training clips, found undecodable: they are left out; more stop the training
-    init_from: str | None = None  # a checkpoint folder, or models:/NAME@ALIAS, to start from
-    allow_overlap: bool = False  # start also from one that was trained on videos which this data evaluates on
-    validate_every: Count = 0  # epochs; one centred view of each held-out sample, and the best checkpoint is kept
-    final: Literal["last", "best"] = "last"  # whose weights are the result
-    checkpoint_minutes: float = Field(10.0, ge=0)  # besides one at the end of each epoch
-    checkpoint_steps: Count = 0  # iterations; 0: by the clock only
+    """Mirror half of the clips. Set false where left and right distinguish classes."""
+    clips_per_video: Positive = 1
+    """Clips drawn from each video per epoch. Divisible by `repeat`."""
+    repeat: Positive = 1
+    """Clips drawn from one decoding of a video, into the same batch."""
+    max_bad_share: Share = 0.01
+    """Largest share of training clips that may be undecodable. They are left out; a larger share stops the training."""
+    init_from: str | None = None
+    """Start weights: a checkpoint folder, or models:/NAME@ALIAS. null: random weights, or in a finetune branch the
+    weights of the main recipe."""
+    allow_overlap: bool = False
+    """Allow start weights that were trained on videos of this recipe's `val` split."""
+    validate_every: Count = 0
+    """Epochs between validations on one centred view of each `val` sample; the best checkpoint is kept. 0: none."""
+    final: Literal["last", "best"] = "last"
+    """Which weights are the result. `best` needs `validate_every`."""
+    checkpoint_minutes: float = Field(10.0, ge=0)
+    """Minutes between checkpoints, in addition to one at the end of each epoch."""
+    checkpoint_steps: Count = 0
+    """Updates between additional checkpoints. 0: none."""
     keep_checkpoints: Positive = 3
-    checkpoint_store: Address | None = None  # a folder or s3://bucket/prefix that has them too, for another machine
-    checkpoint_endpoint_url: Address | None = None  # of an S3-compatible store
-    log_samples: bool = False  # the ids of every step's samples, in a file of each worker
+    """Number of newest checkpoints that are kept."""
+    checkpoint_store: Address | None = None
+    """Folder or s3://bucket/prefix to which checkpoints are copied, so that another machine can resume. null: no
+    copies."""
+    checkpoint_endpoint_url: Address | None = None
+    """Endpoint of an S3-compatible `checkpoint_store`. null: AWS."""
+    log_samples: bool = False
+    """Write the ids of the samples of every step to one file per worker."""
     max_restarts: int = Field(2, ge=0)
+    """Restarts after a lost worker before the training fails."""
 
     @model_validator(mode="after")
     def _usable(self) -> Train:
         if self.jitter[0] > self.jitter[1]:
-            raise ValueError(f"jitter is [shortest, longest], is {list(self.jitter)}")
+            raise ValueError(f"jitter must be [shortest, longest], is {list(self.jitter)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.clips_per_video % self.repeat:
             raise ValueError(f"repeat {self.repeat} does not divide clips_per_video {self.clips_per_video}")
         epochs = [epoch for epoch, _ in self.steps]
         if bool(self.steps) != (self.schedule == "steps"):
-            raise ValueError("steps are [epoch, rate] pairs of schedule 'steps', and only of it")
+            raise ValueError("schedule 'steps' needs steps, [epoch, rate] pairs; other schedules have none")
         if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
-            raise ValueError(f"the epochs of steps rise from above 0, are {epochs}")
+            raise ValueError(f"the epochs of steps must increase from above 0, are {epochs}")
         if self.final == "best" and not self.validate_every:
             raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
             raise ValueError("multigrid needs schedule 'steps'")
         if self.batch_norm == "frozen" and self.precise_norm_batches:
-            what = f"precise_norm_batches {self.precise_norm_batches} takes anew the statistics"
-            raise ValueError(f"{what} that batch_norm 'frozen' keeps; set it to 0, or take another batch_norm")
+            what = f"precise_norm_batches {self.precise_norm_batches} would recompute the statistics"
+            raise ValueError(f"{what} that batch_norm 'frozen' keeps; set it to 0, or use another batch_norm")
         return self
 
 
 class Evaluate(Section):
-    """Test views (paper, section 4): classify 10 clips x 3 crops; detect one clip around the key frame."""
+    """The evaluation, by default on 10 clips x 3 crops of a video (paper, section 4).
+
+    Detection evaluates one clip around each key frame.
+    """
 
     clips: Positive = 10
+    """Clips per video, evenly spaced. 1 for clip.sampling `segments`."""
     crops: Literal[1, 3] = 3
+    """Square crops per clip along the longer side: the middle one, or one at each end too."""
     size: Positive = 256
+    """Side of a view in pixels; the short side of the picture is scaled to it."""
     batch_views: Positive = 60
-    aggregation: Literal["mean", "max"] = "mean"  # of the scores of a video's views
+    """Largest number of views in one forward pass; limits memory."""
+    aggregation: Literal["mean", "max"] = "mean"
+    """Combination of the scores of a video's views."""
     iou: float = Field(0.5, gt=0, lt=1)
-    boxes: Literal["truth", "predicted"] | None = None  # of people to score; None: predicted where the data has them
+    """Intersection over union from which a detection matches a true box."""
+    boxes: Literal["truth", "predicted"] | None = None
+    """Boxes of people that are scored in detection. null: `predicted` if the data has predicted boxes, else `truth`."""
 
 
 class Register(Section):
-    model: Name = "slowfast"  # of the registered model; a recipe that leaves it out registers under its own name
-    min_gain: float = 0.0  # the champion is replaced when the metric is better by more than this
-    # What a champion reaches at least. chance: above chance by its 95 % interval, on at least 20 held-out samples;
-    # a number: a metric of that; null: anything.
+    """The registration of the model, and when it becomes the champion."""
+
+    model: Name = "slowfast"
+    """Name of the registered model. A recipe without this key uses its own name, with '-' for '/'."""
+    min_gain: float = 0.0
+    """The metric must exceed the champion's by more than this."""
     floor: Literal["chance"] | Share | None = "chance"
+    """Requirement for a champion. `chance`: the 95 % interval of the metric is above chance, on at least 20 `val`
+    samples. A number: the smallest metric. null: none."""
 
 
 class Compute(Section):
+    """Machines and processes."""
+
     workers: Positive = 1
-    min_workers: Positive | None = None  # an elastic training goes on with as few, where no more can be had
+    """Training processes. train.batch is divided among them."""
+    min_workers: Positive | None = None
+    """Fewest workers with which an elastic training continues while no more are available. null: `workers`."""
     cpus_per_worker: Positive = 1
-    gpus_per_worker: Literal["auto", 0, 1] = "auto"  # auto: 1 where there is a GPU for each worker, else 0
+    """CPU cores, and threads, of a worker."""
+    gpus_per_worker: Literal["auto", 0, 1] = "auto"
+    """GPUs of a worker. `auto`: 1 if there is a GPU for each worker, else 0."""
     loader_workers: int = Field(0, ge=0)
-    frame_cache_mb: int = Field(0, ge=0)  # decoded clips kept in memory by each worker
-    precision: Precision = "fp32"  # bf16: autocast in training, as fp16; evaluation uses it where the device has it
-    compile: bool = False  # torch.compile of the network in training
-    deterministic: bool = False  # on GPUs: the same weights every time, and slower
-    wait_minutes: Positive = 30  # for the cluster to have room for the workers
-    preflight_seconds: Positive = 120  # in which all workers must have found each other
-    address: str | None = None  # of a Ray cluster; None starts a local one
-    run_on: Literal["here", "jobs", "rayjob"] = "here"  # extraction and training: here, or as a job of a Ray cluster
-    jobs_address: Address | None = None  # of its Jobs API, as http://host:8265
+    """Processes per worker that decode clips. 0: the worker decodes itself."""
+    frame_cache_mb: int = Field(0, ge=0)
+    """Memory for decoded clips, in MB per worker. 0: no cache."""
+    precision: Precision = "fp32"
+    """Precision of training (`bf16`, `fp16`: autocast), and of evaluation if the device supports it."""
+    compile: bool = False
+    """Compile the network for training with torch.compile."""
+    deterministic: bool = False
+    """Deterministic algorithms on GPUs: the same weights every time, but slower."""
+    wait_minutes: Positive = 30
+    """Minutes to wait until the cluster has resources for the workers."""
+    preflight_seconds: Positive = 120
+    """Seconds within which all workers must connect to each other at the start."""
+    address: str | None = None
+    """Address of a running Ray cluster. null: start a local one. Only for run_on `here`."""
+    run_on: Literal["here", "jobs", "rayjob"] = "here"
+    """Where extraction and training run. `here`: in this process. `jobs`: as a job of a running Ray cluster. `rayjob`:
+    as a Kubernetes RayJob with its own cluster."""
+    jobs_address: Address | None = None
+    """Address of the Ray Jobs API, such as http://host:8265. Exactly for run_on `jobs`."""
 
     @field_validator("gpus_per_worker", mode="before")
     @classmethod
@@ -293,9 +429,9 @@ class Compute(Section):
 
     @property
     def gpus(self) -> int:
-        """GPUs of a worker, once `auto` is resolved."""
+        """GPUs of a worker. Raises ValueError if `auto` is not resolved yet (Recipe.with_gpus)."""
         if self.gpus_per_worker == "auto":
-            raise ValueError("compute.gpus_per_worker is 'auto' still")
+            raise ValueError("compute.gpus_per_worker is still 'auto'")
         return self.gpus_per_worker
 
     @model_validator(mode="after")
@@ -307,12 +443,16 @@ class Compute(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Compute:
         if (self.run_on == "jobs") != (self.jobs_address is not None):
-            raise ValueError("run_on 'jobs' and jobs_address go together: the address is that of the Jobs API")
+            raise ValueError("jobs_address, the address of the Ray Jobs API, is for run_on 'jobs', which needs it")
         if self.run_on != "here" and self.address:
-            raise ValueError(f"run_on {self.run_on!r} runs inside its cluster: leave address out")
+            raise ValueError(f"run_on {self.run_on!r} runs inside its cluster: remove address")
         return self
 
 
 class Tracking(Section):
-    uri: Address | None = None  # None: SQLite in the workspace
+    """MLflow tracking."""
+
+    uri: Address | None = None
+    """Address of an MLflow server or database. null: a SQLite database in the workspace."""
     experiment: str = "slowfast"
+    """Name of the MLflow experiment."""

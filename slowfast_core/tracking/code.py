@@ -1,4 +1,4 @@
-"""Which code ran: the commit and the diff of its sources, never the content of a file that git does not track."""
+"""Records which code ran: the commit and the diff of its tracked sources, never the content of untracked files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from slowfast_core.credentials import without_credentials
 
-NEIGHBOURS = ("pipelines", "components")  # packages beside the library that are part of the software
-SUFFIXES = (".py", ".json", ".html", ".typed")  # of the library's files; settings and recipes may hold secrets
+NEIGHBOURS = ("pipelines", "components")  # packages of the software in addition to the library
+SUFFIXES = (".py", ".json", ".html", ".typed")  # recorded files of the library; settings and recipes may have secrets
 MAX_DIFF = 1 << 20  # bytes
 
 
 def code_revision(package: Path) -> tuple[str, str]:
-    """Commit and diff of the git repository that tracks `package`; outside one, a digest of the sources and no diff.
+    """Return commit and diff of the git repository that tracks `package`; without one, a digest and no diff.
 
-    The diff is that of the tracked sources of the software alone. Where it would not be all, or may not be stored, the
-    revision says "dirty, not stored" and why, with a digest of the sources. An image says of which commit it was built.
+    The diff contains only tracked sources of the software. If it would be incomplete or may not be stored, the revision
+    is "COMMIT dirty, not stored: REASON" with a digest of the sources. In an image, SLOWFAST_REVISION is the commit.
     """
     # A repository around a virtual environment holds the installed package but does not track it.
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
@@ -38,9 +38,9 @@ def code_revision(package: Path) -> tuple[str, str]:
 
 
 def sources(package: Path) -> list[Path]:
-    """What a model needs of `package` to run: the sources that git tracks and the modules that this process imported.
+    """Return the files of `package` that a model needs: sources tracked by git and modules imported by this process.
 
-    Where no repository tracks the package, all its sources.
+    If no repository tracks the package, all its sources.
     """
     there = {path for path in package.rglob("*") if path.is_file() and path.suffix in SUFFIXES}
     listed = _git(package, "ls-files", "-z")
@@ -53,14 +53,14 @@ def sources(package: Path) -> list[Path]:
 
 
 def _diff(root: Path, library: str) -> str:
-    """Changes of tracked sources, as `git apply` takes them."""
+    """Return the changes of tracked sources in the format of `git apply`."""
     paths = [f"{library}/*{suffix}" for suffix in SUFFIXES] + [f"{name}/*.py" for name in NEIGHBOURS]
     command = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", "--", *paths)
     return _git(root, *command, "pyproject.toml") or ""
 
 
 def _untracked(root: Path, packages: Iterable[str]) -> str:
-    """Why a diff is not all: files that Python can import and git does not track, ignored ones too."""
+    """Return why a diff is incomplete: importable files, also ignored ones, that git does not track; "" if none."""
     listed = _git(root, "ls-files", "-z", "--others", "--", *(f"{name}/*.py" for name in packages)) or ""
     names = [name for name in listed.split("\0") if name and _importable(name)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -72,14 +72,14 @@ def _importable(name: str) -> bool:
 
 
 def _unfit(diff: str) -> str:
-    """Why the diff may not be stored."""
+    """Return why the diff may not be stored; "" if it may."""
     if len(diff.encode()) > MAX_DIFF:
         return f"the diff is larger than {MAX_DIFF:,} bytes"
     return "an address in the diff has credentials" if without_credentials(diff) != diff else ""
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it is not there or refuses."""
+    """Return the output of git; None if git is not installed or fails."""
     try:
         ran = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _digest(packages: Iterable[Path]) -> str:
-    """Of all Python sources: another one when one of them changes."""
+    """Return a digest of all Python sources."""
     digest = hashlib.sha256()
     for package in packages:
         for path in sorted(package.rglob("*.py")):

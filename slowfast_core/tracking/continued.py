@@ -16,9 +16,9 @@ RECORD = "tracking.json"  # in the folder of the stage
 
 
 def open_run_of(folder: Path, tracking: Tracking, at: Workspace, name: str, tags: Mapping[str, str]) -> Run:
-    """The run of the stage that works in `folder`: a new one, or that of the process that was killed.
+    """Open the run of the stage in `folder`: a new run, or the run of the killed process.
 
-    Raises InputError when MLflow cannot be used or does not answer.
+    Raises InputError if MLflow cannot be used or does not answer.
     """
     store, key = store_name(store_uri(tracking, at), at), _key(folder, tracking, at)
     run = open_run(tracking, at, name, key, tags)
@@ -27,16 +27,16 @@ def open_run_of(folder: Path, tracking: Tracking, at: Workspace, name: str, tags
 
 
 def known_run(folder: Path, tracking: Tracking, at: Workspace, name: str) -> Run | None:
-    """The run that an earlier process opened in the same store; MLflow is not asked."""
+    """Return the run that an earlier process opened in the same store, without a request to MLflow."""
     uri, record = store_uri(tracking, at), _read(folder)
     same = record.get("store") == store_name(uri, at) and record.get("key") == _key(folder, tracking, at)
     return Run(uri, record["run"], at, name) if same else None
 
 
 def _key(folder: Path, tracking: Tracking, at: Workspace) -> str:
-    """It stays what it was when the run began, wherever the folder is now.
+    """Return the key of the run, which does not change if the folder is moved.
 
-    A copy whose original is still there has a run of its own where both track to the same store.
+    A copy of an existing folder gets its own key if both track to the same store.
     """
     own, record = f"{key_of_partial(folder)} {folder}", _read(folder)
     if not record:

@@ -1,4 +1,4 @@
-"""From a data version to the runs and models that used it, and back."""
+"""Finds the runs and models that used a data version, and the data version of a run or model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Use:
 
 
 def uses(versions: Iterable[str], uri: str) -> dict[str, Use]:
-    """Who used each data version, by the tracking store at `uri`. A store that is not there yet knows nobody."""
+    """Return the uses of each data version in the tracking store at `uri`; none if the store does not exist."""
     found = {version: Use() for version in versions}
     if not found or not _is_there(uri):
         return found
@@ -49,16 +49,16 @@ def _fill(found: dict[str, Use], client: MlflowClient) -> None:
 
 
 def used_by(which: str, uri: str) -> str | None:
-    """The data version that a run (its id) or a registered model (models:/NAME@ALIAS, models:/NAME/3) was trained on.
+    """Return the data version on which a run (its id) or a model (models:/NAME@ALIAS, models:/NAME/3) was trained.
 
-    None when `which` is neither. Raises InputError when the model is not there, or does not say.
+    None if `which` is neither. Raises InputError if the model does not exist or does not record the version.
     """
     is_model = which.startswith("models:/")
     if not is_model and not (RUN_ID.fullmatch(which) and _is_there(uri)):
         return None
     version = _of_model(which, connect(uri)) if is_model else _of_run(which, connect(uri))
     if version == "":
-        raise InputError("it does not say on what data it was trained", which, "name the data version itself")
+        raise InputError("it does not record its data version", which, "name the data version itself")
     return version
 
 
@@ -120,5 +120,5 @@ def _in_one_line(uri: str) -> Iterator[None]:
 
 
 def _is_there(uri: str) -> bool:
-    """A SQLite file is not made for a question."""
+    """Whether the store exists: a query must not create a SQLite file."""
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()

@@ -1,4 +1,4 @@
-"""How MLflow and its store fail: waited for a bounded time, tried again where that helps, and reported in one line."""
+"""Handles failures of MLflow and its store: bounded waiting, retries where they help, and one-line reports."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception") 
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of `work`, which goes on in a thread of its own. Raises TimeoutError when it takes longer."""
+    """Return the result of `work`, run in a thread that is not stopped. Raises TimeoutError after `seconds`."""
     results: list[T] = []
     errors: list[Exception] = []
 
     def run() -> None:
         try:
             results.append(work())
-        except Exception as error:  # noqa: BLE001  it is raised where the result is awaited
+        except Exception as error:  # noqa: BLE001  raised in the calling thread
             errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # a process does not wait for it at its end
+    thread = threading.Thread(target=run, daemon=True)  # the process does not wait for it at exit
     thread.start()
     thread.join(seconds)
     if errors:
@@ -44,7 +44,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def reason_of(error: Exception) -> str:
-    """Why MLflow failed, in one line without credentials."""
+    """Return why MLflow failed, as one line without credentials."""
     text = str(error)
     if UNANSWERED.search(text):
         found = SYSTEM_ERROR.search(text)
@@ -54,20 +54,20 @@ def reason_of(error: Exception) -> str:
 
 
 def is_unanswered(error: Exception) -> bool:
-    """Whether a server did not answer, or not in time; where it did, the request was wrong."""
+    """Whether the server did not answer in time; otherwise it refused the request."""
     return isinstance(error, (TimeoutError, ConnectionError)) or UNANSWERED.search(str(error)) is not None
 
 
 @contextmanager
 def mlflow_in_one_line(uri: str) -> Iterator[None]:
-    """Raise the failures of MLflow as InputError."""
+    """Raise failures of MLflow as InputError."""
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, TimeoutError) as error:
         if not is_unanswered(error):
             raise store_failure(error, uri) from error
-        fix = "start the server, or correct tracking.uri of the recipe; a rerun goes on from what was done"
+        fix = "start the server, or correct tracking.uri of the recipe; a rerun keeps finished work"
         raise InputError(f"MLflow cannot be used: {reason_of(error)}", uri, fix) from None
 
 
@@ -75,9 +75,9 @@ PATIENCE, PAUSE = 60.0, 0.1  # seconds
 
 
 def when_unlocked(work: Callable[[], T]) -> T:
-    """`work()`, again for up to a minute while SQLite says that the database is locked.
+    """Return `work()`, retried for up to a minute while SQLite reports a locked database.
 
-    MLflow itself waits 20 s, but not when it opens a store: then it is the 5 s of Python's sqlite3.
+    MLflow itself waits 20 s, except when it opens a store: then the 5 s of Python's sqlite3 apply.
     """
 
     until = time.monotonic() + PATIENCE
@@ -95,7 +95,7 @@ SQLITE = "sqlite:///"
 
 @contextmanager
 def store_failures_in_one_line(uri: str) -> Iterator[None]:
-    """Raise InputError for whatever keeps MLflow from the store at `uri`."""
+    """Raise InputError if MLflow cannot use the store at `uri`."""
 
     try:
         yield
@@ -109,7 +109,7 @@ def store_failure(error: Exception, uri: str) -> InputError:
         return line
     text = str(error)
     if "mlflow db upgrade" in text:
-        what = "the tracking database is of another MLflow version"
+        what = "the tracking database has another MLflow version"
         return InputError(what, uri, f"back it up, then run 'mlflow db upgrade {uri}'")
     reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
     return InputError(f"MLflow cannot use the store: {reason}", uri, "correct tracking.uri of the recipe")

@@ -1,4 +1,4 @@
-"""Whether a new model may be champion, and whether it replaces the one there is: pure decisions."""
+"""Decides, without side effects, whether a new model may become champion and replaces the current one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-LEAST_SAMPLES = 20  # of the held-out split, below which a measurement decides nothing
+LEAST_SAMPLES = 20  # fewest held-out samples on which a decision is based
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an evaluation knows of its own metric."""
+    """The statistical evidence of an evaluation for its metric."""
 
     samples: int  # videos, or key frames
     lower_bound: float  # of the metric's 95 % interval
-    chance: float  # the metric without any recognition
+    chance: float  # expected metric of random predictions
 
 
 def below_floor(metric: float, floor: Literal["chance"] | float | None, evidence: Evidence | None) -> str:
-    """Why the metric does not reach the recipe's `register.floor`; "" where it does."""
+    """Return why the metric does not reach the recipe's `register.floor`; "" if it does."""
     if floor is None:
         return ""
     if floor != "chance":
@@ -41,7 +41,7 @@ def below_floor(metric: float, floor: Literal["chance"] | float | None, evidence
 
 
 def decide(challenger: float, champion: float | None, min_gain: float) -> Decision:
-    """Promote what is better than the champion by more than `min_gain`; None: there is no champion."""
+    """Promote the challenger if its metric exceeds the champion's by more than `min_gain`; None: no champion."""
     if not math.isfinite(challenger):
         return Decision(False, f"{challenger} is no measurement")
     if champion is None:

@@ -1,4 +1,4 @@
-"""Where a model version comes from: enough to make it again, or it is not registered."""
+"""The lineage of a model version: everything needed to reproduce it. Without it, the version is not registered."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pydantic import BaseModel, ConfigDict
 from slowfast_core.tracking.code import code_revision
 
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "ray", "decord", "boto3", "great-expectations", "numpy", "av")
-STAGES = ("train", "evaluate")  # whose version of the code is always known; a clip store may come without its stages
+STAGES = ("train", "evaluate")  # stages with required code versions; a clip store may have none
 CLEAN = ("code_diff", "code_diff_sha256")  # empty in a clean tree
 
 
 class Environment(BaseModel):
-    """What ran, as far as the process itself can tell."""
+    """Code, packages and image of a process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     code_revision: str = ""
     code_diff_sha256: str = ""
-    code_diff: str = ""  # of the tracked sources: what `git apply` needs on top of the revision
+    code_diff: str = ""  # changes of tracked sources relative to the revision, for `git apply`
     packages: dict[str, str] = {}
     image: str = ""  # of the container; "none" outside one
 
 
 class Lineage(Environment):
-    """The environment is that of the training, not of the registration. Empty means unknown."""
+    """The origin of a model version. The environment is the training's, not the registration's. Empty: unknown."""
 
     recipe: str = ""  # resolved, as YAML
     seed: int | None = None
@@ -39,11 +39,11 @@ class Lineage(Environment):
     training_run: str = ""
     evaluation_run: str = ""
     metrics: dict[str, float] = {}
-    stage_versions: dict[str, int] = {}  # of the code that made data, weights and metrics
+    stage_versions: dict[str, int] = {}  # code versions of the stages that made data, weights and metrics
 
 
 def missing(lineage: Lineage) -> list[str]:
-    """Names of the fields that are not known."""
+    """Return the names of required fields that are unknown."""
     required = [name for name in Lineage.model_fields if name not in CLEAN]
     unknown = [name for name in required if getattr(lineage, name) in (None, "", {})]
     known = {"packages": PACKAGES, "stage_versions": STAGES}
@@ -52,7 +52,7 @@ def missing(lineage: Lineage) -> list[str]:
 
 
 def environment(package: Path | None = None) -> Environment:
-    """The environment of this process; `package` is the folder of `slowfast_core`."""
+    """Return the environment of this process; `package` is the folder of `slowfast_core`."""
     revision, diff = code_revision(package or Path(__file__).resolve().parent.parent)
     return Environment(
         code_revision=revision,

@@ -1,9 +1,9 @@
-"""A SQLite store of MLflow and its artifacts may be moved and copied together.
+"""Lets a SQLite store of MLflow be moved or copied together with its artifacts.
 
 MLflow writes absolute artifact locations into its database. The artifacts of a SQLite store are in the folder
-`mlartifacts` beside it, and the location of the experiment `Default`, which MLflow makes by itself, records where that
-was when the store was last opened. Where it is another place now, all locations below the old one are rewritten, in one
-transaction, before anything is read: so nothing outside is touched, even where the original still exists.
+`mlartifacts` next to it, and the location of MLflow's experiment `Default` records where that folder was when the store
+was last opened. If it is elsewhere now, all locations below the old one are rewritten in one transaction before
+anything is read, so that nothing outside is changed even if the original still exists.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def artifacts_of(database: Path) -> str:
 
 
 def settle(database: Path) -> None:
-    """Have the locations in a store be those of the place where it is now. Raises InputError where it is read-only."""
+    """Update the locations in a moved store to its current folder. Raises InputError if the store is read-only."""
     if not database.is_file():
         return
     here = artifacts_of(database)
@@ -50,7 +50,7 @@ def settle(database: Path) -> None:
             what = f"the locations in the MLflow store cannot be set to this folder: {error}"
             raise InputError(what, database, "make it writable, or open the workspace where it was") from None
         except sqlite3.DatabaseError:
-            return  # no database: MLflow, which opens it next, says what it is
+            return  # not a database: MLflow opens it next and reports it
 
 
 def _move(store: sqlite3.Connection, here: str, database: Path) -> None:
@@ -65,9 +65,9 @@ def _move(store: sqlite3.Connection, here: str, database: Path) -> None:
 
 
 def _before(store: sqlite3.Connection, here: str, database: Path) -> str | None:
-    """Where the artifacts were; None where they are here, or that is not known.
+    """Return the earlier location of the artifacts; None if it is unchanged or unknown.
 
-    A store from before this was recorded has one such location, that of its workspace, and then they are here.
+    A store that predates this record is recognized by its single location, if the artifacts are in this folder.
     """
     recorded = _recorded(store)
     if recorded and recorded.endswith(f"/{ARTIFACTS}"):
@@ -80,7 +80,7 @@ def _before(store: sqlite3.Connection, here: str, database: Path) -> str | None:
 
 
 def _replace(store: sqlite3.Connection, table: str, column: str, before: str, here: str) -> None:
-    """Table and column are of LOCATIONS."""
+    """Replace a location and those below it; `table` and `column` are trusted names from LOCATIONS."""
     below = f"substr({column}, 1, ?) = ?"
     change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {below}"
     store.execute(change, (here, len(before) + 1, before, len(before) + 1, f"{before}/"))

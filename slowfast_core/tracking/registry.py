@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent.parent
 HEADLINE = {"classify": "top1", "detect": "mAP"}  # the metric that decides, by model.head
 CHAMPION, CHALLENGER = "champion", "challenger"
-DECISION, REASON = "decision", "decision_reason"  # tags of a version: the alias that its registration gave it, and why
+DECISION, REASON = "decision", "decision_reason"  # tags of a version: the alias given at registration, and the reason
 REGISTRATION = "slowfast.registration"  # tag of a logged model: which registration made it
-OWNER = "turn.id"  # the file of what identifies a registration that was begun
+OWNER = "turn.id"  # file with the id of a started registration
 EVALUATED_ON = "evaluation_data_version"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained and evaluated model that asks for a version."""
+    """A trained and evaluated model to be registered."""
 
     name: str  # of the registered model
     recipe: str
@@ -66,7 +66,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Downloaded:
-    """The files of a version, below `folder`, and what the registry records of them."""
+    """The downloaded files of a version in `folder`, with their source and recorded digest."""
 
     folder: Path
     source: str
@@ -74,7 +74,10 @@ class Downloaded:
 
 
 def download_version(model: str, uri: str, folder: Path) -> Downloaded:
-    """The files of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the trained-model folder is in `artifacts`."""
+    """Download `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the trained-model folder is in `artifacts`.
+
+    Raises InputError if the version does not exist or MLflow does not answer.
+    """
     client = connect(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -95,7 +98,7 @@ def download_version(model: str, uri: str, folder: Path) -> Downloaded:
 
 
 def register_version(candidate: Candidate, settings: Register, folder: Path, uri: str) -> Mapping[str, Any]:
-    """Every step may be done again: a killed registration goes on where it was."""
+    """Register the candidate. Every step can be repeated, so a killed registration resumes."""
     client = connect(uri)
     lineage = folder / "lineage.json"
     write_whole(lineage, candidate.lineage.model_dump_json(indent=1))
@@ -134,7 +137,7 @@ def register_version(candidate: Candidate, settings: Register, folder: Path, uri
 
 
 def _owner(folder: Path) -> str:
-    """The id of this registration in its turn, also after a kill."""
+    """Return the id of this registration's claim, which stays the same after a kill."""
     path = folder / OWNER
     if not path.is_file():
         write_whole(path, uuid.uuid4().hex)
@@ -142,10 +145,10 @@ def _owner(folder: Path) -> str:
 
 
 def _promote(client: MlflowClient, candidate: Candidate, version: str, settings: Register) -> Decision:
-    """Decide, set the aliases, record the decision on the version, and look whether another process did so meanwhile.
+    """Decide, set the aliases, record the decision, and check whether another process was promoted in the meantime.
 
-    It can where this one slept so long that it lost its turn. Then the best of all that were promoted meanwhile is the
-    champion, of equal ones the oldest, and each of these processes comes to the same.
+    That is possible if this process was suspended so long that it lost its turn. Then the best of the versions promoted
+    in the meantime is the champion, the oldest of equal ones, and all these processes reach the same result.
     """
     known = {version, *_promoted(client, candidate)}
     decision = _decide(client, candidate, version, settings)
@@ -170,14 +173,14 @@ def _promote(client: MlflowClient, candidate: Candidate, version: str, settings:
 
 
 def _promoted(client: MlflowClient, candidate: Candidate) -> dict[str, float]:
-    """The versions that were promoted when they were registered, and their metrics."""
+    """Return the versions promoted at their registration, with their metrics."""
     recorded = client.search_model_versions(f"name = '{candidate.name}' and tags.{DECISION} = '{CHAMPION}'")
     metric = f"metric_{candidate.headline}"
     return {str(found.version): float(found.tags[metric]) for found in recorded if metric in found.tags}
 
 
 def _record(client: MlflowClient, candidate: Candidate, version: str, decision: Decision) -> None:
-    """The reason first: a version that has a decision has a reason too."""
+    """Record the decision; the reason is written first, so that every decision has one."""
     client.set_model_version_tag(candidate.name, version, REASON, decision.reason)
     client.set_model_version_tag(candidate.name, version, DECISION, CHAMPION if decision.promote else CHALLENGER)
 
@@ -201,14 +204,14 @@ def _decide(client: MlflowClient, candidate: Candidate, version: str, settings: 
 
 
 def _find(client: MlflowClient, candidate: Candidate) -> str | None:
-    """The version that these weights of this recipe already have."""
+    """Return the existing version with the same weights and recipe, if any."""
     same = f"name = '{candidate.name}' and tags.weights_digest = '{candidate.lineage.weights_digest}'"
     found = [v for v in client.search_model_versions(same) if v.tags.get("recipe") == candidate.recipe]
     return str(found[0].version) if found else None
 
 
 def _renew_tags(client: MlflowClient, candidate: Candidate, version: str) -> None:
-    """The metrics are those of the newest evaluation."""
+    """Update the tags to the newest evaluation."""
     for key, value in candidate.tags().items():
         client.set_model_version_tag(candidate.name, version, key, value)
 
@@ -255,7 +258,7 @@ def _outputs_of(run: MlflowRun) -> set[str]:
 
 
 def _create_version(client: MlflowClient, candidate: Candidate, logged: LoggedModel) -> str:
-    """The version appears together with its tags."""
+    """Create the version and its tags in one request."""
     # As a source, `models:/ID` would be looked up at MLflow's global URI.
     source, tags, run = logged.artifact_location, candidate.tags(), candidate.lineage.training_run
     version = client.create_model_version(candidate.name, source, run, tags, model_id=logged.model_id)
@@ -265,9 +268,9 @@ def _create_version(client: MlflowClient, candidate: Candidate, logged: LoggedMo
 
 
 def _save_model(candidate: Candidate, lineage: Path, folder: Path, run_id: str, model_id: str) -> None:
-    """The files of the training in `artifacts`, and a pyfunc of them where a video is all that the model needs.
+    """Save the training's files in `artifacts`, as a pyfunc if the model needs only a video.
 
-    Detection also needs boxes of people: it is saved without a flavor, so that nothing offers to serve it.
+    Detection also needs boxes of people and is saved without a flavor, so that it is not offered for serving.
     """
     from mlflow.models import Model
 
@@ -283,15 +286,15 @@ def _save_model(candidate: Candidate, lineage: Path, folder: Path, run_id: str, 
 
 
 def _save_pyfunc(files: Mapping[str, Path], folder: Path, described: Model) -> None:
-    """A pyfunc whose code is `serving/pyfunc.py`, with this package's sources beside the weights."""
+    """Save a pyfunc with the code of `serving/pyfunc.py`, the sources of this package and the weights."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     outputs = [ColSpec("string", "label"), ColSpec("double", "score"), ColSpec("string", "top")]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as code:
-        warnings.simplefilter("ignore")  # of no input example: it would be a video
-        for source in sources(PACKAGE):  # and nothing else that lies in the folder
+        warnings.simplefilter("ignore")  # about the missing input example, which would be a video
+        for source in sources(PACKAGE):  # only the sources, no other files in the folder
             target = Path(code) / PACKAGE.name / source.relative_to(PACKAGE)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
@@ -307,7 +310,7 @@ def _save_pyfunc(files: Mapping[str, Path], folder: Path, described: Model) -> N
 
 
 def _requirements() -> list[str]:
-    """What scoring needs, in the versions at hand; explicit, as MLflow would guess for seconds and wrongly."""
+    """Return the packages that scoring needs, pinned to the installed versions. MLflow's guess is slow and wrong."""
     from importlib.metadata import version
 
     names = ["mlflow", "torch", "numpy", "pandas", "pyarrow", "decord", "safetensors", "pydantic", "pyyaml", "rich"]

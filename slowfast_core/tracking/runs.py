@@ -1,4 +1,4 @@
-"""MLflow runs: opened or continued, and what is logged to them. `MlflowClient` only: no active run, no global URI."""
+"""Opens, continues and logs to MLflow runs. Uses only `MlflowClient`: no active run and no global URI."""
 
 from __future__ import annotations
 
@@ -35,12 +35,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY = "slowfast.key"
-PIPELINE_RUN, PIPELINE_VARIABLE = "slowfast.pipeline_run", "SLOWFAST_PIPELINE_RUN"  # tag; where the id comes from
+PIPELINE_RUN, PIPELINE_VARIABLE = (
+    "slowfast.pipeline_run",
+    "SLOWFAST_PIPELINE_RUN",
+)  # tag; environment variable with the id
 ENVIRONMENT = "environment.json"
-MAX_PARAMS, MAX_METRICS = 100, 1000  # that MLflow takes in one batch
+MAX_PARAMS, MAX_METRICS = 100, 1000  # MLflow's limits of a batch
 MAX_DIGEST = 36  # a DVC hash with its ".dir" is exactly as long
-BEGIN_SECONDS, END_SECONDS, STOP_SECONDS = 60, 20, 5  # to open a run, to end it, to end it when the stage is stopped
-# MLflow itself waits for minutes. These last for about 15 s where nothing listens; what has to be sent is kept.
+BEGIN_SECONDS, END_SECONDS, STOP_SECONDS = (
+    60,
+    20,
+    5,
+)  # limits to open a run, to end it, and to end it when the stage is stopped
+# MLflow by default waits for minutes. With these values it gives up after about 15 s; unsent records are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 SQLITE = "sqlite:///"
 
@@ -50,7 +57,7 @@ T = TypeVar("T")
 
 @dataclass
 class Rest:
-    """What is sent when a run ends."""
+    """Points and files to be sent when a run ends."""
 
     points: list[Point] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -61,10 +68,10 @@ class Rest:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the store at `uri`; may be sent to other processes.
+    """A run in the store at `uri`, which can be pickled.
 
-    As a context it sends its `rest` and ends FINISHED, FAILED or KILLED; where MLflow does not take that within
-    END_SECONDS, it is kept in the workspace, and `send_unsent` sends it.
+    As a context manager, it sends its `rest` and ends the run as FINISHED, FAILED or KILLED. If MLflow does not accept
+    this within END_SECONDS, it is kept in the workspace, and `send_unsent` sends it later.
     """
 
     uri: str = field(repr=False)
@@ -74,20 +81,20 @@ class Run:
     rest: Rest = field(default_factory=Rest, compare=False, repr=False)
 
     def log_params(self, **sections: BaseModel) -> None:
-        """Recipe sections as `section.key`. A continued run keeps the values it began with: MLflow's are immutable."""
+        """Log sections as `section.key`. A continued run keeps its first values, which MLflow cannot change."""
         known = self._client.get_run(self.id).data.params
         values = {key: value for key, value in _flat(sections) if key not in known}
         self._log_batches("params", _entities("Param", values.items()), MAX_PARAMS)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One point a metric, measured now."""
+        """Log one point per metric, with the current time."""
         self.log_points(points_of(metrics, step))
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """The same point twice is one point: it is safe to send again what may have arrived.
+        """Log points. Sending a point again is safe, because MLflow stores the same point once.
 
-        Training that goes on from a checkpoint measures the steps after it once more. MLflow keeps both points and the
-        later one counts; as resumed training repeats the same numbers, the curve is the same.
+        Training that resumes from a checkpoint measures the steps after it again. MLflow keeps both points and uses the
+        later one; since resumed training repeats the same numbers, the curve is the same.
         """
         self._log_batches("metrics", _entities("Metric", points), MAX_METRICS)
 
@@ -95,19 +102,19 @@ class Run:
         self._client.log_artifact(self.id, str(path), folder)
 
     def log_data_report(self, validated: Path) -> None:
-        """What the quality gate said of the data; a clip store may also come without its validation."""
+        """Log the validation reports of the data, if they exist: a clip store may come without them."""
         for name in ("report.html", "report.json", "coverage.json"):
             if (validated / name).is_file():
                 self.log_artifact(validated / name, "data")
 
     def log_dataset(self, name: str, data_version: str, source: str, context: str) -> None:
-        """The data version as an input of the run; `context` is "training" or "evaluation"."""
+        """Log the data version as an input of the run; `context` is "training" or "evaluation"."""
         from mlflow.data.dataset_source_registry import resolve_dataset_source
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a local path is of two kinds, both the same
+            warnings.simplefilter("ignore")  # about a local path that matches two equivalent source types
             where = resolve_dataset_source(without_credentials(source))
         described = MetaDataset(where, name=name, digest=data_version[:MAX_DIGEST]).to_dict()
         tags = [InputTag("mlflow.data.context", context), InputTag("data_version", data_version)]
@@ -126,24 +133,24 @@ class Run:
             self._end("FAILED" if issubclass(kind, Exception) else "KILLED", STOP_SECONDS)
 
     def _end(self, status: Status, seconds: float) -> None:
-        """In bounded time: what MLflow does not take is kept."""
+        """End the run in bounded time; records that MLflow does not accept are kept."""
         ended, points, files = _now(), list(self.rest.points), list(self.rest.files)
         try:
             within(seconds, lambda: self.send(points, files, status, ended))
-        except Exception as error:  # noqa: BLE001  of MLflow, the network or the store of artifacts
+        except Exception as error:  # noqa: BLE001  from MLflow, the network or the artifact store
             store, reason = store_name(self.uri, self.at), reason_of(error)
             unsent = Unsent(self.id, self.name, store, status, ended, tuple(points), reason)
             unsent.keep(self.at.unsent / self.id, files)
 
     def send(self, points: Sequence[Point], files: Sequence[Path], status: str, ended: int) -> None:
-        """The rest of the run. Doing it again changes nothing."""
+        """Send the rest of the run and end it. Repeating this changes nothing."""
         self.log_points(points)
         for file in files:
             self.log_artifact(file)
         self._client.set_terminated(self.id, status, ended)
 
     def check(self) -> None:
-        """Raises MlflowException when the store does not answer or does not have the run."""
+        """Raise MlflowException if the store does not answer or does not have the run."""
         self._client.get_run(self.id)
 
     @property
@@ -156,17 +163,17 @@ class Run:
 
 
 def open_run(tracking: Tracking, at: Workspace, name: str, key: str, tags: Mapping[str, str] | None = None) -> Run:
-    """Continue the run that has this key (that of a killed stage, for one), or begin it.
+    """Continue the run with this key, such as the run of a killed stage, or start one.
 
-    The environment of the process is recorded with it, which registration reads as lineage. What earlier runs could not
-    send is sent too. Raises InputError when MLflow cannot be used, or does not answer within BEGIN_SECONDS.
+    Records the environment of the process, which registration reads as lineage, and sends the unsent records of earlier
+    runs. Raises InputError if MLflow cannot be used or does not answer within BEGIN_SECONDS.
     """
     quiet_mlflow()
     uri = store_uri(tracking, at)
     with mlflow_in_one_line(uri):
         run = _bounded(uri, BEGIN_SECONDS, lambda: _open(uri, tracking.experiment, at, name, key, tags or {}))
         if run.id in [unsent.run for unsent in send_unsent(tracking, at)]:
-            connect(uri).update_run(run.id, status="RUNNING")  # the end that was kept is that of an earlier process
+            connect(uri).update_run(run.id, status="RUNNING")  # the end just sent belongs to an earlier process
     return run
 
 
@@ -186,9 +193,9 @@ def _open(uri: str, experiment: str, at: Workspace, name: str, key: str, tags: M
 
 
 def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
-    """Send what is kept in the workspace for the store of `tracking`; returns what MLflow has now.
+    """Send the records kept in the workspace for the store of `tracking`; returns those that MLflow accepted.
 
-    What it does not take stays, with the reason.
+    Records it does not accept stay, with the reason.
     """
     uri, sent = store_uri(tracking, at), list[Unsent]()
     waiting = [(folder, unsent) for folder, unsent in all_of(at) if unsent.store == store_name(uri, at)]
@@ -198,7 +205,7 @@ def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
             try:
                 _bounded(uri, END_SECONDS, run.check)
                 run.send(unsent.points, files_of(folder), unsent.status, unsent.ended)
-            except Exception as error:  # noqa: BLE001  of MLflow, the network or the store of artifacts
+            except Exception as error:  # noqa: BLE001  from MLflow, the network or the artifact store
                 replace(unsent, reason=reason_of(error)).write(folder)
                 if is_unanswered(error):
                     break
@@ -209,9 +216,9 @@ def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
 
 
 def read_environment(uri: str, run_id: str) -> Environment | None:
-    """The environment recorded with a run, or None when the store has no such run or record.
+    """Return the environment recorded with a run; None if the store has no such run or record.
 
-    Raises MlflowException when the store does not answer.
+    Raises MlflowException if the store does not answer.
     """
     client = connect(uri)
     from mlflow.exceptions import MlflowException
@@ -227,7 +234,7 @@ def read_environment(uri: str, run_id: str) -> Environment | None:
 
 
 def run_exists(uri: str, run_id: str) -> bool:
-    """Raises MlflowException when the store does not answer."""
+    """Return whether the store has the run. Raises MlflowException if the store does not answer."""
     client = connect(uri)
     from mlflow.exceptions import MlflowException
 
@@ -245,12 +252,12 @@ def store_uri(tracking: Tracking, at: Workspace) -> str:
 
 
 def store_name(uri: str, at: Workspace) -> str:
-    """What a store is called where it is written down: without credentials, and "" for the workspace's own."""
+    """Return the name under which a store is recorded: without credentials, and "" for the workspace's own store."""
     return "" if uri == at.tracking_uri else without_credentials(uri)
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at `uri`, which is made when it is a SQLite file that is not there."""
+    """Return a client of the store at `uri`; a missing SQLite file is created."""
     quiet_mlflow()
     from mlflow import MlflowClient
 
@@ -263,7 +270,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def points_of(metrics: Mapping[str, float], step: int, milliseconds: int | None = None) -> list[Point]:
-    """The metrics of a step; without a time, measured now."""
+    """Return the metrics of a step as points; without a time, with the current time."""
     time_of_all = _now() if milliseconds is None else milliseconds
     return [Point(name, float(value), time_of_all, step) for name, value in metrics.items()]
 
@@ -273,21 +280,21 @@ def _now() -> int:
 
 
 def _bounded(uri: str, seconds: float, work: Callable[[], T]) -> T:
-    """What a server has to do in `seconds`; a SQLite store answers, or fails, by itself."""
+    """Return `work()`, limited to `seconds` for a server; a SQLite store needs no limit."""
     return within(seconds, work) if uri.startswith("http") else work()
 
 
 def _artifacts(uri: str, at: Workspace) -> str | None:
-    """Where the artifacts of a new experiment go; None: a server decides."""
+    """Return the artifact location of a new experiment; None: the server decides."""
     if uri.startswith("http"):
         return None
     return artifacts_of(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else at.artifacts.as_uri()
 
 
 def quiet_mlflow() -> None:
-    """No telemetry, progress bars, migration logs or addresses on stdout, and no waiting for minutes.
+    """Disable MLflow's telemetry, progress bars, migration logs and printed addresses, and shorten its timeouts.
 
-    MLflow reads the environment, in part when it is first imported. What the user has set there stays.
+    MLflow reads environment variables, some of them at its first import. Values set by the user are kept.
     """
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
@@ -312,7 +319,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 
 def _record_environment(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """The last process counts; where an earlier one ran other code, a tag says so."""
+    """Record the environment of the newest process; a tag records the code of an earlier one if it differs."""
     now = environment()
     code = f"{now.code_revision}+{now.code_diff_sha256}" if now.code_diff else now.code_revision
     before = tags.get("slowfast.code")
@@ -342,7 +349,7 @@ MAX_TAG = 500
 
 
 def close_runs(uri: str, experiment: str, pipeline_run: str, cause: str) -> list[str]:
-    """End the RUNNING runs of this pipeline run as FAILED, with the cause as a tag; return their names."""
+    """End the RUNNING runs of a pipeline run as FAILED, with the cause as a tag; returns their names."""
     client = connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:

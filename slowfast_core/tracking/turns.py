@@ -1,13 +1,13 @@
-"""Turns: one process at a time decides about a registered model, wherever the others run.
+"""Mutual exclusion between processes, on any machine, that decide about a registered model.
 
-MLflow has neither locks nor conditional writes. But each process can set a tag of its own, a claim, on the registered
-model, and every read sees the tags that were set before it. Whoever sets its claim and then reads no other has the
-turn: of two processes the second one to set its claim reads that of the first. So that they do not wait for each other,
-all but the one with the smallest claim take theirs back (Lamport's one-bit algorithm, 1986). This holds for SQLite and
-for a server alike, and for both at once; it does not where a server reads from a replica that lags behind.
+MLflow has neither locks nor conditional writes. But each process can set its own tag, a claim, on the registered model,
+and every read sees the tags set before it. A process that sets its claim and then reads no other claim has the turn: of
+two processes, the second to set its claim reads the first one's claim. To avoid a deadlock, all but the process with
+the smallest claim withdraw theirs (Lamport's one-bit algorithm, 1986). This works with SQLite, with a server, and with
+both at once, but not with a server that reads from a replica that lags behind.
 
-A claim that nobody renews for `PATIENCE` seconds is that of a process that died, and is removed. Should its process
-only have slept, two may decide at once: they have to look again after they acted.
+A claim that is not renewed for `PATIENCE` seconds belongs to a dead process and is removed. If that process was only
+suspended, two processes may decide at once; they must therefore check again after they have acted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CLAIM = "slowfast.deciding."  # and an id of the process
-PATIENCE = 60.0
-PAUSE = (0.05, 0.15)  # seconds between two looks, drawn so that processes do not look at the same time
+CLAIM = "slowfast.deciding."  # prefix of a claim, followed by an id of the process
+PATIENCE = 60.0  # seconds
+PAUSE = (0.05, 0.15)  # seconds between two reads, random so that processes do not read at the same time
 
 
 @contextmanager
 def turn(client: MlflowClient, name: str, owner: str) -> Iterator[None]:
-    """Wait until no other process decides about the registered model `name`, and keep the others waiting.
+    """Hold the turn for the registered model `name` inside the block; wait for it first.
 
-    `owner` is another one for each process, and the same one for a process that goes on where a killed one was.
+    `owner` is unique to a process, except that a process which resumes a killed one has the same owner.
     """
     from mlflow.exceptions import MlflowException
 
@@ -40,7 +40,7 @@ def turn(client: MlflowClient, name: str, owner: str) -> Iterator[None]:
         _wait(client, name, own)
         yield
     finally:
-        with suppress(MlflowException):  # a claim that cannot be removed now is removed by those who wait
+        with suppress(MlflowException):  # waiting processes remove a claim that cannot be removed now
             client.delete_registered_model_tag(name, own)
 
 
@@ -53,7 +53,7 @@ def _wait(client: MlflowClient, name: str, own: str) -> None:
                 client.delete_registered_model_tag(name, own)
             claimed = False
         else:
-            client.set_registered_model_tag(name, own, str(beat))  # again and again: so the others see it is alive
+            client.set_registered_model_tag(name, own, str(beat))  # renewed in each pass, as a sign of life
             claimed = True
             if not others.read():
                 return
@@ -65,10 +65,10 @@ class Others:
 
     def __init__(self, client: MlflowClient, name: str, own: str) -> None:
         self.client, self.name, self.own = client, name, own
-        self.claims: dict[str, tuple[str, float]] = {}  # its value, and since when it has that
+        self.claims: dict[str, tuple[str, float]] = {}  # claim -> (value, time since which it has this value)
 
     def read(self) -> bool:
-        """Whether there are any; those of dead processes are removed."""
+        """Return whether there are other claims; removes claims of dead processes."""
         tags = self.client.get_registered_model(self.name).tags
         now, before = time.monotonic(), self.claims
         there = {key: value for key, value in tags.items() if key.startswith(CLAIM) and key != self.own}

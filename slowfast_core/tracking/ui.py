@@ -1,4 +1,4 @@
-"""The MLflow UI on a workspace."""
+"""`slowfast ui`: the MLflow UI of a workspace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slowfast_core.workspace import Workspace
 
 
 def serve_ui(at: Workspace, host: str = "127.0.0.1", port: int = 5000) -> NoReturn:
-    """Become MLflow's server; the same address takes runs from other machines as `tracking.uri`."""
+    """Replace this process by MLflow's server, whose address other machines can use as `tracking.uri`."""
     database = at.below("mlflow.db")
     if not database.is_file():
         raise InputError("nothing has been tracked here yet", database, "run `slowfast run RECIPE` or name --workspace")
@@ -30,7 +30,7 @@ def serve_ui(at: Workspace, host: str = "127.0.0.1", port: int = 5000) -> NoRetu
 
 
 def _require_port(host: str, port: int) -> None:
-    """Raises InputError when nothing can listen there: the server itself tries for a minute and exits with 0."""
+    """Raise InputError if the address cannot be bound; the server itself would retry for a minute and exit with 0."""
     if not 0 < port < 2**16:
         raise InputError("cannot listen there: no such port", f"{host}:{port}", "choose one from 1 to 65535")
     try:

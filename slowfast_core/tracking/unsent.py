@@ -1,4 +1,4 @@
-"""What an MLflow server did not take, kept in the workspace until it does: a folder for each run."""
+"""Keeps metrics and files that an MLflow server did not accept, in one workspace folder per run, until it does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORD, FILES = "record.json", "files"
 
 
 class Point(NamedTuple):
-    """A value of a metric. Sent twice it is one point in MLflow, as the time is that of the measurement."""
+    """A value of a metric. MLflow stores it once even if it is sent twice, because the time is the measurement's."""
 
     metric: str
     value: float
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Unsent:
-    """The rest of a run: its last points and files, and how it ended."""
+    """The unsent end of a run: its last points and files, and its status."""
 
     run: str
     name: str  # of the run, for people
@@ -36,10 +36,10 @@ class Unsent:
     status: str
     ended: int  # milliseconds since 1970
     points: tuple[Point, ...] = ()
-    reason: str = ""  # why MLflow did not take it
+    reason: str = ""  # why MLflow did not accept it
 
     def keep(self, folder: Path, files: Sequence[Path] = ()) -> None:
-        """Write it to `folder`, with what is there of the same run already. Whole or not at all."""
+        """Add the record to `folder` atomically, after earlier points of the same run."""
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         for file in files:
             copy_whole(file, folder / FILES / file.name)
@@ -63,24 +63,24 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def remove(folder: Path) -> None:
-    """The record goes first: what a killed process leaves is not taken for something to send."""
+    """Remove a folder, the record first, so that a partly removed folder is not sent."""
     (folder / RECORD).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def all_of(at: Workspace) -> list[tuple[Path, Unsent]]:
-    """What is kept in the workspace, with the folder of each."""
+    """Return all unsent records in the workspace with their folders."""
     found = ((record.parent, read(record.parent)) for record in sorted(at.unsent.glob(f"*/{RECORD}")))
     return [(folder, unsent) for folder, unsent in found if unsent]
 
 
 class Busy(Exception):
-    """Another process sends."""
+    """Another process is sending."""
 
 
 @contextmanager
 def locked(at: Path) -> Iterator[None]:
-    """One process sends at a time. Raises Busy where another does."""
+    """Let only one process send at a time. Raises Busy if another process is sending."""
     with (at / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ def locked(at: Path) -> Iterator[None]:
 
 
 def described(at: Workspace) -> list[str]:
-    """A line for each server that has not got everything."""
+    """Return one line for each server that has not received all records."""
     stores: dict[str, list[Unsent]] = {}
     for _, unsent in all_of(at):
         stores.setdefault(unsent.store, []).append(unsent)

@@ -63,4 +63,4 @@ class Job:
     def check(self) -> None:
         """Raises what a worker told."""
         if said := self.refused:
-            raise InputError.said(said)
+            raise InputError.from_line(said)

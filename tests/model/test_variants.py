@@ -274,11 +274,11 @@ def test_the_detection_trunk_may_be_undilated() -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"non_local": {"res4": [6]}}, "non_local.res4: R50 has blocks 0..5 there"),
-        ({"non_local": {}, "pathways": "fast"}, "non_local is of the Slow pathway"),
-        ({"fast_input": "half", "head": "detect"}, "fast_input 'half' does not fit head 'detect'"),
-        ({"multi_label": True, "head": "detect"}, "multi_label is of a classifier"),
-        ({"lateral": "ttoc_sum", "beta": "1/4"}, "8 x 16 Fast channels do not sum with 64 Slow channels"),
+        ({"non_local": {"res4": [6]}}, "non_local.res4: res4 of R50 has blocks 0..5"),
+        ({"non_local": {}, "pathways": "fast"}, "non_local needs the Slow pathway"),
+        ({"fast_input": "half", "head": "detect"}, "fast_input 'half' needs head 'classify', head is 'detect'"),
+        ({"multi_label": True, "head": "detect"}, "multi_label needs head 'classify'"),
+        ({"lateral": "ttoc_sum", "beta": "1/4"}, "8 x 16 Fast channels cannot be added to 64 Slow channels"),
         ({"lateral": "ttoc_sum", "fast_depth": 18}, "needs alpha x beta = 1 and equal blocks"),
         ({"pixels": {"std": [0, 1, 1]}}, "model.pixels.std: must be above 0"),
         ({"beta": "1/0"}, "model.beta"),

@@ -49,7 +49,7 @@ def test_an_item_that_gets_on_may_take_longer_than_the_limit() -> None:
     assert outcomes == {"progress": "PROGRESS", "a": "A", "hang": Failed("took longer than 2 s")}
 
 
-def test_a_crash_is_told_from_a_limit() -> None:
+def test_a_crash_is_distinguished_from_a_limit() -> None:
     outcomes = dict(run_isolated(behave, ["crash", "hang"], workers=2, limit_seconds=1))
     assert {how: failed.crashed for how, failed in outcomes.items()} == {"crash": True, "hang": False}
 

@@ -42,7 +42,7 @@ def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Pa
     assert main.finetune is None
     tuned = parse_recipe(branch)
     assert (tuned.name, tuned.compute.workers, tuned.train.epochs) == ("tiny_ava", 1, 1)
-    with pytest.raises(InputError, match=r"does not divide by compute\.workers 3"):
+    with pytest.raises(InputError, match=r"is not divisible by compute\.workers 3"):
         prepare(tmp_path, workers=3, granted=(9, 0))
 
 

@@ -139,13 +139,13 @@ def test_a_stage_as_a_rayjob(
     def operate(api: KubernetesApi, name: str) -> None:
         client, spec = JobSubmissionClient(one_node.address), api.jobs[name]["spec"]
         environment = json.loads(spec["runtimeEnvYAML"])
-        told = {"jobId": client.submit_job(entrypoint=spec["entrypoint"], runtime_env=environment)}
-        told["dashboardURL"] = one_node.address.removeprefix("http://")
-        while not (status := client.get_job_status(told["jobId"])).is_terminal():
-            api.set_status(name, jobDeploymentStatus="Running", jobStatus=status.value, **told)
+        fields = {"jobId": client.submit_job(entrypoint=spec["entrypoint"], runtime_env=environment)}
+        fields["dashboardURL"] = one_node.address.removeprefix("http://")
+        while not (status := client.get_job_status(fields["jobId"])).is_terminal():
+            api.set_status(name, jobDeploymentStatus="Running", jobStatus=status.value, **fields)
             time.sleep(0.2)
         ended = "Complete" if status == "SUCCEEDED" else "Failed"
-        api.set_status(name, jobDeploymentStatus=ended, jobStatus=status.value, **told)
+        api.set_status(name, jobDeploymentStatus=ended, jobStatus=status.value, **fields)
 
     with KubernetesApi(on_create=operate) as api:
         monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path / "kubeconfig")))

@@ -180,8 +180,8 @@ def test_a_failed_job_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) ->
 
 
 def test_a_job_that_kuberay_does_not_take_says_why_and_goes(in_pod: KubernetesApi, job: StageJob) -> None:
-    told = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}
-    in_pod.on_create = lambda api, name: api.set_status(name, **told)
+    status = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"}
+    in_pod.on_create = lambda api, name: api.set_status(name, **status)
     assert run_rayjob(job, _recipe()) == "validationfailed: ValidationFailed no such field"
     assert in_pod.jobs == {}
 
@@ -202,16 +202,16 @@ def test_the_job_of_a_pod_that_crashed_is_replaced(in_pod: KubernetesApi, job: S
 
 
 @pytest.mark.parametrize(
-    ("refuses", "said"),
+    ("refuses", "message"),
     [
         ((403, "forbidden"), "403 Forbidden.*give the service account the verbs on rayjobs"),
-        ((404, "no such resource"), "knows no RayJobs.*install the KubeRay operator"),
+        ((404, "no such resource"), "does not know RayJobs.*install the KubeRay operator"),
         ((422, "invalid"), "422"),
     ],
 )
-def test_refusals_are_one_line(in_pod: KubernetesApi, job: StageJob, refuses: tuple[int, str], said: str) -> None:
+def test_refusals_are_one_line(in_pod: KubernetesApi, job: StageJob, refuses: tuple[int, str], message: str) -> None:
     in_pod.refuses = refuses
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         run_rayjob(job, _recipe())
     assert "\n" not in str(caught.value)
 
@@ -254,13 +254,13 @@ def test_auto_is_settled_before_its_pods_are_sized(
     assert job["recipe"]["compute"]["gpus_per_worker"] == int(gpu_image)
 
 
-def test_a_stage_with_nothing_to_do_brings_up_no_cluster(
+def test_an_up_to_date_stage_starts_no_cluster(
     in_pod: KubernetesApi, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "at")
     recipe = load_recipe(str(tiny_recipe), ["compute.run_on=rayjob"])
-    at_hand = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
-    extracted = run_stage("extract", at_hand, at)
+    local = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
+    extracted = run_stage("extract", local, at)
     inputs = _inputs(recipe, at.data(recipe.data.name, "extract"), None)
     run_once("train", at.run(recipe.name, "train"), inputs, lambda _: {"weights_digest": "w"})
     assert run_stage("extract", recipe, at).digest == extracted.digest
@@ -304,7 +304,7 @@ def test_a_stage_that_is_cancelled_or_crashes_leaves_nothing(
     assert not at.run("tiny", "train").exists()
 
 
-def test_a_job_that_nobody_follows_ends(
+def test_a_job_without_a_client_stops_itself(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "at")
@@ -315,14 +315,14 @@ def test_a_job_that_nobody_follows_ends(
         [sys.executable, *job.entrypoint.split()[1:]], env=environment, stderr=subprocess.PIPE, text=True, timeout=120
     )
     assert process.returncode in (143, -15)
-    assert "nobody has followed this job" in process.stderr
+    assert "no process has followed this job" in process.stderr
     assert not (job.folder / "result.json").exists()
 
 
 def test_a_cluster_with_other_code_refuses_the_job(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
-    """Its result would be another version's, and so be made again at every run."""
+    """Results of another code version would be outdated at every run."""
     at = tiny_workspace(tmp_path / "at")
     job = StageJob.write("extract", load_recipe(str(tiny_recipe)), at)
     order = json.loads((job.folder / "job.json").read_text())

@@ -1,4 +1,4 @@
-"""Recipes: what is in them, what is refused and what the message says, extends, finetune, overrides."""
+"""Recipes: values and defaults, refusals and their messages, `extends`, `finetune` and overrides."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def refusal(*args: Any) -> str:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_that_comes_with_the_project_loads(name: str) -> None:
+def test_every_recipe_in_the_repository_loads(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_that_went_through_json_begins_the_same_stages(name: str) -> None:
-    """Stages compare JSON text, in which 0 is not 0.0."""
+def test_json_keeps_the_inputs_of_stages(name: str) -> None:
+    """Stages compare JSON text, in which 0 and 0.0 differ."""
     recipe = load_recipe(name)
     again = parse_recipe(recipe.to_json())
     assert json.dumps(again.model_dump(), default=str) == json.dumps(recipe.model_dump(), default=str)
@@ -56,13 +56,13 @@ def test_there_are_recipes() -> None:
     assert {"demo", "demo_ava"} <= set(recipe_names())
 
 
-def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+def test_omitted_keys_have_their_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(str(write(tmp_path, "tiny", model={"classes": 8})))
     assert (recipe.model.classes, recipe.model.depth, recipe.clip.T, recipe.clip.alpha) == (8, 50, 4, 8)
     assert recipe.finetune is None
 
 
-def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
+def test_a_recipe_is_immutable(tmp_path: Path) -> None:
     recipe = load_recipe(str(write(tmp_path, "tiny")))
     with pytest.raises(ValidationError) as error:
         recipe.train.epochs = 3  # type: ignore[misc]
@@ -83,7 +83,7 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
         ({"finetune": {**AVA, "register": {"min_gian": 1}}}, "finetune.register.min_gian", "min_gain"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(tmp_path: Path, tree: dict[str, Any], key: str, nearest: str) -> None:
+def test_an_unknown_key_suggests_the_nearest(tmp_path: Path, tree: dict[str, Any], key: str, nearest: str) -> None:
     path = write(tmp_path, "tiny", **tree)
     line = refusal(path)
     assert f"unknown recipe key {key!r}" in line
@@ -91,27 +91,27 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, tree: dict[str, Any], 
     assert str(path) in line
 
 
-def test_an_unknown_key_near_to_none_lists_the_valid_ones(tmp_path: Path) -> None:
+def test_an_unknown_key_without_a_similar_one_lists_the_valid_keys(tmp_path: Path) -> None:
     line = refusal(write(tmp_path, "tiny", clip={"zzzzzz": 1}))
     assert "valid keys: T, tau, alpha" in line
 
 
-def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
+def test_the_attribute_name_in_python_is_not_a_key(tmp_path: Path) -> None:
     assert "did you mean 'register'?" in refusal(write(tmp_path, "tiny", register_={}))
 
 
 @pytest.mark.parametrize(
-    ("tree", "said"),
+    ("tree", "message"),
     [
         ({"model": {"depth": 49}}, "model.depth: must be 18, 34, 50, 101 or 152, is 49"),
         ({"train": {"epochs": 0}}, "train.epochs: must be greater than 0, is 0"),
         ({"train": {"epochs": "many"}}, "train.epochs: must be a whole number, is 'many'"),
         ({"train": None}, "train: must be a section of keys and values, is empty"),
         ({"clip": {"tau": 9, "alpha": 4}}, "clip: tau (9) must be a multiple of alpha (4)"),
-        ({"train": {"batch": 10}, "compute": {"workers": 4}}, "train.batch 10 does not divide by compute.workers 4"),
+        ({"train": {"batch": 10}, "compute": {"workers": 4}}, "train.batch 10 is not divisible by compute.workers 4"),
         (
             {"train": {"batch": 6, "clips_per_video": 4, "repeat": 4}},
-            "train.batch 6 does not divide by compute.workers x train.repeat = 4",
+            "train.batch 6 is not divisible by compute.workers x train.repeat = 4",
         ),
         ({"train": {"clips_per_video": 3, "repeat": 2}}, "repeat 2 does not divide clips_per_video 3"),
         (
@@ -120,26 +120,26 @@ def test_the_name_inside_python_is_no_key(tmp_path: Path) -> None:
         ),
         ({"model": {"head": "detect"}}, "model.head 'detect' does not fit data.format 'kinetics'"),
         ({"model": {"lateral_kernel": 4}}, "model.lateral_kernel: must be odd, is 4"),
-        ({"train": {"jitter": [320, 256]}}, "train: jitter is [shortest, longest], is [320, 256]"),
+        ({"train": {"jitter": [320, 256]}}, "train: jitter must be [shortest, longest], is [320, 256]"),
         ({"train": {"momentum": 0}}, "train: nesterov needs a momentum above 0"),
         (
             {"train": {"batch_norm": "frozen", "precise_norm_batches": 1}},
-            "train: precise_norm_batches 1 takes anew the statistics that batch_norm 'frozen' keeps",
+            "train: precise_norm_batches 1 would recompute the statistics that batch_norm 'frozen' keeps",
         ),
         ({"train": {"epochs": 3}}, "train.warmup_epochs 34 is longer than train.epochs 3"),
         ({"seed": -1}, "seed: must be at least 0, is -1"),
         ({"data": {}}, "data.name: is missing"),
-        ({"data": {"name": "../x"}}, "data.name: '../x' cannot be the name of a folder: use "),
-        ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "finetune may not hold another finetune"),
-        ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the recipe's own name 'tiny'"),
+        ({"data": {"name": "../x"}}, "data.name: '../x' is not a valid folder name: use "),
+        ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "a finetune branch may not have a finetune branch"),
+        ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the same name as the recipe, 'tiny'"),
         ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: must be a whole number, is 'x'"),
     ],
 )
-def test_bad_values_are_refused_with_their_key(tmp_path: Path, tree: dict[str, Any], said: str) -> None:
-    assert said in refusal(write(tmp_path, "tiny", **tree))
+def test_bad_values_are_refused_with_their_key(tmp_path: Path, tree: dict[str, Any], message: str) -> None:
+    assert message in refusal(write(tmp_path, "tiny", **tree))
 
 
-def test_a_recipe_extends_one_other(tmp_path: Path) -> None:
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
     write(tmp_path, "base", description="the base", train={"epochs": 9, "batch": 8, "warmup_epochs": 1}, seed=5)
     child = write(tmp_path, "child", extends="base", name="child", train={"epochs": 3}, data={"name": "other"})
     recipe = load_recipe(str(child))
@@ -147,7 +147,7 @@ def test_a_recipe_extends_one_other(tmp_path: Path) -> None:
     assert (recipe.train.epochs, recipe.train.batch, recipe.data.name) == (3, 8, "other")
 
 
-def test_extends_also_takes_the_name_of_a_recipe_of_the_project(tmp_path: Path) -> None:
+def test_extends_finds_recipes_of_the_repository(tmp_path: Path) -> None:
     child = load_recipe(str(write(tmp_path, "mine", extends="demo", name="mine", train={"epochs": 3})))
     demo = load_recipe("demo")
     assert child.model == demo.model
@@ -166,13 +166,13 @@ def test_null_unsets_an_inherited_key(tmp_path: Path) -> None:
     assert recipe.finetune is None
 
 
-def test_null_for_a_key_that_is_not_inherited_is_checked_as_ever(tmp_path: Path) -> None:
+def test_null_for_a_key_that_is_not_inherited_is_validated(tmp_path: Path) -> None:
     write(tmp_path, "base")
     assert "unknown recipe key 'trian'" in refusal(write(tmp_path, "child", extends="base", name="c", trian=None))
     assert "data.name: " in refusal(write(tmp_path, "child", extends="base", name="c", data={"name": None}))
 
 
-def test_own_data_of_another_format_does_not_inherit_the_annotation_files(tmp_path: Path) -> None:
+def test_data_in_another_format_does_not_inherit_annotation_files(tmp_path: Path) -> None:
     own = {"name": "own", "format": "folders", "source": str(tmp_path)}
     recipe = load_recipe(str(write(tmp_path, "mine", extends="demo", name="mine", data=own)))
     assert (recipe.data.format, recipe.data.annotations) == ("folders", "annotations.csv")
@@ -182,7 +182,7 @@ def test_own_data_of_another_format_does_not_inherit_the_annotation_files(tmp_pa
 
 
 def test_the_registered_model_and_the_name_are_not_inherited(tmp_path: Path) -> None:
-    """Else a recipe on other data would compete for the champion of the one that it extends, or replace its results."""
+    """Otherwise a recipe with other data would compete with the extended recipe's champion or replace its results."""
     write(tmp_path, "base", register={"model": "base-model", "min_gain": 0.1})
     child = load_recipe(str(write(tmp_path, "child", extends="base", data={"name": "other"})))
     assert (child.name, child.register_.model, child.register_.min_gain) == ("child", "child", 0.1)
@@ -196,15 +196,17 @@ def test_a_chain_of_extends_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "base")
     write(tmp_path, "child", extends="base", name="child")
     line = refusal(write(tmp_path, "grandchild", extends="child", name="grandchild"))
-    assert "may extend only one that extends none" in line
+    assert "may only extend a recipe without `extends`" in line
 
 
-@pytest.mark.parametrize(("parent", "said"), [("nowhere", "no recipe 'nowhere'"), (["base"], "the name of one recipe")])
-def test_extends_of_no_recipe_is_refused(tmp_path: Path, parent: object, said: str) -> None:
-    assert said in refusal(write(tmp_path, "child", extends=parent))
+@pytest.mark.parametrize(
+    ("parent", "message"), [("nowhere", "no recipe 'nowhere'"), (["base"], "the name of one recipe")]
+)
+def test_extends_of_an_unknown_recipe_is_refused(tmp_path: Path, parent: object, message: str) -> None:
+    assert message in refusal(write(tmp_path, "child", extends=parent))
 
 
-def test_finetune_by_name_and_inline_are_the_same(tmp_path: Path) -> None:
+def test_finetune_by_name_equals_finetune_inline(tmp_path: Path) -> None:
     write(tmp_path, "branch", **AVA)
     named = load_recipe(str(write(tmp_path, "named", finetune="branch")))
     inline = load_recipe(str(write(tmp_path, "inline", finetune=AVA)))
@@ -214,10 +216,10 @@ def test_finetune_by_name_and_inline_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_branch_that_is_its_own_branch_is_refused(tmp_path: Path) -> None:
-    assert "finetune may not hold another" in refusal(write(tmp_path, "round", finetune="round"))
+    assert "a finetune branch may not have" in refusal(write(tmp_path, "round", finetune="round"))
 
 
-def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
+def test_overrides_set_keys_at_any_depth(tmp_path: Path) -> None:
     path = write(tmp_path, "tiny", finetune=AVA, train={"epochs": 99})
     overrides = ["seed=7", "train.epochs=200", "data.synthetic.size=32", "finetune.train.batch=8", "register.model=m"]
     recipe = load_recipe(str(path), [*overrides, "train.jitter=[8, 9]", "data.annotations={train: a.csv}"])
@@ -228,7 +230,7 @@ def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.epochs", "is not section.key=value"),
         ("=3", "is not section.key=value"),
@@ -238,22 +240,22 @@ def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
         ("train.epochs=x", "train.epochs: must be a whole number, is 'x' (--set train.epochs=x)"),
     ],
 )
-def test_bad_overrides_are_refused(tmp_path: Path, override: str, said: str) -> None:
-    assert said in refusal(write(tmp_path, "tiny"), [override])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    assert message in refusal(write(tmp_path, "tiny"), [override])
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "", "just words"])
-def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     assert str(tmp_path / "x.yaml") in refusal(tmp_path / "x.yaml")
 
 
-def test_a_wrong_name_is_told_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     assert "did you mean 'demo'?" in refusal("dmo")
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--set", "train.weight_decay=1e-7", "--set", "seed=3"]])
-def test_what_show_prints_is_the_same_recipe(tmp_path: Path, arguments: list[str]) -> None:
+def test_the_output_of_show_is_the_same_recipe(tmp_path: Path, arguments: list[str]) -> None:
     shown = _slowfast("show", *arguments)
     assert shown.returncode == 0, shown.stderr
     (tmp_path / "again.yaml").write_text(shown.stdout)
@@ -280,7 +282,7 @@ def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
     assert "did you mean 'epochs'?" in ran.stderr
 
 
-def test_clip_arithmetic_of_the_paper() -> None:
+def test_frames_and_stride_of_a_clip_match_the_paper() -> None:
     clip = Recipe.model_validate({**TINY, "clip": {"T": 4, "tau": 16, "alpha": 8}}).clip
     assert (clip.fast_frames, clip.fast_stride, clip.span) == (32, 2, 64)
 
@@ -293,16 +295,19 @@ def _slowfast(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"data": {"name": "c", "format": "charades", "source": "c"}}, "several labels a video: set model.multi_label"),
-        ({"clip": {"sampling": "segments"}}, "takes one clip of the whole video: set evaluate.clips 1"),
+        (
+            {"data": {"name": "c", "format": "charades", "source": "c"}},
+            "several labels per video: set model.multi_label",
+        ),
+        ({"clip": {"sampling": "segments"}}, "takes one clip per video, without boxes: set evaluate.clips 1"),
     ],
 )
-def test_what_a_data_set_or_a_sampling_needs(sections: dict[str, object], message: str) -> None:
+def test_requirements_of_formats_and_sampling(sections: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_recipe({"name": "r", "data": {"name": "k"}, **sections})
 
 
-def test_recipes_of_charades_and_something_read_the_official_files() -> None:
+def test_recipes_of_charades_and_something_use_the_official_files() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         if name.startswith("charades/"):

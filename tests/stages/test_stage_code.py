@@ -117,7 +117,7 @@ def test_confirming_records_the_code_and_names_what_it_means(package: Path, tmp_
     versions.write_text(text.replace(f"train: {train}", f"train: {train + 1}"), encoding="utf-8")
     extract = code_of("extract", package).version
     assert confirm(package, file) == [
-        f"extract stays {extract}, its results are confirmed as the same: data/clip_store/cutting.py",
+        f"extract stays {extract}, results confirmed as unchanged: data/clip_store/cutting.py",
         f"train {train} -> {train + 1}: it runs again everywhere",
     ]
     assert confirm(package, file) == []

@@ -16,7 +16,7 @@ from slowfast_core.workspace import Workspace
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: making one takes seconds, copying it none."""
+    """An empty store, created once, because this takes seconds."""
     at = Workspace(tmp_path_factory.mktemp("database"))
     connect(at.tracking_uri).search_experiments()
     return at.root / "mlflow.db"

@@ -40,7 +40,7 @@ def test_who_used_a_version_and_back(flow: Flow) -> None:
         used_by("models:/slowfast-tiny/7", uri)
     with open_run(flow.recipe.tracking, flow.at, "train", "another key") as silent:
         pass
-    with pytest.raises(InputError, match="does not say"):
+    with pytest.raises(InputError, match="does not record"):
         used_by(silent.id, uri)
 
 

@@ -27,7 +27,7 @@ def test_a_full_disk_in_register(small_disk: Path, tmp_path: Path, workspace: Ca
             run_stage("register", flow.recipe, flow.at)
         line = str(caught.value)
         assert line.startswith(f"no space left on the disk ({small_disk}"), line
-        assert "make room" in line
+        assert "free disk space" in line
         assert "\n" not in line
         filler.unlink()
     assert run_stage("register", flow.recipe, flow.at).summary.startswith("slowfast-tiny v")

@@ -122,7 +122,7 @@ def test_tracked_settings_with_a_password_typed_in_are_not_in_the_diff(package: 
         ("core/__init__.py", f"b = {SECRET!r}\n" * 50_000, "the diff is larger than 1,048,576 bytes"),
     ],
 )
-def test_a_diff_that_may_not_be_stored_is_said(package: Path, name: str, text: str, reason: str) -> None:
+def test_a_diff_that_may_not_be_stored_is_reported(package: Path, name: str, text: str, reason: str) -> None:
     file = package.parent / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""A workspace that is copied or moved: everything goes on there, and nothing outside it is touched."""
+"""A copied or moved workspace works in its new place, and nothing outside it is changed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_store_from_before_locations_were_recorded_is_moved_too(original: Flow
     assert values_with(original.at.root.as_uri(), at.root / "mlflow.db") == []
 
 
-def test_artifacts_of_a_store_that_is_no_workspace_are_beside_it(
+def test_artifacts_of_a_store_outside_a_workspace_are_next_to_it(
     tmp_path: Path, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
 ) -> None:
     at, shared = workspace(tmp_path / "workspace"), workspace(tmp_path / "shared").root

@@ -83,7 +83,7 @@ def test_champion_moves_only_to_the_better_one(flow: Flow, registered: RegisterI
     ]
 
 
-def test_other_evaluation_data_is_said(flow: Flow, registered: RegisterIt) -> None:
+def test_other_evaluation_data_is_reported(flow: Flow, registered: RegisterIt) -> None:
     registered("w1", 0.5)
     result = flow.register(flow.train("w2"), flow.evaluate("w2", 0.6, data_version="f" * 32))
     assert result.summary.endswith("champion's 0.5000, which was evaluated on other data (0123456789ab))")
@@ -127,7 +127,7 @@ def test_a_model_below_the_floor_is_no_champion(flow: Flow, top1: float, samples
 def test_a_process_that_slept_through_its_turn_looks_again(
     flow: Flow, monkeypatch: pytest.MonkeyPatch, other: float, champion: int
 ) -> None:
-    """After its decision, and before it sets the alias, another one takes it for dead and is promoted."""
+    """After its decision and before it sets the alias, another process considers it dead and is promoted."""
     asleep = flow.train("asleep"), flow.evaluate("asleep", 0.65)
     awake = flow.train("awake"), flow.evaluate("awake", other)
     decided = registry._decide

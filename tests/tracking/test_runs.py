@@ -51,7 +51,7 @@ def test_finished_run_is_continued_too(at: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_run_tells_how_it_ended(at: Workspace, error: type[BaseException], status: str) -> None:
+def test_run_records_how_it_ended(at: Workspace, error: type[BaseException], status: str) -> None:
     with pytest.raises(error), open_run(Tracking(), at, "demo", "key") as run:
         raise error
     assert connect(run.uri).get_run(run.id).info.status == status

@@ -1,4 +1,4 @@
-"""One process at a time: those that died or sleep keep nobody waiting for ever, those that wait are not passed over."""
+"""One process decides at a time: dead or suspended processes do not block others, live claims are respected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_killed_process_is_waited_for_and_then_passed_over(
 
 
 def test_a_killed_process_that_goes_on_takes_its_own_claim(client: Any) -> None:
-    """It would else wait for itself."""
+    """Otherwise it would wait for itself."""
     client.set_registered_model_tag(NAME, f"{CLAIM}dead", "3")
     with turn(client, NAME, "dead"):
         pass

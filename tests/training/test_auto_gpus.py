@@ -25,7 +25,7 @@ NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 def test_auto_is_the_default() -> None:
     assert Compute().gpus_per_worker == "auto"
     assert load_recipe("demo").compute.gpus_per_worker == "auto"
-    with pytest.raises(ValueError, match="'auto' still"):
+    with pytest.raises(ValueError, match="still 'auto'"):
         _ = Compute().gpus
 
 

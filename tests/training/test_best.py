@@ -69,7 +69,7 @@ def test_a_damaged_best_is_no_result(job: Job) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (BEST, "an unfinished train of other inputs is there: evaluate.size 32 -> 48"),
+        (BEST, "an unfinished train with other inputs exists: evaluate.size 32 -> 48"),
         (BEST[1:], "no Ray cluster"),  # it would go on
     ],
 )

@@ -76,7 +76,7 @@ def test_no_cluster_answers(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("train.batch=9",), "train.batch 9 does not divide by compute.workers 2"),
+        (("train.batch=9",), "train.batch 9 is not divisible by compute.workers 2"),
         (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (
@@ -141,7 +141,7 @@ def test_a_training_that_diverges_and_others_in_its_place(
     assert not torn
 
     said = refused(*wild[1:], "train.learning_rate=0.02")
-    assert "an unfinished train of other inputs is there: train.learning_rate 1000000000.0 -> 0.02" in said
+    assert "an unfinished train with other inputs exists: train.learning_rate 1000000000.0 -> 0.02" in said
     version = read_result(at.data("motion", "extract")).data_version
     run_extract(load_recipe(str(tiny_recipe), ["data.store.crf=30"]), at)
     changed = read_result(at.data("motion", "extract")).data_version

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slowfast_core.data.versions.remote import Address, Remote, open_remote
 from slowfast_core.errors import InputError
-from slowfast_core.field_errors import key_of, sentence
+from slowfast_core.field_errors import describe
 from slowfast_core.files import whole_file
 from slowfast_core.names import Name
 from slowfast_core.once import RECORD, read_result
@@ -135,8 +135,7 @@ def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
         try:
             version = Version.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise _damaged(f"{key_of(first)} {sentence(first)}".strip(), where) from None
+            raise _damaged(describe(error), where) from None
         if not where.endswith(version.file_name()):
             raise _damaged(f"it is of {version.hash}", where)
         found[version.hash] = version

@@ -142,6 +142,6 @@ def test_what_only_ava_has_in_a_recipe_of_another_format(
 ) -> None:
     line = refusal(monkeypatch, capsys, here, "--set", "data.format=kinetics", "--set", "model.head=classify")
     named = "key_seconds, excluded, person_boxes.val"
-    assert line == f"data: {named}: only of format 'ava', is 'kinetics' (ava.yaml); correct the value"
+    assert line == f"data: {named}: only for format 'ava', is 'kinetics' (ava.yaml); correct the value"
     line = refusal(monkeypatch, capsys, here, "--set", "data.key_seconds=[1798, 902]")
-    assert line == "data: key_seconds is [first, last], is [1798, 902] (ava.yaml); correct the value"
+    assert line == "data: key_seconds must be [first, last], is [1798, 902] (ava.yaml); correct the value"

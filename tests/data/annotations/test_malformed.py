@@ -267,8 +267,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": "folders", "source": "x", "annotations": "a.csv"}, "format 'folders' reads no annotations"),
-        ({"format": "charades"}, "source 'synthetic' has format 'kinetics' or 'ava', not 'charades'"),
+        ({"format": "folders", "source": "x", "annotations": "a.csv"}, "format 'folders' has no annotation files"),
+        ({"format": "charades"}, "source 'synthetic' needs format 'kinetics' or 'ava', is 'charades'"),
         (
             {"format": "charade", "source": "x"},
             r"data\.format: must be 'kinetics', 'list', 'folders', 'charades'.* is 'charade'",
