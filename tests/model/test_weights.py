@@ -175,10 +175,10 @@ def skeleton(**changed: Any) -> torch.nn.Module:
         (
             {"depth": 18},
             {"depth": 50},
-            "204 of their 272 tensors fit, 30 % of their numbers and 19 % of this network's",
+            "204 of 272 tensors match, 30 % of their values and 19 % of this network's",
         ),
         ({"depth": 50}, {"depth": 34}, "of their 662 tensors fit"),
-        ({"width": 16}, {}, "of their 662 tensors fit, 0 % of their numbers"),
+        ({"width": 16}, {}, "of 662 tensors match, 0 % of their values"),
         ({"pathways": "slow"}, {}, "0 of their 320 tensors fit"),
         ({}, {"pathways": "slow"}, "0 of their 662 tensors fit"),
     ],

@@ -135,7 +135,7 @@ print(answer.to_json(orient="records"))
         ("models:/nothing@champion", "no such model"),
         ("models:/slowfast-tiny@nobody", "no such model"),
         ("models:/slowfast-tiny/99", "no such model"),
-        ("models:/slowfast-tiny", "is no model version"),
+        ("models:/slowfast-tiny", "is not a model version"),
         ("nowhere", "no model.safetensors"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
         (("model.classes=7",), "the data has 8 classes, the model 7"),
         (("model.classes=9",), "the data has 8 classes, the model 9 ("),
         (("train.init_from=nowhere",), "no model.safetensors (nowhere); name a checkpoint folder"),
-        (("model.width=16", "train.init_from={plain}"), "the start weights are of another kind of network"),
+        (("model.width=16", "train.init_from={plain}"), "the start weights belong to another kind of network"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_ray_starts(

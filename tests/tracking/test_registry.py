@@ -155,11 +155,11 @@ def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: Regi
     recorded = json.loads(config.read_text())["weights_digest"]
     save_file({"w": np.ones(2, dtype=np.float32)}, weights)
     got = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got").folder / "artifacts"
-    with pytest.raises(InputError, match=rf"weights were changed: .* recorded is {recorded} \(.*/model\.safetensors"):
+    with pytest.raises(InputError, match=rf"weights were changed: .* recorded {recorded} \(.*/model\.safetensors"):
         load_verified(got)
     changed = weights_digest({"w": torch.ones(2)})
     config.write_text(config.read_text().replace(recorded, changed))
-    refusal = f"other weights than were registered: .* {changed}, .* tag has {recorded}"
+    refusal = f"the weights differ from the registered ones: .* {changed}, .* tagged with {recorded}"
     with pytest.raises(InputError, match=refusal), checkpoint_of(f"models:/{NAME}@champion", flow.at):
         pass
 

@@ -91,7 +91,7 @@ def test_no_cluster_answers(refused: Refused) -> None:
         ),
         (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
         (("train.init_from=models:/nothing@champion",), "no model registry"),
-        (("train.init_from=models:/nothing",), "is no model version"),
+        (("train.init_from=models:/nothing",), "is not a model version"),
     ],
 )
 def test_what_does_not_go_together(refused: Refused, overrides: tuple[str, ...], said: str) -> None:
@@ -101,12 +101,12 @@ def test_what_does_not_go_together(refused: Refused, overrides: tuple[str, ...],
 def test_start_weights_of_another_kind_of_network(refused: Refused, tiny_recipe: Path, tmp_path: Path) -> None:
     deeper = checkpoint(tmp_path / "r50", tiny_recipe, "model.depth=50")
     said = refused(options=("--init-from", str(deeper)))
-    assert "the start weights are of another kind of network: 204 of their 662 tensors fit, " in said
+    assert "the start weights belong to another kind of network: 204 of 662 tensors match, " in said
     weights = deeper / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "cannot read weights" in refused(f"train.init_from={deeper}", "model.depth=50")
     (deeper / "checkpoint.json").write_text("{}")
-    assert "does not record the digest of its weights" in refused(f"train.init_from={deeper}", "model.depth=50")
+    assert "the digest of the weights is missing" in refused(f"train.init_from={deeper}", "model.depth=50")
 
 
 @pytest.fixture
