@@ -177,10 +177,10 @@ def skeleton(**changed: Any) -> torch.nn.Module:
             {"depth": 50},
             "204 of 272 tensors match, 30 % of their values and 19 % of this network's",
         ),
-        ({"depth": 50}, {"depth": 34}, "of their 662 tensors fit"),
+        ({"depth": 50}, {"depth": 34}, "of 662 tensors match"),
         ({"width": 16}, {}, "of 662 tensors match, 0 % of their values"),
-        ({"pathways": "slow"}, {}, "0 of their 320 tensors fit"),
-        ({}, {"pathways": "slow"}, "0 of their 662 tensors fit"),
+        ({"pathways": "slow"}, {}, "0 of 320 tensors match"),
+        ({}, {"pathways": "slow"}, "0 of 662 tensors match"),
     ],
 )
 def test_another_kind_of_network_is_refused(first: dict[str, Any], then: dict[str, Any], said: str) -> None:

@@ -15,7 +15,7 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe.load import load_recipe
-from slowfast_core.training.collective import Together
+from slowfast_core.training.collective import Collective
 from slowfast_core.training.guards import BadClips
 from slowfast_core.training.job import Job
 from slowfast_core.training.loop import train_worker
@@ -102,7 +102,7 @@ def test_a_step_of_bad_clips_only_changes_no_statistics(train: Train) -> None:
 
 
 def test_the_share_is_of_the_rows_and_each_counts_once(tmp_path: Path) -> None:
-    bad = BadClips(rows=100, max_share=0.02, together=Together(0, 1, tmp_path, 1))
+    bad = BadClips(rows=100, max_share=0.02, collective=Collective(0, 1, tmp_path, 1))
     bad.add([])
     assert bad.gather() == []
     bad.add([7, 3])

@@ -10,7 +10,7 @@ from torch import nn
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.schema import Train
-from slowfast_core.training.batch_norm import begin_step, take_statistics, with_norm
+from slowfast_core.training.batch_norm import begin_step, set_precise_statistics, with_norm
 
 CPU = torch.device("cpu")
 
@@ -93,7 +93,7 @@ def test_precise_statistics_are_those_of_the_population(grouped: bool) -> None:
     batches = [clips(8), clips(8) * 3 + 1, clips(8) - 5]
     begin_step(net, Train(), [8])
     net(clips(20))  # statistics of the way, to be forgotten
-    assert take_statistics(net, batches, lambda n, batch: n(batch)) == 3
+    assert set_precise_statistics(net, batches, lambda n, batch: n(batch)) == 3
     population = net[0](torch.cat(batches)).detach()  # type: ignore[index, operator]
     norm = net[1]  # type: ignore[index]
     torch.testing.assert_close(norm.running_mean, population.mean((0, 2, 3, 4)))  # type: ignore[union-attr, arg-type]
@@ -103,6 +103,6 @@ def test_precise_statistics_are_those_of_the_population(grouped: bool) -> None:
 def test_precise_statistics_keep_the_mode_and_leave_unused_norms_alone() -> None:
     net = network().eval()
     net.add_module("unused", nn.BatchNorm3d(2))
-    take_statistics(net, [clips(4)], lambda n, batch: n[1](n[0](batch)))
+    set_precise_statistics(net, [clips(4)], lambda n, batch: n[1](n[0](batch)))
     assert not net.training
     assert net.unused.running_mean.tolist() == [0, 0]  # type: ignore[union-attr, operator]
