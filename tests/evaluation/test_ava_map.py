@@ -254,7 +254,7 @@ def test_examples_name_what_the_box_covers() -> None:
     result = evaluate_detections(truths, detections, ["walk", "wave"])
     assert [(e.id, e.truth, e.predicted, e.score) for e in result.worst] == [
         ("video,0902", "wave", "walk", 0.9),
-        ("video,0902", "no box there", "wave", 0.8),
+        ("video,0902", "no matching box", "wave", 0.8),
     ]
     assert [(e.truth, e.predicted, e.score) for e in result.best] == [
         ("walk, wave", "wave", 0.7),

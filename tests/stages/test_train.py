@@ -93,7 +93,7 @@ def test_a_killed_training_in_another_folder_and_with_other_loaders_ends_in_the_
 def test_a_killed_training_says_from_where_it_goes_on(trained: Trained) -> None:
     *whole, torn = trained.checkpoints
     summary = trained.results["killed"]["summary"]
-    assert f"checkpoint {torn} is torn and was passed over" in summary
+    assert f"checkpoint {torn} is incomplete and was skipped" in summary
     assert f"resumed from checkpoint {whole[-1]}" in summary
     assert "resumed" not in trained.results["plain"]["summary"]
     log = lines_of(trained.killed.folder / "log.jsonl")
@@ -199,7 +199,7 @@ def test_too_many_bad_clips_end_every_worker_with_exit_2(
     for clip in sorted((training.at.data("motion", "extract") / "store/clips").glob("*.mp4"))[:20]:
         clip.unlink()
     said = training.refusal()
-    assert " of 32 training clips do not decode (train.max_bad_share 0.01): clips/" in said
+    assert " of 32 training clips cannot be decoded (train.max_bad_share 0.01): clips/" in said
     assert not training.folder.exists()
 
 

@@ -73,9 +73,9 @@ def test_the_last_refusal_is_told_alone(train: Train) -> None:
 
 def test_bad_clips_are_left_out_and_told_once(train: Train) -> None:
     job, log = train("some", [3, 20], "train.max_bad_share=0.1", "train.epochs=2")
-    notes = [line["note"] for line in log if "do not decode" in line.get("note", "")]
+    notes = [line["note"] for line in log if "cannot be decoded" in line.get("note", "")]
     assert len(notes) == 1
-    assert notes[0].startswith("2 clips do not decode and are left out: clips/")
+    assert notes[0].startswith("2 clips cannot be decoded and are left out: clips/")
     steps = [line for line in log if "loss" in line]
     assert [line["bad_clips"] for line in steps] == [2, 2]
     job.check()
@@ -90,7 +90,9 @@ def test_too_many_end_the_training_and_are_named(train: Train) -> None:
     named = [rows["path"].iloc[row] for row in (3, 20)]
     with pytest.raises(InputError) as caught:
         job.check()
-    assert f"2 of 32 training clips do not decode (train.max_bad_share 0.05): {', '.join(named)}" in str(caught.value)
+    assert f"2 of 32 training clips cannot be decoded (train.max_bad_share 0.05): {', '.join(named)}" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def test_a_damaged_best_is_no_result(job: Job) -> None:
     damaged[len(damaged) // 2] ^= 1
     state.write_bytes(damaged)
     with pytest.raises(
-        InputError, match=r"the best checkpoint is damaged or lost \(.*/step-000000004\); put back a copy"
+        InputError, match=r"the best checkpoint is damaged or lost \(.*/step-000000004\); restore a copy"
     ):
         finish(job)
     assert not (job.folder / "model.safetensors").exists()

@@ -71,7 +71,7 @@ def test_a_best_that_was_sent_by_half_is_sent_again(store: CheckpointStore, tmp_
         store.put(there, step, 10, keep=2)
     assert steps_in(store) == [10, 30, 40]
     (note,) = store.fetch_newest(here, with_best=True)
-    assert "step-000000040 came from" in note
+    assert "step-000000040 was downloaded from" in note
     assert sorted(path.name for path in here.iterdir()) == ["step-000000010", "step-000000040"]
     shutil.rmtree(there / "step-000000010")
     lost_on_the_way(store, 10)
@@ -96,7 +96,7 @@ def test_the_newest_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
         save(there, step)
         store.put(there, step, None, keep=3)
     (note,) = store.fetch_newest(here, with_best=False)
-    assert "step-000000008 came from" in note
+    assert "step-000000008 was downloaded from" in note
     path, torn = newest_checkpoint(here)
     assert path is not None
     assert ([path.name], torn) == ([one.name for one in here.iterdir()], [])
@@ -124,7 +124,7 @@ def test_a_torn_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], None
     damage(there / "step-000000008")
     notes = CheckpointStore(str(there)).fetch_newest(here, with_best=False)
     assert "step-000000008" in notes[0]
-    assert "not whole and was passed over" in notes[0]
+    assert "is incomplete and was skipped" in notes[0]
     assert [path.name for path in here.iterdir()] == ["step-000000004"]
     damage(there / "step-000000004")
     assert len(CheckpointStore(str(there)).fetch_newest(tmp_path / "empty", with_best=False)) == 2
@@ -136,7 +136,7 @@ def test_with_the_best_or_not_at_all(tmp_path: Path) -> None:
     for step, best in ((2, None), (4, (4, 0.5)), (6, (4, 0.5)), (8, (7, 0.6))):
         save(there, step, best)
     notes = CheckpointStore(str(there)).fetch_newest(tmp_path / "here", with_best=True)
-    assert ["step-000000008" in notes[0], "step-000000006 came" in notes[1]] == [True, True]
+    assert ["step-000000008" in notes[0], "step-000000006 was downloaded" in notes[1]] == [True, True]
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["step-000000004", "step-000000006"]
 
 
@@ -197,11 +197,11 @@ def test_a_failing_store_is_told_of_once_and_tried_again(tmp_path: Path) -> None
         saver.save(state_of(step))
         saver.finish()
     assert len(told) == 1
-    assert told[0].startswith("checkpoint step-000000001 is only here: ")
+    assert told[0].startswith("checkpoint step-000000001 was not uploaded: ")
     (tmp_path / "there").unlink()
     saver.save(state_of(4))
     saver.finish()
-    assert told[1:] == ["checkpoint step-000000004 is in the store again"]
+    assert told[1:] == ["checkpoint step-000000004 was uploaded; the store works again"]
     assert steps_in(CheckpointStore(str(tmp_path / "there"))) == [4]
 
 

@@ -94,8 +94,8 @@ def test_the_machine_is_lost(
     newest = max(item.key for item in store.objects() if item.key.endswith("sha256.json"))
     store.remove(newest)
     result = start(tmp_path / "found", *settings).finish()
-    assert f"{Path(newest).parent.name} of {root}/{Path(newest).parts[0]} is not whole" in result["summary"]
-    assert "came from s3://" in result["summary"]
+    assert f"{Path(newest).parent.name} in {root}/{Path(newest).parts[0]} is incomplete" in result["summary"]
+    assert "was downloaded from s3://" in result["summary"]
     assert "resumed from checkpoint" in result["summary"]
     assert result["weights_digest"] == digest
 
@@ -119,5 +119,5 @@ def test_the_newest_checkpoint_truncated(
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
     training.start()
     result = training.finish()
-    assert f"checkpoint {newest.name} is torn and was passed over" in result["summary"]
+    assert f"checkpoint {newest.name} is incomplete and was skipped" in result["summary"]
     assert result["weights_digest"] == digest

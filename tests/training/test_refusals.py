@@ -77,17 +77,17 @@ def test_no_cluster_answers(refused: Refused) -> None:
     ("overrides", "said"),
     [
         (("train.batch=9",), "train.batch 9 does not divide by compute.workers 2"),
-        (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
+        (("train.accumulate=3",), "a batch of 8 is not divisible by 2 workers x 3 parts"),
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (
             ("train.multigrid={}", "train.schedule=steps", "train.steps=[[5, 0.1]]"),
             "32 training samples are fewer than the largest batch of train.multigrid, 128",
         ),
-        (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); take 'groups' on CPUs"),
+        (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); use 'groups' on CPUs"),
         (("compute.gpus_per_worker=2",), "a worker trains on one GPU, not 2: raise workers"),
         (
             ("compute.workers=32", "train.batch=32", "compute.gpus_per_worker=1"),
-            "32 GPUs are asked for (32 x 1), this machine has",
+            "32 GPUs are required (32 x 1), but this machine has",
         ),
         (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
         (("train.init_from=models:/nothing@champion",), "no model registry"),
@@ -173,7 +173,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -
     ended = subprocess.run(
         [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
     )
-    mend = "make room and run again; it goes on from the last one"
+    mend = "free disk space and run again; training resumes from the previous checkpoint"
     assert ended.stdout == f"cannot save a checkpoint: File too large ({tmp_path}); {mend}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
     assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", [])
@@ -191,7 +191,7 @@ def test_a_full_disk_in_a_training(
     training = start(at, "train.checkpoint_steps=1", f"compute.workers={workers}")
     said = training.refusal()
     assert "No space left on device" in said
-    assert "make room and run again" in said
+    assert "free disk space and run again" in said
     newest, torn = newest_checkpoint(training.partial / "checkpoints")
     assert newest
     assert not torn

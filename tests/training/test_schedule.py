@@ -102,6 +102,6 @@ def test_what_differs_from_the_recipe_is_warned_of() -> None:
     assert warnings(Train(batch=64, reference_batch=64), 8) == []
     assert warnings(Train(batch=32, reference_batch=64), 8) == [
         "warning: the learning rate is for a batch of 64 and was scaled to 32",
-        "warning: batch norm sees 4 clips at a time, the recipe means 8",
+        "warning: batch norm uses 4 clips at a time, the recipe asks for 8",
     ]
     assert warnings(Train(batch=32, reference_batch=None, batch_norm="frozen"), 8) == []
