@@ -239,7 +239,7 @@ def test_wrong_input_is_told_in_one_line(source: Path, tmp_path: Path) -> None:
         ({"annotations": "nothere.csv"}, "no annotation file 'nothere.csv'"),
         ({"labels": "nothere.txt"}, "no annotation file 'nothere.txt'"),
         ({"annotations": "latin.csv"}, "not a UTF-8 text file"),
-        ({"annotations": "none.csv"}, "none of the 2 rows has its video"),
+        ({"annotations": "none.csv"}, "the videos of all 2 rows are missing"),
         ({"annotations": "link.csv"}, "'videos/link.mp4' leaves the data root"),
         ({"annotations": "escape.csv"}, r"'../../secret' leaves the data root .*escape\.csv:2"),
     ):

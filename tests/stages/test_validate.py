@@ -262,7 +262,7 @@ def test_classes_out_of_balance_are_told_or_refused(tmp_path: Path) -> None:
         "'right': 0 good clips in val; the largest class has 4 times as many clips in train",
         "'up': 0 good clips in train; 0 good clips in val",
     ]
-    with pytest.raises(InputError, match="the classes are not balanced, 2 times; 'right': 0 good clips in val"):
+    with pytest.raises(InputError, match="2 classes violate the limits on class balance; 'right': 0 good clips in val"):
         validate(settings(limits={"class_balance": "refuse"}), folder, tmp_path / "refused")
     assert (tmp_path / "refused.rejected" / "report.html").is_file()
 

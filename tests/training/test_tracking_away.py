@@ -148,7 +148,7 @@ def test_a_training_goes_on_from_its_checkpoint_while_mlflow_is_away(
         server.kill()
         training.start()
         result = training.finish()
-        assert "MLflow could not be used when the training went on" in result["summary"]
+        assert "MLflow was not available when the training resumed" in result["summary"]
     finally:
         training.kill()
     server.start()
