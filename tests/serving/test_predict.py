@@ -133,7 +133,7 @@ print(answer.to_json(orient="records"))
     ("model", "message"),
     [
         ("models:/nothing@champion", "no such model"),
-        ("models:/slowfast-tiny@nobody", "no such model"),
+        ("models:/slowfast-tiny@unknown", "no such model"),
         ("models:/slowfast-tiny/99", "no such model"),
         ("models:/slowfast-tiny", "is not a model version"),
         ("nowhere", "no model.safetensors"),
