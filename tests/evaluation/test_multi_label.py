@@ -52,7 +52,7 @@ def test_the_result_and_its_report(tmp_path) -> None:
     write_multi_label_report(tmp_path / "report.html", ReportContext("r", "d", "w"), result)
     page = (tmp_path / "report.html").read_text()
     assert "75.0 %" in page
-    assert "1 of them without any action: these rank last" in page
+    assert "1 of them have no action and are ranked last" in page
 
 
 def test_videos_without_actions_are_refused() -> None:
