@@ -44,7 +44,7 @@ from slowfast_core.model.folding import cpu_has_bf16
 from slowfast_core.recipe.load import Recipe, Store, load_recipe
 from slowfast_core.training.batch_norm import begin_step
 from slowfast_core.training.checkpoint import Saver
-from slowfast_core.training.collective import Together
+from slowfast_core.training.collective import Collective
 from slowfast_core.training.job import Job
 from slowfast_core.training.loop import Worker
 from slowfast_core.training.meter import Meter
@@ -76,7 +76,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, store: Path, folder: Path, device: torch.device) -> None:
         self.device = device
         folder.mkdir()
-        self.worker = Worker(Job(recipe, "", store, folder, None), Together(0, 1, folder, 1), device)
+        self.worker = Worker(Job(recipe, "", store, folder, None), Collective(0, 1, folder, 1), device)
         self.saver = self.worker.saver = TimedSaver(folder / "checkpoints", 1)
         self.loader = self.worker.loader
         self.steps = self.worker.plan.ends[0]
@@ -87,7 +87,7 @@ class Trainer:
         """Seconds of an epoch of the real loop, but for its checkpoint."""
         worker, log = self.worker, self.worker.job.log
         worker.loader = batches  # type: ignore[assignment]
-        worker.meter = Meter(worker.together, self.device)
+        worker.meter = Meter(worker.collective, self.device)
         number, _ = worker.plan.position(worker.state.step)
         worker.plan.start(number)
         lines = len(log.read_text().splitlines())

@@ -1,15 +1,17 @@
-"""Frame mAP of AVA, as ActivityNet's `get_ava_performance.py` computes it, and its csv of detections.
+"""Frame mAP of AVA, as computed by ActivityNet's `get_ava_performance.py`, and the official csv of detections.
 
 The protocol, in the order in which the official code applies it:
- 1. rows of classes that the label map does not list are dropped, from ground truth and detections;
- 2. of each key frame the 50 best detections are kept (P and M of facts/formats.md leave this out: `per_frame=None`);
- 3. excluded key frames are dropped, from both; so are detections whose box is empty or inside out;
- 4. in each key frame, from the best score down, a detection goes to the box of its class that it overlaps most; it is a
-    hit when their IoU is at least 0.5 and no better detection took that box, else a false positive: the second best box
-    is not tried. A key frame that has no ground truth is no exception: its detections are false positives;
- 5. AP of a class is the area under its precision-recall curve over all key frames, each precision raised to the best at
-    that recall or more. Classes without ground truth have no AP (NaN) and are left out of the mean.
-The official order of equal scores depends on its sort; here they go by key frame, then as given.
+ 1. rows of classes that are not in the label map are removed from ground truth and detections;
+ 2. the 50 detections with the highest scores are kept in each key frame (P and M of facts/formats.md omit this step:
+    `per_frame=None`);
+ 3. excluded key frames are removed from both, as are detections with an empty or inverted box;
+ 4. in each key frame, in order of decreasing score, a detection is matched to the box of its class with the largest
+    overlap. It is a hit when their IoU is at least 0.5 and no earlier detection matched that box, otherwise a false
+    positive: the box with the second largest overlap is not tried. Detections in a key frame without ground truth are
+    false positives, too;
+ 5. AP of a class is the area under its precision-recall curve over all key frames, where each precision is raised to
+    the maximum at that recall or higher. Classes without ground truth have no AP (NaN) and do not count in the mean.
+The official order of equal scores depends on its sort; here they are ordered by key frame, then as given.
 
 Shapes: G boxes of ground truth, D detections, B people, C classes. Boxes are x1 y1 x2 y2, one row for each class.
 """
@@ -39,7 +41,7 @@ KeyFrame = tuple[str, int]  # video id, second
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """What is to be found in one key frame."""
+    """The labelled boxes of one key frame, one for each class of each person."""
 
     boxes: Floats  # [G, 4]
     classes: Ints  # [G]
@@ -50,7 +52,7 @@ class GroundTruth:
 
     @classmethod
     def of_people(cls, boxes: Sequence[Sequence[float]], box_labels: Sequence[Sequence[int]]) -> GroundTruth:
-        """From the manifest's row: a box for each person, and all the classes of each."""
+        """From a row of the manifest: one box for each person, with all classes of that person."""
         each = [len(labels) for labels in box_labels]
         rows = np.array([list(box) for box in boxes], dtype=np.float64).reshape(-1, 4)
         return cls(rows.repeat(each, axis=0), np.array([c for labels in box_labels for c in labels], dtype=np.int64))
@@ -58,7 +60,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one key frame."""
+    """The detections in one key frame."""
 
     boxes: Floats  # [D, 4]
     classes: Ints  # [D]
@@ -74,7 +76,7 @@ class Detections:
 
     @classmethod
     def of_people(cls, boxes: Floats, scores: Floats) -> Detections:
-        """From the detection head: boxes [B, 4] with the score of every class [B, C]."""
+        """From the output of the detection head: boxes [B, 4] and the scores of all classes [B, C]."""
         people, classes = scores.shape
         return cls(boxes.repeat(classes, axis=0), np.tile(np.arange(classes), people), scores.reshape(-1))
 
@@ -84,19 +86,19 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class DetectionResult:
-    """`average_precision[c]` is NaN when class c is not listed or has no ground truth."""
+    """Result of the AVA protocol; `average_precision[c]` is NaN when class c is not listed or has no ground truth."""
 
     names: tuple[str, ...]  # empty: the class is not listed
     iou: float
     average_precision: Floats  # [C]
     truths: Ints  # [C] boxes of ground truth
     found: Ints  # [C] detections
-    hits: Ints  # [C] detections that are right
-    frames: int  # with ground truth
-    frames_missed: int  # with ground truth, but no detection at all
-    frames_unknown: int  # with detections, but no ground truth; many of them: the two lists do not fit each other
-    worst: tuple[Example, ...]  # wrong, and surest of it
-    best: tuple[Example, ...]  # right, and surest of it
+    hits: Ints  # [C] correct detections
+    frames: int  # key frames with ground truth
+    frames_missed: int  # with ground truth, but without any detection
+    frames_unknown: int  # with detections, but without ground truth; if many, the two lists do not match
+    worst: tuple[Example, ...]  # false positives with the highest scores
+    best: tuple[Example, ...]  # hits with the highest scores
 
     @property
     def mean_average_precision(self) -> float:
@@ -108,7 +110,7 @@ class DetectionResult:
 
     @property
     def evidence(self) -> Evidence:
-        """Chance is the same detections in a random order: as many of them are right, and as many boxes are missed."""
+        """Chance level: the same detections in random order, with as many hits and as many missed boxes."""
         recall = self.hits / np.maximum(self.truths, 1)
         chance = recall * random_precision(self.hits, self.found)
         return of_average_precision(self.average_precision, chance, self.frames)
@@ -123,7 +125,7 @@ def evaluate_detections(
     per_frame: int | None = 50,
     examples: int = 10,
 ) -> DetectionResult:
-    """The official protocol. Raises InputError when no class that is listed has ground truth."""
+    """Evaluate by the official protocol. Raises InputError when no listed class has ground truth."""
     listed = np.array([bool(name) for name in names])
     truth = {key: _listed(truth[key], listed) for key in sorted(truth.keys() - set(excluded))}
     truth = {key: each for key, each in truth.items() if len(each.classes)}
@@ -131,8 +133,8 @@ def evaluate_detections(
         raise InputError("no box of a listed class", "ground truth", "check the label map and the exclusions")
     kept = {key: _kept(detections[key], listed, per_frame) for key in sorted(detections.keys() - set(excluded))}
     kept = {key: each for key, each in kept.items() if len(each.scores)}
-    nothing = GroundTruth(np.empty((0, 4)), np.empty(0, dtype=np.int64))
-    hits = {key: hits_of(each, truth.get(key, nothing), iou) for key, each in kept.items()}
+    no_truth = GroundTruth(np.empty((0, 4)), np.empty(0, dtype=np.int64))
+    hits = {key: hits_of(each, truth.get(key, no_truth), iou) for key, each in kept.items()}
 
     hit = np.concatenate([np.empty(0, dtype=bool), *hits.values()])
     scores = np.concatenate([np.empty(0), *(each.scores for each in kept.values())])
@@ -140,12 +142,14 @@ def evaluate_detections(
     order = np.argsort(-scores, kind="stable")
     truths = np.bincount(np.concatenate([each.classes for each in truth.values()]), minlength=len(names))
     precision = [average_precision(hit[order][classes[order] == c], n) for c, n in enumerate(truths)]
-    keys, ends = list(kept), np.cumsum([len(each.scores) for each in kept.values()])
+    keys = list(kept)
+    ends = np.cumsum([len(each.scores) for each in kept.values()])
 
     def example(n: int) -> Example:
         frame = int(np.searchsorted(ends, n, side="right"))
-        key, row = keys[frame], n - int(ends[frame])  # the row from the end of its key frame
-        return _example(key, kept[key][np.array([row])], truth.get(key, nothing), names, iou)
+        key = keys[frame]
+        row = n - int(ends[frame])  # negative: counted from the end of the key frame
+        return _example(key, kept[key][np.array([row])], truth.get(key, no_truth), names, iou)
 
     def first(which: Bools) -> tuple[Example, ...]:
         return tuple(example(n) for n in order[which[order]][:examples].tolist())
@@ -166,7 +170,7 @@ def evaluate_detections(
 
 
 def hits_of(found: Detections, truth: GroundTruth, iou: float) -> Bools:
-    """Which detections [D] of one key frame, best score first, are right."""
+    """Whether each detection [D] of one key frame is a hit; detections are sorted by decreasing score."""
     hit = np.zeros(len(found.scores), dtype=bool)
     if not len(truth.classes):
         return hit
@@ -180,12 +184,12 @@ def hits_of(found: Detections, truth: GroundTruth, iou: float) -> Bools:
 
 
 def average_precision(hit: Bools, truths: int) -> float:
-    """Area under the precision-recall curve of one class, of its detections [D] best score first."""
+    """Area under the precision-recall curve of one class, from its detections [D] by decreasing score."""
     if truths == 0:
         return float("nan")
     precision = hit.cumsum() / np.arange(1, len(hit) + 1)
     raised = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(raised[hit].sum() / truths)  # recall grows by 1 / truths at each hit, and nowhere else
+    return float(raised[hit].sum() / truths)  # recall grows by 1 / truths at each hit and only there
 
 
 def box_iou(boxes: Floats, others: Floats) -> Floats:
@@ -199,12 +203,12 @@ def box_iou(boxes: Floats, others: Floats) -> Floats:
 
 
 def write_detections(path: Path, detections: Mapping[KeyFrame, Detections]) -> None:
-    """The official csv, without header: video_id,second,x1,y1,x2,y2,action_id,score; action ids count from 1."""
+    """Write the official csv without header: video_id,second,x1,y1,x2,y2,action_id,score; action ids start at 1."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         for (video, second), each in sorted(detections.items(), key=lambda item: item[0]):
             for box, c, score in zip(each.boxes.tolist(), each.classes.tolist(), each.scores.tolist(), strict=True):
-                # nine digits tell any two scores of float32 apart
+                # Nine digits distinguish any two float32 scores.
                 rows.writerow([video, f"{second:04d}", *(f"{x:.5f}" for x in box), c + 1, f"{score:.9g}"])
 
 
@@ -214,7 +218,7 @@ def _listed(truth: GroundTruth, listed: Bools) -> GroundTruth:
 
 
 def _kept(found: Detections, listed: Bools, per_frame: int | None) -> Detections:
-    """Steps 1 to 3 of the protocol, best score first."""
+    """Detections that remain after steps 1 to 3 of the protocol, by decreasing score."""
     found = found[listed[_in_range(found.classes, len(listed))]]
     found = found[np.argsort(-found.scores, kind="stable")[:per_frame]]
     upright = np.all(found.boxes[:, :2] < found.boxes[:, 2:], axis=1)
@@ -228,7 +232,7 @@ def _in_range(classes: Ints, count: int) -> Ints:
 
 
 def _example(key: KeyFrame, chosen: Detections, truth: GroundTruth, names: Sequence[str], iou: float) -> Example:
-    """One detection, beside the classes of what its box covers."""
+    """One detection, with the classes of the ground-truth boxes that it overlaps by at least `iou`."""
     covered = truth.classes[box_iou(chosen.boxes, truth.boxes)[0] >= iou]
-    actions = ", ".join(names[c] for c in np.unique(covered)) or "no box there"
+    actions = ", ".join(names[c] for c in np.unique(covered)) or "no matching box"
     return Example(f"{key[0]},{key[1]:04d}", actions, names[chosen.classes[0]], float(chosen.scores[0]))

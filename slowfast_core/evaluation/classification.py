@@ -1,6 +1,6 @@
-"""Accuracy of clip classification. Pure functions on scores that are already computed.
+"""Accuracy of video classification: pure functions of computed scores.
 
-Shapes: V views, N videos, C classes, k ranks. Classes count from 0.
+Shapes: V views, N videos, C classes, k ranks. Classes are numbered from 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, eq=False)
 class ClassificationResult:
-    """Shares are in [0, 1]; `per_class[c]` is NaN when no video is of class c."""
+    """Accuracies in [0, 1], confusion matrix and examples; `per_class[c]` is NaN when class c has no videos."""
 
     names: tuple[str, ...]
     top1: float
@@ -30,8 +30,8 @@ class ClassificationResult:
     mean_class_accuracy: float
     per_class: Floats  # [C]
     confusion: Ints  # [C, C], true class down, predicted class across
-    worst: tuple[Example, ...]  # wrong, and surest of it
-    best: tuple[Example, ...]  # right, and surest of it
+    worst: tuple[Example, ...]  # wrong predictions with the highest scores
+    best: tuple[Example, ...]  # correct predictions with the highest scores
 
     @property
     def videos(self) -> int:
@@ -49,9 +49,9 @@ class ClassificationResult:
 def evaluate_classification(
     ids: Sequence[str], scores: Floats, labels: Ints, names: Sequence[str], examples: int = 10
 ) -> ClassificationResult:
-    """Every figure of the report, from `scores` [N, C] and `labels` [N]."""
+    """Compute all figures of the report from `scores` [N, C] and `labels` [N]. Raises InputError without videos."""
     if not len(ids):
-        raise InputError("no video to evaluate", "the evaluated split", "check the splits of the annotations")
+        raise InputError("no videos to evaluate", "the evaluated split", "check the splits of the annotations")
     scores, labels = _checked(scores, labels)
     if scores.shape != (len(ids), len(names)):
         raise ValueError(f"scores {scores.shape} do not fit {len(ids)} videos of {len(names)} classes")
@@ -71,9 +71,9 @@ def evaluate_classification(
 
 
 def top_k_accuracy(scores: Floats, labels: Ints, k: int) -> float:
-    """Share of videos whose label is among the k best scores (1.0 when there are no more than k classes).
+    """Share of videos that have their label among the k highest scores (1.0 with at most k classes).
 
-    Of equal scores the lower class comes first, as in `argmax`: the same score for every class gains nothing.
+    Among equal scores the lower class comes first, as in `argmax`, so constant scores gain nothing.
     """
     scores, labels = _checked(scores, labels)
     own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -88,7 +88,7 @@ def confusion_matrix(predicted: Ints, labels: Ints, classes: int) -> Ints:
 
 
 def class_accuracy(confusion: Ints) -> Floats:
-    """Share of each class's videos [C] that were recognised; NaN for a class without videos."""
+    """Share of correct predictions among the videos of each class [C]; NaN for a class without videos."""
     videos = confusion.sum(axis=1)
     return np.where(videos > 0, confusion.diagonal() / np.maximum(videos, 1), np.nan)
 
@@ -99,7 +99,7 @@ def mean_class_accuracy(confusion: Ints) -> float:
 
 
 def _checked(scores: Floats, labels: Ints) -> tuple[Floats, Ints]:
-    """A NaN compares as false and would rank as a hit, so it must not come through."""
+    """Check shapes and values. NaN scores are refused, because they compare as false and would rank as hits."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} are not [N, C] and [N]")
@@ -113,19 +113,22 @@ def _checked(scores: Floats, labels: Ints) -> tuple[Floats, Ints]:
 def _examples(
     ids: Sequence[str], scores: Floats, labels: Ints, names: Sequence[str], count: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    predicted, sure = scores.argmax(axis=1), scores.max(axis=1)
-    order = np.argsort(-sure, kind="stable")
+    predicted = scores.argmax(axis=1)
+    confidence = scores.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
 
     def first(which: npt.NDArray[np.bool_]) -> tuple[Example, ...]:
         chosen = order[which[order]][:count]
-        return tuple(Example(ids[n], names[labels[n]], names[predicted[n]], float(sure[n])) for n in chosen)
+        return tuple(Example(ids[n], names[labels[n]], names[predicted[n]], float(confidence[n])) for n in chosen)
 
     return first(predicted != labels), first(predicted == labels)
 
 
 @dataclass(frozen=True)
 class Example:
+    """A prediction that the report shows."""
+
     id: str
     truth: str
     predicted: str
-    score: float  # of what was predicted
+    score: float  # of the predicted class

@@ -1,4 +1,4 @@
-"""How far a metric is from what chance gives, for the promotion gate: its 95 % interval, and the number of samples."""
+"""Evidence for the promotion gate: lower end of the 95 % interval of a metric, chance level, and number of samples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Ints = npt.NDArray[np.integer[Any]]
 
 
 def of_accuracy(confusion: Ints) -> Evidence:
-    """Of top-1, from counts [C, C] with the true class down: Wilson's interval (Wilson, 1927).
+    """Evidence of top-1 accuracy from a confusion matrix [C, C] (rows: true class), by Wilson's interval (1927).
 
-    Chance is the share of the most frequent class: always naming that class gives as much without any recognition.
+    The chance level is the share of the most frequent class: always predicting it reaches that accuracy.
     """
     videos = int(confusion.sum())
     most_frequent = float(confusion.sum(axis=1).max()) / videos
@@ -26,17 +26,19 @@ def of_accuracy(confusion: Ints) -> Evidence:
 
 
 def of_average_precision(precision: Floats, chance: Floats, samples: int) -> Evidence:
-    """Of mAP, from the AP of each class [C] (NaN: none) and what a random order gives it [C].
+    """Evidence of mAP from the AP of each class [C] (NaN: no AP) and the expected AP of a random order [C].
 
-    The interval is that of the mean difference over the classes; one class alone has none.
+    The interval is of the mean difference over the classes; for a single class it has no width.
     """
-    there = ~np.isnan(precision)
-    gain, level = precision[there] - chance[there], float(chance[there].mean())
+    has_ap = ~np.isnan(precision)
+    gain = precision[has_ap] - chance[has_ap]
+    level = float(chance[has_ap].mean())
     margin = Z * float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
     return Evidence(samples, level + float(gain.mean()) - margin, level)
 
 
 def wilson_lower(successes: int, trials: int) -> float:
+    """Lower end of Wilson's 95 % interval."""
     share = successes / trials
     centre = share + Z**2 / (2 * trials)
     spread = Z * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
@@ -44,7 +46,7 @@ def wilson_lower(successes: int, trials: int) -> float:
 
 
 def random_precision(hits: Ints, ranked: Ints) -> Floats:
-    """Expected average precision [C] of a random order of `ranked` items, `hits` of them right (Bestgen, 2015)."""
+    """Expected average precision [C] of `ranked` items in random order with `hits` correct ones (Bestgen, 2015)."""
     return np.array([_random_precision(int(r), int(n)) for r, n in zip(hits, ranked, strict=True)])
 
 

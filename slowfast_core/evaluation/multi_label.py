@@ -1,8 +1,8 @@
-"""Mean average precision of multi-label classification, by the official Charades protocol. Pure functions on scores.
+"""Mean average precision of multi-label classification by the official Charades protocol: pure functions of scores.
 
-Shapes: N videos, C classes. A class's AP is the mean, over its videos, of the precision at the rank of each, with no
-interpolation; equal scores keep the order of the videos. As in the official script, videos without any action rank
-last, so that they never cost precision, and mAP is the mean over the classes that have videos.
+Shapes: N videos, C classes. The AP of a class is the mean of the precision at the rank of each of its videos, without
+interpolation; equal scores keep the order of the videos. As in the official script, videos without any action are
+ranked last, so that they never lower the precision, and mAP is the mean over the classes that have videos.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class MultiLabelResult:
-    """`average_precision[c]`, in [0, 1], is NaN when no video has class c."""
+    """mAP, AP per class and examples; `average_precision[c]`, in [0, 1], is NaN when no video has class c."""
 
     names: tuple[str, ...]
     mean_average_precision: float
     average_precision: Floats  # [C]
-    positives: Ints  # [C], the videos of each class
+    positives: Ints  # [C], number of videos of each class
     videos: int
-    unlabelled: int  # of them without any action
-    worst: tuple[Example, ...]  # the best score is of a class that is not there
-    best: tuple[Example, ...]  # of one that is
+    unlabelled: int  # videos without any action
+    worst: tuple[Example, ...]  # videos without the class of the highest score
+    best: tuple[Example, ...]  # videos with the class of the highest score
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -43,7 +43,7 @@ class MultiLabelResult:
 
     @property
     def evidence(self) -> Evidence:
-        """Videos without any action rank last, whatever the scores."""
+        """Evidence over the videos with actions: the others are ranked last, whatever their scores."""
         ranked = np.full_like(self.positives, self.videos - self.unlabelled)
         return of_average_precision(self.average_precision, random_precision(self.positives, ranked), self.videos)
 
@@ -51,14 +51,14 @@ class MultiLabelResult:
 def evaluate_multi_label(
     ids: Sequence[str], scores: Floats, labels: Sequence[Sequence[int]], names: Sequence[str], examples: int = 10
 ) -> MultiLabelResult:
-    """Every figure of the report, from `scores` [N, C] and the classes of each of the N videos."""
+    """Compute all figures of the report from `scores` [N, C] and the classes of each of the N videos."""
     truth = np.zeros((len(ids), len(names)), dtype=bool)
     if scores.shape != truth.shape or len(labels) != len(ids):
         raise ValueError(f"scores {scores.shape} and {len(labels)} labels do not fit {truth.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("scores are not finite")
-    for row, of_video in zip(truth, labels, strict=True):
-        row[list(of_video)] = True
+    for row, classes in zip(truth, labels, strict=True):
+        row[list(classes)] = True
     if not truth.any():
         raise InputError("no video has an action to evaluate", "the evaluated split", "check the annotations")
     precision = average_precision(scores, truth)
@@ -88,16 +88,19 @@ def average_precision(scores: Floats, truth: Bools) -> Floats:
 def _examples(
     ids: Sequence[str], scores: Floats, truth: Bools, names: Sequence[str], count: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    first, sure = scores.argmax(axis=1), scores.max(axis=1)
-    order = np.argsort(-sure, kind="stable")
-    right = truth[np.arange(len(ids)), first]
+    predicted = scores.argmax(axis=1)
+    confidence = scores.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    correct = truth[np.arange(len(ids)), predicted]
 
-    def chosen(which: Bools) -> tuple[Example, ...]:
+    def first(which: Bools) -> tuple[Example, ...]:
         rows = order[which[order]][:count]
-        return tuple(Example(ids[n], _named(truth[n], names), names[first[n]], float(sure[n])) for n in rows)
+        return tuple(
+            Example(ids[n], _true_names(truth[n], names), names[predicted[n]], float(confidence[n])) for n in rows
+        )
 
-    return chosen(~right), chosen(right)
+    return first(~correct), first(correct)
 
 
-def _named(truth: Bools, names: Sequence[str]) -> str:
-    return ", ".join(name for name, there in zip(names, truth, strict=True) if there) or "none"
+def _true_names(truth: Bools, names: Sequence[str]) -> str:
+    return ", ".join(name for name, is_true in zip(names, truth, strict=True) if is_true) or "none"

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page that needs nothing but itself, and is the same for the same result."""
+"""The report of an evaluation: a self-contained HTML page, byte-identical for the same result."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from slowfast_core.evaluation.classification import ClassificationResult, Exampl
 from slowfast_core.evaluation.multi_label import MultiLabelResult
 from slowfast_core.files import write_whole
 
-WHOLE_MATRIX = 60  # classes up to which the confusion matrix is shown whole
-WORST_CLASSES = 20
+WHOLE_MATRIX = 60  # largest number of classes with a full confusion matrix
+WORST_CLASSES = 20  # classes in the matrix if there are more
 PAIRS = 12
 BINS = 10
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What was evaluated."""
+    """Recipe, data and weights of the evaluation, for the head of the report."""
 
     recipe: str
     data_version: str
     weights_digest: str
-    title: str = ""  # empty: one made from the recipe's name
-    facts: tuple[tuple[str, str], ...] = ()  # more lines below the title, e.g. ("views", "10 clips x 3 crops")
+    title: str = ""  # empty: derived from the recipe's name
+    facts: tuple[tuple[str, str], ...] = ()  # further lines below the title, e.g. ("views", "10 clips x 3 crops")
 
     @property
     def heading(self) -> str:
@@ -38,6 +38,8 @@ class ReportContext:
 
 @dataclass(frozen=True)
 class Headline:
+    """A main figure of the report."""
+
     name: str
     value: str
     note: str
@@ -45,6 +47,8 @@ class Headline:
 
 @dataclass(frozen=True)
 class ClassRow:
+    """The result of a class."""
+
     name: str
     share: float | None  # accuracy or AP; None: no example of this class
     counts: tuple[int, ...]
@@ -52,6 +56,8 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ClassTable:
+    """The results of all classes."""
+
     measure: str
     counts: tuple[str, ...]  # headings of ClassRow.counts
     rows: tuple[ClassRow, ...]  # best first
@@ -59,21 +65,25 @@ class ClassTable:
 
     @cached_property
     def histogram(self) -> tuple[int, ...]:
-        """How many classes lie in each tenth of [0, 1]."""
+        """Number of classes in each tenth of [0, 1]."""
         shares = [row.share for row in self.rows if row.share is not None]
         return tuple(int(n) for n in np.histogram(shares, bins=BINS, range=(0, 1))[0])
 
 
 @dataclass(frozen=True)
 class Cell:
+    """A cell of the confusion matrix."""
+
     count: int
-    share: float  # of the row's examples
+    share: float  # of the examples in the row
     right: bool
     hint: str
 
 
 @dataclass(frozen=True)
 class ConfusionView:
+    """The part of the confusion matrix that the report shows."""
+
     names: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     total_classes: int
@@ -81,14 +91,18 @@ class ConfusionView:
 
 @dataclass(frozen=True)
 class Pair:
+    """A true class and the class it was confused with."""
+
     truth: str
     predicted: str
     count: int
-    share: float
+    share: float  # of the examples of the true class
 
 
 @dataclass(frozen=True)
 class Page:
+    """Everything that the template report.html shows."""
+
     context: ReportContext
     kind: str
     headlines: tuple[Headline, ...]
@@ -102,15 +116,18 @@ class Page:
 
 
 def write_classification_report(path: Path, context: ReportContext, result: ClassificationResult) -> None:
-    top5 = "the label is among the best 5" if len(result.names) > 5 else "always, with so few classes"
+    top5 = "the label is among the top 5" if len(result.names) > 5 else "always 100 % with at most 5 classes"
     classes = f"over {_counted(result.per_class)} classes"
     headlines = (
         Headline("top-1", percent(result.top1), f"of {result.videos:,} videos"),
         Headline("top-5", percent(result.top5), top5),
         Headline("mean class accuracy", percent(result.mean_class_accuracy), classes),
     )
-    videos, right, named = result.confusion.sum(1), result.confusion.diagonal(), result.confusion.sum(0)
-    counts = {"videos": videos, "right": right, "predicted": named}
+    counts = {
+        "videos": result.confusion.sum(axis=1),
+        "correct": result.confusion.diagonal(),
+        "predicted": result.confusion.sum(axis=0),
+    }
     page = Page(
         context=context,
         kind="classification",
@@ -128,7 +145,7 @@ def write_classification_report(path: Path, context: ReportContext, result: Clas
 def write_multi_label_report(path: Path, context: ReportContext, result: MultiLabelResult) -> None:
     headlines = (
         Headline("mAP", percent(result.mean_average_precision), f"over {_counted(result.average_precision)} classes"),
-        Headline("videos", f"{result.videos:,}", f"{result.unlabelled:,} of them without any action: these rank last"),
+        Headline("videos", f"{result.videos:,}", f"{result.unlabelled:,} of them have no action and are ranked last"),
     )
     page = Page(
         context=context,
@@ -166,7 +183,7 @@ def write_detection_report(path: Path, context: ReportContext, result: Detection
 
 
 def class_table(measure: str, names: Sequence[str], shares: Floats, counts: Mapping[str, Ints]) -> ClassTable:
-    """One row a class, best first; those without examples last."""
+    """One row per class, best first; classes without examples last."""
     order = sorted(range(len(names)), key=lambda c: (np.isnan(shares[c]), -shares[c], c))
     values = [None if np.isnan(share) else float(share) for share in shares]
     rows = tuple(ClassRow(names[c], values[c], tuple(int(column[c]) for column in counts.values())) for c in order)
@@ -174,7 +191,7 @@ def class_table(measure: str, names: Sequence[str], shares: Floats, counts: Mapp
 
 
 def confusion_view(result: ClassificationResult) -> ConfusionView:
-    """The matrix of all classes, or of the worst when there are too many to be seen."""
+    """The confusion matrix of all classes, or of those with the lowest accuracy if there are too many to show."""
     chosen = list(range(len(result.names)))
     if len(chosen) > WHOLE_MATRIX:
         worst = np.argsort(np.nan_to_num(result.per_class, nan=2.0), kind="stable")[:WORST_CLASSES]
@@ -183,7 +200,7 @@ def confusion_view(result: ClassificationResult) -> ConfusionView:
 
     def cell(row: int, column: int) -> Cell:
         count = int(result.confusion[row, column])
-        hint = f"{result.names[row]} taken for {result.names[column]}: {count} of {totals[row]}"
+        hint = f"{result.names[row]} predicted as {result.names[column]}: {count} of {totals[row]}"
         return Cell(count, count / float(totals[row]), row == column, hint)
 
     cells = tuple(tuple(cell(row, column) for column in chosen) for row in chosen)
@@ -191,10 +208,11 @@ def confusion_view(result: ClassificationResult) -> ConfusionView:
 
 
 def most_confused(result: ClassificationResult) -> tuple[Pair, ...]:
-    """The commonest mistakes, by count."""
+    """The most frequent confusions, by count."""
     wrong = result.confusion * ~np.eye(len(result.names), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS].tolist()
-    totals, pairs = result.confusion.sum(axis=1), []
+    totals = result.confusion.sum(axis=1)
+    pairs = []
     for row, column in (divmod(place, len(result.names)) for place in order):
         if count := int(wrong[row, column]):
             pairs.append(Pair(result.names[row], result.names[column], count, count / float(totals[row])))
@@ -215,12 +233,12 @@ def _over_listed(result: DetectionResult) -> str:
 
 
 def _notice(result: DetectionResult) -> str:
-    """Lists that do not fit each other give a poor mAP without any error, so the page says it."""
+    """A warning about key frames without ground truth: lists that do not match lower the mAP without any error."""
     if not result.frames_unknown:
         return ""
     return (
-        f"{result.frames_unknown:,} key frames have detections but no ground truth; by the official protocol they all "
-        "count as false positives. Check that detections and annotations are of the same videos and seconds."
+        f"{result.frames_unknown:,} key frames have detections but no ground truth; by the official protocol all these "
+        "detections are false positives. Check that detections and annotations cover the same videos and seconds."
     )
 
 

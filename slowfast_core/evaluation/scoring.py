@@ -1,4 +1,4 @@
-"""A trained network on videos: the test protocol of the paper (section 4), or of detection (section 5).
+"""Runs a trained network on videos by the paper's test protocol of classification (section 4) or detection (section 5).
 
 B clips, C channels, T frames, H height, W width, V views, K boxes, A classes.
 """
@@ -42,15 +42,15 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Of a video each frame that its test clips take, once, and for each clip where its frames are among them."""
+    """The frames of a video that its test clips use."""
 
     info: VideoInfo
-    frames: torch.Tensor
-    clips: list[list[int]]
+    frames: torch.Tensor  # each frame once
+    clips: list[list[int]]  # for each clip, the positions of its frames in `frames`
 
 
 class Scorer:
-    """The network in a checkpoint folder (`model.safetensors`, `checkpoint.json`), verified and ready to score."""
+    """The network of a checkpoint folder (`model.safetensors`, `checkpoint.json`), verified and ready for inference."""
 
     def __init__(
         self,
@@ -59,14 +59,16 @@ class Scorer:
         precision: Precision | None = None,
         store: Store | None = None,
     ) -> None:
-        """`test` are other views, and `precision` is another, than the checkpoint's own recipe has.
+        """Load the weights. Raises InputError when they are damaged or were changed.
 
-        `store` tells how the clip store was written from which the videos are; None: they are from anywhere.
+        `test` and `precision` override those of the checkpoint's recipe. `store` describes the clip store that the
+        videos belong to; None: any video files.
         """
         recipe, self.labels = read_checkpoint(checkpoint)
         self.clip = recipe.clip.every(store.every) if store else recipe.clip
         self.test = test or recipe.evaluate
-        self.pixels, self.multi_label = recipe.model.pixels, recipe.model.multi_label
+        self.pixels = recipe.model.pixels
+        self.multi_label = recipe.model.multi_label
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         read = store_reader.read_planes if self.device.type == "cuda" else store_reader.read_frames
         self.probe = store_reader.probe if store else probe
@@ -76,40 +78,45 @@ class Scorer:
         self.network = for_inference(network.to(self.device), precision or recipe.compute.precision)
 
     def score_video(self, path: Path) -> Floats:
-        """Softmax, or sigmoids, `[A]`: mean or maximum over the clips x crops. The video is decoded once."""
+        """Softmax or sigmoid scores `[A]`, averaged (or maximum) over clips x crops. The video is decoded once."""
         return self._score(self.read(path))
 
     def score_videos(self, paths: Sequence[Path], readers: int = 1) -> Iterator[Floats]:
-        """The same of each of the videos, in order, while as many threads decode the next ones."""
-        waiting, reading = iter(paths), deque[Future[Decoded]]()
+        """`score_video` for each video, in order, while `readers` threads decode the next ones."""
+        remaining = iter(paths)
+        reading = deque[Future[Decoded]]()
         with ThreadPoolExecutor(readers) as pool:
-            reading.extend(pool.submit(self.read, path) for path in islice(waiting, readers))
+            reading.extend(pool.submit(self.read, path) for path in islice(remaining, readers))
             while reading:
                 video = reading.popleft().result()
-                reading.extend(pool.submit(self.read, path) for path in islice(waiting, 1))
+                reading.extend(pool.submit(self.read, path) for path in islice(remaining, 1))
                 yield self._score(video)
 
     def read(self, path: Path) -> Decoded:
-        """Raises InputError. However long the video is, no more is in memory than the frames of the test clips."""
+        """Decode the frames of the test clips; memory does not grow with the length of the video.
+
+        Raises InputError when the video cannot be decoded.
+        """
         try:
             info = self.probe(path)
-            wanted = evaluation_indices(self.clip, info.frames, self.test.clips)
-            unique = sorted({i for indices in wanted for i in indices})
+            clips = evaluation_indices(self.clip, info.frames, self.test.clips)
+            unique = sorted({i for indices in clips for i in indices})
             frames = torch.from_numpy(self.decode(path, unique))
         except DecodeError as error:
-            raise InputError(f"cannot decode: {error.reason}", path, "mend or leave out the video") from None
-        place = {frame: i for i, frame in enumerate(unique)}
-        return Decoded(info, frames, [[place[i] for i in indices] for indices in wanted])
+            raise InputError(f"cannot decode: {error.reason}", path, "repair or leave out the video") from None
+        position = {frame: i for i, frame in enumerate(unique)}
+        return Decoded(info, frames, [[position[i] for i in indices] for indices in clips])
 
     def views(self, video: Decoded) -> Iterator[torch.Tensor]:
-        """Rendered clips `[B, C, T, H, W]` on the device, crop by crop, B no more than `batch_views`."""
-        places_BT = torch.tensor(video.clips, device=self.device)
-        info, frames = video.info, video.frames.to(self.device)
+        """Rendered clips `[B, C, T, H, W]` on the device, crop by crop, with B at most `batch_views`."""
+        positions_BT = torch.tensor(video.clips, device=self.device)
+        info = video.info
+        frames = video.frames.to(self.device)
         crops = spatial_views(info.width, info.height, self.test.size, self.test.crops)
-        for view in crops if info.width != info.height else crops[:1]:  # the crops of a square picture are one
+        for view in crops if info.width != info.height else crops[:1]:  # all crops of a square video are the same
             video_CTHW = render(frames, view, self.pixels)
-            for first in range(0, len(places_BT), self.test.batch_views):
-                yield video_CTHW[:, places_BT[first : first + self.test.batch_views]].transpose(0, 1)
+            for first in range(0, len(positions_BT), self.test.batch_views):
+                yield video_CTHW[:, positions_BT[first : first + self.test.batch_views]].transpose(0, 1)
 
     def _score(self, video: Decoded) -> Floats:
         views_VA = torch.cat([self._scores(clips) for clips in self.views(video)])
@@ -117,7 +124,7 @@ class Scorer:
         return scores_A
 
     def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
-        """Sigmoid scores `[K, A]` of relative boxes at `key` seconds, and which of the boxes they belong to."""
+        """Detect actions at `key` seconds in relative boxes: indices of the K boxes in view, and sigmoids `[K, A]`."""
         info = self.probe(path)
         indices = centred_indices(self.clip, round(key * info.fps), info.frames)
         view = whole_view(info.width, info.height, self.test.size)

@@ -15,7 +15,7 @@ from slowfast_core.recipe.schema import DEPTHS
 
 
 def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dilation: int = 1) -> Conv:
-    """A convolution {time x space^2} that keeps T, and H, W up to the spatial stride."""
+    """A convolution {time x space^2}, padded so that T stays the same and H, W are divided by `stride`."""
     padding = (time // 2, dilation * (space // 2), dilation * (space // 2))
     return Conv(
         inputs, outputs, (time, space, space), (1, stride, stride), padding, (1, dilation, dilation), bias=False
@@ -23,7 +23,10 @@ def conv(inputs: int, outputs: int, time: int, space: int, stride: int = 1, dila
 
 
 class Bottleneck(nn.Module):
-    """{t x 1^2} -> {1 x 3^2} -> {1 x 1^2}, the last four times as wide; the spatial stride is in the middle."""
+    """Bottleneck block of ResNet-50 and deeper: {t x 1^2} -> {1 x 3^2} -> {1 x 1^2}.
+
+    The last convolution has four times as many channels; the middle one has the spatial stride and dilation.
+    """
 
     expansion = 4
 
@@ -49,7 +52,7 @@ class Bottleneck(nn.Module):
 
 
 class Basic(nn.Module):
-    """{t x 3^2} -> {1 x 3^2}, the block of ResNet-18 and -34."""
+    """Basic block of ResNet-18 and ResNet-34: {t x 3^2} -> {1 x 3^2}."""
 
     expansion = 1
 
@@ -78,7 +81,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class Stem(nn.Sequential):
-    """conv1 {time x 7^2} with spatial stride 2, and pool1 {1 x 3^2} with spatial stride 2."""
+    """conv1 {time x 7^2} followed by pool1 {1 x 3^2}, both with spatial stride 2."""
 
     def __init__(self, inputs: int, outputs: int, time: int) -> None:
         super().__init__(
@@ -90,11 +93,11 @@ class Stem(nn.Sequential):
 
 
 class Pathway(nn.Module):
-    """One pathway: the stem and res2..res5, each a module, so that laterals can join between them.
+    """One pathway: the stem and res2..res5 as separate modules, so that lateral connections can join between them.
 
-    `times` are the temporal kernels of conv1 and of the first convolution in the blocks of res2..res5; only the first
-    `res4_blocks` of res4 have theirs. `joined[s]` is how many channels a lateral adds to the input of stage s
-    (res2..res5). `res5` is its (spatial stride, dilation).
+    `times` are the temporal kernel sizes of conv1 and of the first convolution in the blocks of res2..res5; in res4
+    only the first `res4_blocks` blocks have a temporal kernel (None: all). `joined[s]` is the number of channels that a
+    lateral connection adds to the input of stage s (res2..res5). `res5` is the (spatial stride, dilation) of res5.
     """
 
     def __init__(
@@ -124,17 +127,17 @@ class Pathway(nn.Module):
                 stage.append(block(before, inner, time, stride if i == 0 else 1, dilation))
             self.stages.append(stage)
             channels = inner * block.expansion
-        self.channels = channels  # of the last stage
+        self.channels = channels  # output of res5
 
 
 def stage_channels(depth: int, width: int) -> tuple[int, int, int, int]:
-    """Channels that leave pool1, res2, res3 and res4, where the laterals start."""
+    """Output channels of pool1, res2, res3 and res4, where the lateral connections start."""
     expansion = Basic.expansion if depth < 50 else Bottleneck.expansion
     return width, width * expansion, width * 2 * expansion, width * 4 * expansion
 
 
 def initialise(model: nn.Module, zero_last_bn: bool = True) -> None:
-    """He initialisation (fan-out) of convolutions; with `zero_last_bn` a block starts as the identity."""
+    """Initialise convolutions after He et al. (fan-out); with `zero_last_bn` each block starts as the identity."""
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -147,4 +150,4 @@ def initialise(model: nn.Module, zero_last_bn: bool = True) -> None:
         if isinstance(module, Basic | Bottleneck) and zero_last_bn:
             nn.init.zeros_(module.last_bn.weight)
         elif isinstance(module, NonLocalBlock):
-            nn.init.zeros_(module.bn.weight)  # always: it is added to a network that may be trained already
+            nn.init.zeros_(module.bn.weight)  # always: the block may be inserted into a trained network

@@ -1,4 +1,4 @@
-"""From a recipe's sections to a network."""
+"""Builds a network from the `model` and `clip` sections of a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slowfast_core.recipe.load import Clip, Model
 
 
 def build_model(model: Model, clip: Clip) -> Classifier | Detector:
-    """A freshly initialised network; the global random state decides its weights."""
+    """Build and initialise a network; its weights depend on PyTorch's global random state."""
     trunk = SlowFast(model, clip) if model.pathways == "slowfast" else OnePathway(model, clip)
     network: Classifier | Detector
     if model.head == "classify":
@@ -19,5 +19,5 @@ def build_model(model: Model, clip: Clip) -> Classifier | Detector:
     else:
         network = Detector(trunk, model.classes, model.dropout, model.roi_size, model.roi_aligned)
     initialise(network, model.zero_init_last_bn)
-    # Channels last is what the convolutions are fastest in, on CPU and GPU.
+    # Convolutions are fastest in the channels-last layout, on CPU and GPU.
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return, call-overload]

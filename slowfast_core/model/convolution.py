@@ -1,8 +1,9 @@
-"""Convolution over space and time that trains faster on CPU. B clips, C channels, T frames, H height, W width.
+"""3-D convolution with a faster backward pass on CPU. B clips, C channels, T frames, H height, W width.
 
-For a temporal kernel, oneDNN's weights' gradient in 3-D costs two to five times the convolution itself; that of a
-strided {1 x 1^2}, four times. Seen as pictures, one temporal tap after the other, it costs as much as the convolution.
-In channels-last memory the frames of a clip are a batch of pictures as they lie: nothing is copied.
+For a temporal kernel, oneDNN's 3-D weight gradient costs two to five times as much as the forward convolution, and for
+a strided {1 x 1^2} kernel four times. Computed as 2-D convolutions over frames, one temporal tap at a time, it costs as
+much as the forward convolution. In channels-last memory the frames of a clip already form a batch of images, so nothing
+is copied.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Shape = tuple[int, ...]
-FEW = 8  # input channels; with fewer, oneDNN's weight gradient in bf16 has NaN where the CPU has AVX-512 but no bf16
+# With fewer input channels, oneDNN's bf16 weight gradient contains NaN on CPUs that have AVX-512 but no bf16.
+MIN_BF16_CHANNELS = 8
 
 
 class Conv(nn.Conv3d):
-    """nn.Conv3d without bias, groups or temporal dilation, its gradients equal but for rounding."""
+    """nn.Conv3d without bias, groups or temporal dilation; gradients equal those of nn.Conv3d up to rounding."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
-        if not x_BCTHW.is_cpu or not torch.is_grad_enabled() or (autocast and self.in_channels >= FEW):
+        if not x_BCTHW.is_cpu or not torch.is_grad_enabled() or (autocast and self.in_channels >= MIN_BF16_CHANNELS):
             return super().forward(x_BCTHW)
         weight = self.weight
         if autocast:
-            to = torch.get_autocast_dtype("cpu")
-            x_BCTHW, weight = x_BCTHW.to(to), weight.to(to)
+            dtype = torch.get_autocast_dtype("cpu")
+            x_BCTHW = x_BCTHW.to(dtype)
+            weight = weight.to(dtype)
         geometry = self.stride, self.padding, self.dilation
-        y_BCTHW: Tensor = _ByPictures.apply(x_BCTHW, weight, *geometry)  # type: ignore[no-untyped-call]
+        y_BCTHW: Tensor = _FramewiseGradient.apply(x_BCTHW, weight, *geometry)  # type: ignore[no-untyped-call]
         return y_BCTHW
 
 
-class _ByPictures(torch.autograd.Function):
+class _FramewiseGradient(torch.autograd.Function):
+    """Convolution whose weight gradient is computed over single frames, as 2-D convolutions."""
+
     @staticmethod
     def forward(ctx: Any, x_BCTHW: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape) -> Tensor:
         ctx.save_for_backward(x_BCTHW, weight)
@@ -45,36 +50,40 @@ class _ByPictures(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient_BCTHW: Tensor) -> tuple[Tensor | None, ...]:
         tensors = gradient_BCTHW, *ctx.saved_tensors
-        of_x_BCTHW = of_weight = None
+        input_gradient_BCTHW = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            of_x_BCTHW, _ = _gradients(*tensors, *ctx.geometry, of_x=True)
+            input_gradient_BCTHW, _ = _gradients(*tensors, *ctx.geometry, of_input=True)
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(*tensors, *ctx.geometry)
-        return of_x_BCTHW, of_weight, None, None, None
+            weight_gradient = _weight_gradient(*tensors, *ctx.geometry)
+        return input_gradient_BCTHW, weight_gradient, None, None, None
 
 
 def _weight_gradient(
     gradient_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape
 ) -> Tensor:
-    of_weight = torch.empty_like(weight)
+    weight_gradient = torch.empty_like(weight)
     space = stride[1:], padding[1:], dilation[1:]
-    if weight.shape[3:] == (1, 1):  # oneDNN's own way with the stride writes out of bounds for 2 to 7 input channels
-        x_BCTHW, space = x_BCTHW[..., :: stride[1], :: stride[2]], ((1, 1), (0, 0), (1, 1))
-    gradient_BTCHW, x_BTCHW = gradient_BCTHW.transpose(1, 2), x_BCTHW.transpose(1, 2)
+    if weight.shape[3:] == (1, 1):
+        # With the stride left to oneDNN, its weight gradient writes out of bounds for 2 to 7 input channels.
+        x_BCTHW = x_BCTHW[..., :: stride[1], :: stride[2]]
+        space = (1, 1), (0, 0), (1, 1)
+    gradient_BTCHW = gradient_BCTHW.transpose(1, 2)
+    x_BTCHW = x_BCTHW.transpose(1, 2)
     if weight.shape[2] == 1 and stride[0] == 1:  # all clips at once
-        gradient_BTCHW, x_BTCHW = gradient_BTCHW.flatten(0, 1)[None], x_BTCHW.flatten(0, 1)[None]
+        gradient_BTCHW = gradient_BTCHW.flatten(0, 1)[None]
+        x_BTCHW = x_BTCHW.flatten(0, 1)[None]
     for tap in range(weight.shape[2]):
         outputs, inputs = _frames(tap - padding[0], stride[0], gradient_BTCHW.shape[1], x_BTCHW.shape[1])
-        of_tap = [
-            _gradients(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, of_x=False)[1]
+        per_clip = [
+            _gradients(gradient_TCHW, x_TCHW, weight[:, :, tap], *space, of_input=False)[1]
             for gradient_TCHW, x_TCHW in zip(gradient_BTCHW[:, outputs], x_BTCHW[:, inputs], strict=True)
         ]
-        of_weight[:, :, tap] = sum(of_tap[1:], start=of_tap[0])
-    return of_weight
+        weight_gradient[:, :, tap] = sum(per_clip[1:], start=per_clip[0])
+    return weight_gradient
 
 
 def _frames(shift: int, stride: int, outputs: int, inputs: int) -> tuple[slice, slice]:
-    """The output frames t whose input frame `stride t + shift` is in the clip, and those input frames."""
+    """Slices of the output frames t for which input frame `stride t + shift` exists, and of those input frames."""
     first = max(0, -(shift // stride))
     count = max(0, min(outputs, (inputs - 1 - shift) // stride + 1) - first)
     start = first * stride + shift
@@ -82,11 +91,12 @@ def _frames(shift: int, stride: int, outputs: int, inputs: int) -> tuple[slice, 
 
 
 def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape, *, of_x: bool
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: Shape, padding: Shape, dilation: Shape, *, of_input: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of the input, or of the weights; the other is not computed."""
-    wanted, unused = (of_x, not of_x, False), [0] * len(stride)
-    of_input, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, unused, 1, wanted
+    """Gradients of the input and of the weights, of which only one is computed: `of_input` selects it."""
+    output_mask = of_input, not of_input, False
+    output_padding = [0] * len(stride)
+    input_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, dilation, False, output_padding, 1, output_mask
     )
-    return of_input, of_weight
+    return input_gradient, weight_gradient

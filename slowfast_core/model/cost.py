@@ -1,4 +1,4 @@
-"""What a recipe's network costs, counted by PyTorch's own operator counter on a network without storage."""
+"""Parameters and operations of a recipe's network, counted by PyTorch's FLOP counter on the meta device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from slowfast_core.recipe.schema import Clip, Model
 
 @dataclass(frozen=True)
 class Cost:
+    """Parameters and multiply-adds of a network for one view."""
+
     parameters: int
-    gflops: float  # multiply-adds x 1e9 of one view, as the paper counts
+    gflops: float  # 1e9 multiply-adds of one view, as the paper counts
     by_stage: dict[str, float]
 
     @property
     def by_pathway(self) -> dict[str, float]:
-        """GFLOPs of the Slow and Fast pathways, the laterals between them, and the head."""
+        """GFLOPs of the Slow and Fast pathways, the lateral connections and the head."""
         shares: dict[str, float] = {}
         for stage, gflops in self.by_stage.items():
             part = "head" if stage == "projection" else stage.split(".")[0]
@@ -29,16 +31,16 @@ class Cost:
 
     @property
     def fast_share(self) -> float:
-        """The Fast pathway's share of all."""
+        """Share of the GFLOPs that the Fast pathway takes."""
         return self.by_pathway.get("fast", 0.0) / self.gflops
 
 
 def cost_of(model: Model, clip: Clip, size: int) -> Cost:
-    """Cost of one `size` x `size` view."""
+    """Cost of one view of `size` x `size` pixels."""
     with torch.device("meta"):
         network = build_model(model, clip).eval()
         view_BCTHW = torch.empty(1, clip_channels(model), clip.fast_frames, size, size)
-        # The detection head's cost depends on the number of boxes; with none, the trunk is counted, as in the paper.
+        # The cost of the detection head depends on the number of boxes; the paper counts the trunk only: no boxes.
         inputs = [view_BCTHW] if model.head == "classify" else [view_BCTHW, torch.empty(0, 5)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs)
@@ -50,11 +52,11 @@ def cost_of(model: Model, clip: Clip, size: int) -> Cost:
 
 
 def _short(name: str, model: Model) -> str:
-    """Without the network's own name; the one pathway of a network is called as it is."""
+    """Drop the prefix `Classifier.trunk.`, and call the only pathway of a network `slow` or `fast`."""
     return name.split(".", 2)[-1].replace("pathway.", f"{model.pathways}.")
 
 
 def _is_stage(name: str) -> bool:
-    """Names like Classifier.trunk.slow.stages.2 and Classifier.trunk.laterals.0."""
+    """Whether `name` is a stem, stage, lateral or projection, for example Classifier.trunk.slow.stages.2."""
     parts = name.split(".")
     return (len(parts) >= 3 and parts[-2] in ("stages", "laterals")) or parts[-1] in ("stem", "projection")

@@ -1,4 +1,4 @@
-"""Action detection (paper, section 5): RoI features of the res5 maps, one sigmoid a class.
+"""Action detection head (paper, section 5): RoI features of the res5 maps, one sigmoid per class.
 
 B clips, C channels, T frames, H height, W width, K boxes over all clips.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slowfast_core.model.roi_align import roi_align
 from slowfast_core.model.slowfast import OnePathway, SlowFast
 
-STRIDE = 16  # input pixels a cell of res5's map, whose stride is 1
+STRIDE = 16  # input pixels per cell of the res5 map; res5 has stride 1 in detection
 
 
 class Detector(nn.Module):
@@ -22,12 +22,13 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.roi_size, self.aligned = roi_size, aligned
+        self.roi_size = roi_size
+        self.aligned = aligned
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(trunk.channels, classes)
 
     def forward(self, fast_BCTHW: Tensor, boxes_K5: Tensor) -> Tensor:
-        """Boxes are `[clip index, x1, y1, x2, y2]` in pixels of the clip."""
+        """Logits of each box; a box is `[clip index, x1, y1, x2, y2]` in pixels of the clip."""
         pooled = []
         for x_BCTHW in self.trunk.features(fast_BCTHW):
             regions_KCSS = roi_align(x_BCTHW.mean(dim=2), boxes_K5, self.roi_size, 1 / STRIDE, self.aligned)

@@ -1,4 +1,4 @@
-"""A trained network made ready for inference: batch norm folded into the convolutions, ReLU and sums fused with them.
+"""Prepares a trained network for inference: folds batch norm into the convolutions, fuses ReLUs and sums with them.
 
 B clips, C channels, T frames, H height, W width.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class FoldedConv(nn.Module):
-    """Convolution with its batch norm, then plus `added` (of a shortcut), then ReLU. It has no gradients.
+    """Convolution with folded batch norm, then an optional sum with a shortcut and a ReLU. It has no gradients.
 
-    The sum takes the place of `added`: nothing may need a block's input after the block.
+    The sum overwrites `added`, so the input of a block must not be used after the block.
 
-    On CPU this is one call of oneDNN, the one that torch.compile emits. PyTorch's own `conv3d` takes a slower way than
-    oneDNN for small inputs (a batch of one in the Fast pathway), and each ReLU and sum is a pass over memory.
+    On CPU this is a single call of oneDNN, as torch.compile emits it. PyTorch's `conv3d` is slower than oneDNN for
+    small inputs (a batch of one in the Fast pathway), and each separate ReLU or sum is another pass over memory.
     """
 
     def __init__(self, conv: nn.Conv3d, bn: nn.Module, relu: bool) -> None:
@@ -55,21 +55,23 @@ class FoldedConv(nn.Module):
         return y_BCTHW.relu_() if self.relu else y_BCTHW
 
     def _one_dnn(self, x_BCTHW: Tensor, added_BCTHW: Tensor | None) -> Tensor:
-        """The weights are laid out as oneDNN wants them for the first input's size; the sum is written to `added`."""
+        """Convolve with oneDNN; the first call reorders the weights to oneDNN's layout for that input size."""
         geometry = (self.padding, self.stride, self.dilation, 1)
         if not self.weight.is_mkldnn:
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x_BCTHW.shape))
-        settings, then = (self.weight, self.bias, *geometry), "relu" if self.relu else "none"
+        settings = (self.weight, self.bias, *geometry)
         if added_BCTHW is None:
-            y_BCTHW: Tensor = torch.ops.mkldnn._convolution_pointwise(x_BCTHW, *settings, then, [], "")
+            activation = "relu" if self.relu else "none"
+            y_BCTHW: Tensor = torch.ops.mkldnn._convolution_pointwise(x_BCTHW, *settings, activation, [], "")
             return y_BCTHW
-        call = torch.ops.mkldnn._convolution_pointwise_.binary
-        y_BCTHW = call(added_BCTHW, x_BCTHW, *settings, "add", 1.0, then if self.relu else None, [], "")
+        convolve_and_add = torch.ops.mkldnn._convolution_pointwise_.binary
+        activation_or_none = "relu" if self.relu else None
+        y_BCTHW = convolve_and_add(added_BCTHW, x_BCTHW, *settings, "add", 1.0, activation_or_none, [], "")
         return y_BCTHW
 
 
 class FoldedBlock(nn.Module):
-    """A residual block; the sum and the last ReLU are part of its last convolution."""
+    """A residual block whose sum and last ReLU are fused with its last convolution."""
 
     def __init__(self, block: Basic | Bottleneck) -> None:
         super().__init__()
@@ -89,11 +91,12 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedTrunk(nn.Module):
-    """The trunk, computing in `dtype`; its features leave in fp32 for the head."""
+    """A folded trunk that computes in `dtype` and returns fp32 features for the head."""
 
     def __init__(self, trunk: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.trunk, self.dtype = fold(trunk).to(dtype), dtype
+        self.trunk = fold(trunk).to(dtype)
+        self.dtype = dtype
 
     def features(self, clip_BCTHW: Tensor) -> list[Tensor]:
         inner: Any = self.trunk
@@ -101,19 +104,22 @@ class FoldedTrunk(nn.Module):
 
 
 def for_inference(network: Classifier | Detector, precision: Precision = "fp32") -> Classifier | Detector:
-    """The network itself, its trunk folded; to be scored with, not trained or saved. Move it to its device first."""
+    """Fold the trunk of `network` in place, for inference only: it cannot be trained or saved afterwards.
+
+    Move the network to its device first.
+    """
     device = network.projection.weight.device
     network.add_module("trunk", FoldedTrunk(network.trunk, inference_dtype(precision, device)))
     return network.eval()
 
 
 def inference_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """bf16 where it is asked for and the device has it: emulated it would be many times slower, and less exact."""
+    """bf16 if it is requested and the device supports it: emulated bf16 is many times slower, and less exact."""
     if precision == "fp32":
         return torch.float32
     cuda = device.type == "cuda"
-    has = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()
-    return torch.bfloat16 if has else torch.float32
+    supported = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()
+    return torch.bfloat16 if supported else torch.float32
 
 
 def has_one_dnn() -> bool:
@@ -125,7 +131,7 @@ def cpu_has_bf16() -> bool:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """`module` with every convolution below it folded; what it was made of is used up."""
+    """Fold every convolution in `module` and return the result; `module` itself must not be used afterwards."""
     if isinstance(module, Basic | Bottleneck):
         return FoldedBlock(module)
     if isinstance(module, Stem):

@@ -1,4 +1,4 @@
-"""What each pathway takes from the clip, on its device (paper, section 3 and Table 5c).
+"""Input of each pathway, computed from the clip on the device (paper, section 3 and Table 5c).
 
 B clips, C channels, T frames, H height, W width.
 """
@@ -11,17 +11,17 @@ from torch.nn import functional
 
 from slowfast_core.recipe.schema import Clip, Model
 
-CHANNELS = {"rgb": 3, "half": 3, "gray": 1, "difference": 1, "flow": 2}  # of the Fast pathway's input
+CHANNELS = {"rgb": 3, "half": 3, "gray": 1, "difference": 1, "flow": 2}  # input channels of the Fast pathway
 LUMA = {"rgb": (0.299, 0.587, 0.114), "bgr": (0.114, 0.587, 0.299)}  # ITU-R BT.601
 
 
 def clip_channels(model: Model) -> int:
-    """Channels of the network's input: the picture and, where Fast takes it, optical flow (x, y) behind it."""
+    """Input channels of the network: RGB, followed by optical flow (x, y) if the Fast pathway uses it."""
     return 5 if model.takes_flow else 3
 
 
 class SlowFrames(nn.Module):
-    """The pictures of every alpha-th frame of the clip, or of T frames spread evenly from its first to its last."""
+    """RGB of every alpha-th frame of the clip, or of T frames spread evenly from the first frame to the last."""
 
     def __init__(self, model: Model, clip: Clip) -> None:
         super().__init__()
@@ -32,12 +32,13 @@ class SlowFrames(nn.Module):
         pictures_BCTHW = clip_BCTHW[:, :3]
         if not self.even:
             return pictures_BCTHW[:, :, :: self.alpha]
-        fast, slow = clip_BCTHW.shape[2], max(clip_BCTHW.shape[2] // self.alpha, 1)
+        fast = clip_BCTHW.shape[2]
+        slow = max(fast // self.alpha, 1)
         return pictures_BCTHW[:, :, [i * (fast - 1) // max(slow - 1, 1) for i in range(slow)]]
 
 
 class FastFrames(nn.Module):
-    """All frames of the clip: their pictures, at half the resolution, gray, the change of gray, or optical flow."""
+    """All frames of the clip: RGB, RGB at half resolution, gray, difference of successive gray frames, or flow."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Lateral connections, Fast to Slow (paper, section 3.4). B clips, C channels, T frames, H height, W width.
 
-Each takes Slow `[B, C, T, H, W]` and Fast `[B, beta C, alpha T, H, W]` and gives the input of Slow's next stage.
-`outputs` is how many channels that has more than Slow.
+Each module takes Slow `[B, C, T, H, W]` and Fast `[B, beta C, alpha T, H, W]` features and returns the input of the
+next Slow stage, which has `outputs` more channels than Slow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from slowfast_core.recipe.schema import Model
 
 
 class TConv(nn.Module):
-    """Time-strided convolution: kernel {k x 1^2}, stride alpha; concatenated."""
+    """Time-strided convolution of Fast (kernel {k x 1^2}, stride alpha), concatenated with Slow."""
 
     def __init__(self, fast_channels: int, alpha: int, kernel: int, ratio: int = 2, norm: bool = True) -> None:
         super().__init__()
@@ -29,23 +29,25 @@ class TConv(nn.Module):
 
 
 class TSample(nn.Module):
-    """One of every alpha Fast frames; concatenated."""
+    """Every alpha-th Fast frame, concatenated with Slow."""
 
     def __init__(self, fast_channels: int, alpha: int) -> None:
         super().__init__()
-        self.outputs, self.alpha = fast_channels, alpha
+        self.outputs = fast_channels
+        self.alpha = alpha
 
     def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
         return _concatenated(slow_BCTHW, fast_BCTHW[:, :, :: self.alpha])
 
 
 class TimeToChannel(nn.Module):
-    """alpha Fast frames packed into the channels of one; concatenated, or summed where alpha beta is 1."""
+    """alpha Fast frames packed into the channels of one frame; concatenated with Slow or, if alpha beta is 1, added."""
 
     def __init__(self, fast_channels: int, alpha: int, add: bool) -> None:
         super().__init__()
         self.outputs = 0 if add else alpha * fast_channels
-        self.alpha, self.add = alpha, add
+        self.alpha = alpha
+        self.add = add
 
     def forward(self, slow_BCTHW: Tensor, fast_BCTHW: Tensor) -> Tensor:
         parts = [fast_BCTHW[:, :, frame :: self.alpha] for frame in range(self.alpha)]
@@ -54,7 +56,7 @@ class TimeToChannel(nn.Module):
 
 
 class NoLateral(nn.Module):
-    """Slow as it is: the pathways meet only in the head."""
+    """No lateral connection: the pathways are joined only in the head."""
 
     outputs = 0
 
@@ -76,7 +78,7 @@ def make_lateral(model: Model, fast_channels: int, alpha: int) -> Lateral:
 
 
 def _concatenated(slow_BCTHW: Tensor, joined_BCTHW: Tensor) -> Tensor:
-    """A Fast pathway of half the resolution joins enlarged, each of its cells four of Slow's."""
+    """Concatenate along channels; a Fast map of half the resolution is enlarged first (nearest neighbour)."""
     if joined_BCTHW.shape[3:] != slow_BCTHW.shape[3:]:
         joined_BCTHW = functional.interpolate(joined_BCTHW, slow_BCTHW.shape[2:])
     return torch.cat([slow_BCTHW, joined_BCTHW], dim=1)

@@ -1,6 +1,6 @@
 """Non-local blocks (Wang et al., CVPR 2018) on the fused features of the Slow pathway.
 
-B clips, C channels, T frames, H height, W width, D inner channels, Q queries (T H W), K keys (the same, pooled).
+B clips, C channels, T frames, H height, W width, D inner channels, Q queries (T H W), K keys (T H W after pooling).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from slowfast_core.recipe.schema import NonLocal
 
 
 class NonLocalBlock(nn.Module):
-    """x + BN(out(attention(theta(x), phi(pool(x))) g(pool(x)))): every position looks at all pooled positions."""
+    """x + BN(out(attention(theta(x), phi(pool(x))) g(pool(x)))): every position attends to all pooled positions."""
 
     def __init__(self, channels: int, section: NonLocal) -> None:
         super().__init__()
@@ -36,23 +36,23 @@ class NonLocalBlock(nn.Module):
             weights_BQK = (pairs_BQK * keys_BDK.shape[1] ** -0.5).softmax(dim=2)
         else:
             weights_BQK = pairs_BQK / keys_BDK.shape[2]
-        seen_BDQ = (weights_BQK @ values_BKD).transpose(1, 2)
-        seen_BDTHW = seen_BDQ.unflatten(2, x_BCTHW.shape[2:])
-        added_BCTHW: Tensor = self.bn(self.out(seen_BDTHW))
+        attended_BDQ = (weights_BQK @ values_BKD).transpose(1, 2)
+        attended_BDTHW = attended_BDQ.unflatten(2, x_BCTHW.shape[2:])
+        added_BCTHW: Tensor = self.bn(self.out(attended_BDTHW))
         return x_BCTHW + added_BCTHW
 
 
 def with_non_local(stage: nn.Sequential, after: Collection[int], section: NonLocal) -> nn.Sequential:
-    """The stage with a block `nonlocalI` behind each of its blocks I in `after`; the names of the others stay."""
-    longer = nn.Sequential()
+    """Insert a block `nonlocalI` after each block I in `after`; the names of the other blocks do not change."""
+    extended = nn.Sequential()
     for name, block in stage.named_children():
-        longer.add_module(name, block)
+        extended.add_module(name, block)
         if int(name) in after:
-            longer.add_module(f"nonlocal{name}", NonLocalBlock(_outputs(block), section))
-    return longer
+            extended.add_module(f"nonlocal{name}", NonLocalBlock(_output_channels(block), section))
+    return extended
 
 
-def _outputs(block: nn.Module) -> int:
+def _output_channels(block: nn.Module) -> int:
     last_bn = block.last_bn
     assert isinstance(last_bn, nn.BatchNorm3d)
     return last_bn.num_features

@@ -1,8 +1,8 @@
 """RoIAlign in plain PyTorch, so that detection needs no compiled extension.
 
-N maps, C channels, H height, W width, K boxes, S bins a side. The mean over a bin's regular grid of bilinear samples is
-separable, hence two small matrix products a box: `rows_KSH @ map_KCHW @ columns_KWS`. Samples and borders are those of
-Mask R-CNN's RoIAlign with an adaptive number of samples, ceil(bin size).
+N maps, C channels, H height, W width, K boxes, S bins per side. The mean over a bin's regular grid of bilinear samples
+is separable, so each box takes two small matrix products: `rows_KSH @ map_KCHW @ columns_KWS`. Sample positions and
+borders follow RoIAlign of Mask R-CNN with an adaptive number of samples, ceil(bin size).
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from torch import Tensor
 
 
 def roi_align(maps_NCHW: Tensor, boxes_K5: Tensor, size: int, scale: float, aligned: bool = True) -> Tensor:
-    """Boxes are `[map index, x1, y1, x2, y2]` in input pixels, `scale` map cells each. Returns `[K, C, size, size]`."""
+    """Pool the region of each box to `[K, C, size, size]`.
+
+    Boxes are `[map index, x1, y1, x2, y2]` in input pixels; `scale` is the number of map cells per input pixel.
+    """
     height, width = maps_NCHW.shape[-2:]
     x1, y1, x2, y2 = (boxes_K5[:, 1:] * scale - 0.5 * aligned).unbind(1)
-    if not aligned:  # the older RoIAlign, whose boxes have at least one cell
-        x2, y2 = torch.maximum(x2, x1 + 1), torch.maximum(y2, y1 + 1)
+    if not aligned:  # the older RoIAlign widens boxes to at least one cell
+        x2 = torch.maximum(x2, x1 + 1)
+        y2 = torch.maximum(y2, y1 + 1)
     rows_KSH = _bin_weights(y1, y2, size, height).to(maps_NCHW.dtype)
     columns_KSW = _bin_weights(x1, x2, size, width).to(maps_NCHW.dtype)
     maps_KCHW = maps_NCHW[boxes_K5[:, 0].long()]
@@ -24,7 +28,7 @@ def roi_align(maps_NCHW: Tensor, boxes_K5: Tensor, size: int, scale: float, alig
 
 
 def _bin_weights(low_K: Tensor, high_K: Tensor, size: int, cells: int) -> Tensor:
-    """How much of each of the map's cells goes into each bin along one axis: `[K, size, cells]`."""
+    """Weight of each map cell in each bin along one axis: `[K, size, cells]`."""
     if low_K.numel() == 0:
         return low_K.new_zeros(0, size, cells)
     bin_K = (high_K - low_K) / size

@@ -1,8 +1,8 @@
 """The networks (paper, section 3 and Table 1): SlowFast, Slow-only and Fast-only.
 
-B clips, C channels, T frames, H height, W width. The input is always the Fast pathway's clip, `[B, 3, alpha T, H, W]`
-(5 channels with optical flow); a network takes what its pathways need from it. `features` gives each pathway's res5
-map, the head turns them into logits.
+B clips, C channels, T frames, H height, W width. The input is always the clip at the Fast pathway's frame rate,
+`[B, 3, alpha T, H, W]` (5 channels with optical flow), from which each pathway takes its frames. `features` returns the
+res5 map of each pathway; the head turns them into logits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from slowfast_core.model.lateral import make_lateral
 from slowfast_core.model.nonlocal_block import with_non_local
 from slowfast_core.recipe.schema import Clip, Model
 
-SLOW_TIMES = (1, 1, 1, 3, 3)  # temporal kernels of conv1, res2..res5
+SLOW_TIMES = (1, 1, 1, 3, 3)  # temporal kernel sizes of conv1, res2..res5
 FAST_TIMES = (5, 3, 3, 3, 3)
 
 
 class SlowFast(nn.Module):
-    """Both pathways, with a lateral connection after pool1, res2, res3 and res4."""
+    """Both pathways, with lateral connections after pool1, res2, res3 and res4."""
 
     def __init__(self, model: Model, clip: Clip) -> None:
         super().__init__()
         fast_channels = stage_channels(model.fast_depth or model.depth, model.fast_width)
         laterals = [make_lateral(model, channels, clip.alpha) for channels in fast_channels]
         self.laterals = nn.ModuleList(laterals)
-        self.slow_frames, self.fast_frames = SlowFrames(model, clip), FastFrames(model)
+        self.slow_frames = SlowFrames(model, clip)
+        self.fast_frames = FastFrames(model)
         self.slow = slow_pathway(model, tuple(lateral.outputs for lateral in laterals))
         self.fast = fast_pathway(model)
         self.channels = self.slow.channels + self.fast.channels
@@ -44,7 +45,7 @@ class SlowFast(nn.Module):
 
 
 class OnePathway(nn.Module):
-    """Slow-only (the Slow frames of the clip) or Fast-only."""
+    """A Slow-only or Fast-only network; Slow-only uses only the Slow frames of the clip."""
 
     def __init__(self, model: Model, clip: Clip) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class OnePathway(nn.Module):
 
 
 def slow_pathway(model: Model, joined: tuple[int, ...] = (0, 0, 0, 0)) -> Pathway:
-    """The Slow pathway with its non-local blocks; `joined` channels come from laterals."""
+    """The Slow pathway with its non-local blocks; `joined` are the channels that lateral connections add."""
     pathway = Pathway(3, model.depth, model.width, SLOW_TIMES, model.res4_temporal_blocks, joined, _res5(model))
     if section := model.non_local:
         for s, blocks in ((1, section.res3), (2, section.res4)):
@@ -72,7 +73,8 @@ def slow_pathway(model: Model, joined: tuple[int, ...] = (0, 0, 0, 0)) -> Pathwa
 
 
 def fast_pathway(model: Model) -> Pathway:
-    depth, res4_blocks = model.fast_depth or model.depth, model.fast_res4_temporal_blocks
+    depth = model.fast_depth or model.depth
+    res4_blocks = model.fast_res4_temporal_blocks
     if res4_blocks is None:
         res4_blocks = model.res4_temporal_blocks
     inputs = CHANNELS[model.fast_input]
@@ -80,12 +82,12 @@ def fast_pathway(model: Model) -> Pathway:
 
 
 def _res5(model: Model) -> tuple[int, int]:
-    """Spatial stride and dilation."""
+    """Spatial stride and dilation of res5."""
     return (1, model.res5_dilation) if model.head == "detect" else (2, 1)
 
 
 class Classifier(nn.Module):
-    """Global average pool of each pathway, concatenation, dropout, fully connected: logits `[B, classes]`."""
+    """Global average pooling per pathway, concatenation, dropout, fully connected layer: logits `[B, classes]`."""
 
     def __init__(self, trunk: SlowFast | OnePathway, classes: int, dropout: float) -> None:
         super().__init__()

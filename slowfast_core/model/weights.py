@@ -1,4 +1,4 @@
-"""Weights as safetensors: their digest, and starting one network from another's."""
+"""Reads and writes weights as safetensors, computes their digest, and initialises a network from other weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from slowfast_core.files import whole_file
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor when a network started from another's weights."""
+    """Names of the tensors that were loaded, new or dropped when a network was initialised from other weights."""
 
     loaded: tuple[str, ...]
-    new: tuple[str, ...]  # in the network, not (or in another shape) in the weights
-    dropped: tuple[str, ...]  # in the weights, not used
+    new: tuple[str, ...]  # in the network, but missing from the weights or of another shape there
+    dropped: tuple[str, ...]  # in the weights, but not used
 
     def __str__(self) -> str:
         def some(names: tuple[str, ...]) -> str:
@@ -35,7 +35,7 @@ class LoadReport:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """One digest for names, shapes, types and values, whatever the file they are kept in."""
+    """SHA-256 over names, types, shapes and values; it does not depend on the file format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -51,22 +51,22 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
-    """Raises InputError when the file is missing, damaged or, where a `digest` is given, has other weights."""
+    """Load a safetensors file. Raises InputError when it is missing, damaged, or differs from the given `digest`."""
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read weights: {error}", path, "give a folder written by `slowfast train`") from None
     if digest is not None and (found := weights_digest(weights)) != digest:
-        what = f"the weights were changed: their digest is {found}, recorded is {digest}"
+        what = f"the weights were changed: digest {found}, recorded {digest}"
         raise InputError(what, path, "restore the file from a copy, or train or convert again")
     return weights
 
 
 def start_from(network: nn.Module, weights: Mapping[str, Tensor], classifier: bool = False) -> LoadReport:
-    """Copy the tensors that fit by name and shape, statistics of batch norm included; the rest stays as initialised.
+    """Copy the tensors that match by name and shape, including batch-norm statistics; the rest stays as initialised.
 
-    The classifier is copied only when `classifier` says that its classes are the same. Raises InputError when the
-    weights are of another kind of network.
+    The classifier is copied only when `classifier` is set, which means that the classes are the same. Raises InputError
+    when the weights belong to another kind of network.
     """
     report = compare(network, weights, classifier)
     network.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
@@ -74,32 +74,36 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], classifier: bo
 
 
 def compare(network: nn.Module, weights: Mapping[str, Tensor], classifier: bool = False) -> LoadReport:
-    """What `start_from` copies. Raises InputError when that is less than half of both the weights and the network."""
+    """Report what `start_from` copies.
+
+    Raises InputError when the matching values are less than half of the weights and less than half of the network.
+    """
     own = network.state_dict()
-    fit = {
+    matching = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape and (classifier or not _of_classifier(name))
+        if name in own and own[name].shape == tensor.shape and (classifier or not _is_classifier(name))
     }
-    of_weights, of_network = (_numbers(fit) / max(_numbers(whole), 1) for whole in (weights, own))
-    if max(of_weights, of_network) < 0.5:
+    share_of_weights = _values(matching) / max(_values(weights), 1)
+    share_of_network = _values(matching) / max(_values(own), 1)
+    if max(share_of_weights, share_of_network) < 0.5:
         what = (
-            f"the start weights are of another kind of network: {len(fit)} of their {len(weights)} tensors fit, "
-            f"{100 * of_weights:.0f} % of their numbers and {100 * of_network:.0f} % of this network's"
+            f"the start weights belong to another kind of network: {len(matching)} of {len(weights)} tensors match, "
+            f"{100 * share_of_weights:.0f} % of their values and {100 * share_of_network:.0f} % of this network's"
         )
         raise InputError(what, "train.init_from", "name weights of the same width and kind of blocks")
-    new = tuple(name for name in own if name not in fit)
-    dropped = tuple(name for name in weights if name not in fit)
-    return LoadReport(tuple(fit), new, dropped)
+    new = tuple(name for name in own if name not in matching)
+    dropped = tuple(name for name in weights if name not in matching)
+    return LoadReport(tuple(matching), new, dropped)
 
 
-def _numbers(weights: Mapping[str, Tensor]) -> int:
-    """How many there are, but for the classifier, which any other data set changes, and counters, which fit anywhere.
+def _values(weights: Mapping[str, Tensor]) -> int:
+    """Number of values, without the classifier (it depends on the data set) and counters (they match anywhere).
 
-    Not how many tensors: those of batch norm, which are most of them, fit between blocks of different kinds.
+    Values are counted, not tensors: most tensors belong to batch norm and match between blocks of different kinds.
     """
-    return sum(tensor.numel() for name, tensor in weights.items() if tensor.dim() and not _of_classifier(name))
+    return sum(tensor.numel() for name, tensor in weights.items() if tensor.dim() and not _is_classifier(name))
 
 
-def _of_classifier(name: str) -> bool:
+def _is_classifier(name: str) -> bool:
     return name.startswith("projection.")

@@ -1,4 +1,4 @@
-"""Labels for video files, by a registered model or a checkpoint folder."""
+"""Predicts labels of video files with a registered model or a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 
 def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> list[dict[str, Any]]:
-    """`[{video, top: [{label, score}]}]`; `model` is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder."""
+    """The `top` labels of each video, as `[{video, top: [{label, score}]}]`.
+
+    `model` is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder. Raises InputError for a missing or undecodable
+    video, a missing model or a detection model.
+    """
     for video in videos:
         if not video.is_file():
             raise InputError("no such video", video, "name files that exist")
     with checkpoint_of(model, at) as checkpoint:
         record = read_json_object(checkpoint / "checkpoint.json", "no checkpoint", "name a folder written by `train`")
         if isinstance(record.get("model"), dict) and record["model"].get("head") == "detect":
-            what = "this model needs boxes of people, a video alone is not enough"
+            what = "this model needs boxes of people in addition to the video"
             raise InputError(what, model, "name a classification model")
         from slowfast_core.evaluation.scoring import Scorer
 
@@ -32,6 +36,7 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
 
 
 def best(scorer: Scorer, video: Path, top: int = 5) -> list[dict[str, Any]]:
+    """The `top` labels with the highest scores."""
     scores = scorer.score_video(video)[: len(scorer.labels)]  # a model may have more outputs than the data has classes
     order = (-scores).argsort(kind="stable")[:top]
     return [{"label": scorer.labels[index], "score": round(float(scores[index]), 6)} for index in order]

@@ -1,4 +1,4 @@
-"""The registered model as code: MLflow runs this file to load it. A table of video paths in, the best labels out."""
+"""The registered model as MLflow code: MLflow runs this file to load a model that labels a table of video paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 
 class VideoClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """In: column `video`. Out: `label` and `score` of the best class, and `top`, the best five as JSON."""
+    """Maps a column `video` to the `label` and `score` of the best class, and `top`, the best five as JSON."""
 
     def load_context(self, context: Any) -> None:
         from slowfast_core.evaluation.scoring import Scorer

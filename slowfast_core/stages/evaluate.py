@@ -1,4 +1,4 @@
-"""The evaluation stage: a checkpoint on the held-out split, its metrics, its report, its MLflow run."""
+"""The evaluation stage: scores a trained model on the held-out split; writes metrics, a report and an MLflow run."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
             run.rest.add(result.metrics, 0)
             run.rest.files.append(partial / "report.html")
         write_whole(partial / "run.json", json.dumps({"run_id": run.id}))
-        shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result.metrics.items())
+        summary = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result.metrics.items())
         return {
             "outputs": {"report": "report.html", "metrics": "metrics.json"},
-            "summary": shown,
+            "summary": summary,
             "digest": digest,
             "weights_digest": digest,
             "data_version": data_version,
@@ -54,11 +54,12 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
 
 def _inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str, Any]:
     """Everything the scores depend on."""
-    plain = {"boxes": None, "aggregation": "mean"}  # evaluations without them stay what they are
+    # Fields that were added later count only if they differ from these defaults, so that old results stay valid.
+    defaults = {"boxes": None, "aggregation": "mean"}
     views = recipe.evaluate.model_dump()
-    views = {name: value for name, value in views.items() if name not in plain or value != plain[name]}
-    views_of = {"evaluate": views, "precision": recipe.compute.precision}
-    return {**views_of, "data_version": data_version, "weights": weights}
+    views = {name: value for name, value in views.items() if name not in defaults or value != defaults[name]}
+    settings = {"evaluate": views, "precision": recipe.compute.precision}
+    return {**settings, "data_version": data_version, "weights": weights}
 
 
 def _evaluate(
@@ -76,7 +77,7 @@ def _evaluate(
     manifest = read_manifest(store / "manifest.parquet").split("val")
     if manifest.rows.empty:
         where = store / "manifest.parquet"
-        raise InputError("the val split is empty", where, "name validation annotations or a holdout")
+        raise InputError("the val split is empty", where, "set validation annotations or data.holdout")
     context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
     scorer = Scorer(training, recipe.evaluate, recipe.compute.precision, recipe.data.store)
     readers = max(recipe.compute.loader_workers, 1)
@@ -128,13 +129,15 @@ def _score_all(scorer: Scorer, store: Path, manifest: Manifest, readers: int) ->
 def _detect(
     scorer: Scorer, store: Path, manifest: Manifest, folder: Path, test: Evaluate
 ) -> tuple[DetectionResult, str]:
-    """The result, and whose boxes were scored."""
+    """The result, and a description of the boxes that were scored."""
     import numpy as np
 
     from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections, write_detections
 
     column = column_to_score(manifest, test, store)
-    people, truth, found = 0, {}, {}
+    people = 0
+    truth = {}
+    found = {}
     with progress("evaluate", len(manifest.rows)) as advance:
         for row in manifest.rows.to_dict("records"):
             key = (row["video"], int(row["second"]))
@@ -147,21 +150,24 @@ def _detect(
                 found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
             advance()
     write_detections(folder / "detections.csv", found)
-    whose = "predicted by a person detector" if column == "proposals" else "of the ground truth"
-    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {whose}"
+    origin = "predicted by a person detector" if column == "proposals" else "from the ground truth"
+    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {origin}"
 
 
 def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal["boxes", "proposals"]:
-    """The manifest's column of the boxes that `test.boxes` means. Raises InputError when the data has none."""
+    """The column of the manifest that `test.boxes` selects. Raises InputError when the data has no such boxes."""
     predicted = bool(manifest.rows["proposals"].notna().any())
     if test.boxes == "predicted" and not predicted:
-        mend = "name data.person_boxes.val, and ingest and extract again"
-        raise InputError("the data has no predicted boxes", where, mend)
+        fix = "set data.person_boxes.val, then ingest and extract again"
+        raise InputError("the data has no predicted boxes", where, fix)
     return "proposals" if predicted and test.boxes != "truth" else "boxes"
 
 
 def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> Run:
-    """Before the scoring: where MLflow does not answer, nothing has to be done again. Raises InputError."""
+    """Open the MLflow run; called before scoring, so that no work is lost if MLflow does not answer.
+
+    Raises InputError when MLflow cannot be used.
+    """
     from slowfast_core.tracking.continued import open_run_of
     from slowfast_core.tracking.failures import mlflow_in_one_line
 

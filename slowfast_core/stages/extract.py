@@ -1,12 +1,12 @@
-"""Extract: the clip store, encoded once so that random access is fast and exact. Its DVC hash is the data version.
+"""The extract stage: writes the clip store, encoded for fast and exact random access. Its DVC hash is the data version.
 
-Kinetics: one file a row. AVA: one file a source video, around its annotated key frames. Each source is decoded once,
-whatever number of files it gives, on the cores of this machine or of a Ray cluster; the bytes do not depend on which.
-Its optical flow, where asked for, is beside it.
+Kinetics has one file per row; AVA has one file per source video, which covers its annotated key frames. Each source is
+decoded once, however many files it gives, on the cores of this machine or of a Ray cluster; the bytes are the same.
+Optical flow, if requested, is stored next to each clip.
 
-Clips that cannot be written because of what their source holds are left out, and listed in the store with the reason.
-What depends on the machine (time, memory, the disk, a source that changed) stops the stage instead, so that the same
-inputs give the same store.
+Clips that cannot be written because of the content of their source are left out, and listed in the store with the
+reason. Failures that depend on the machine (time, memory, disk, a changed source) stop the stage instead, so that the
+same inputs always give the same store.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from slowfast_core.recipe.load import Clip, Data, Store, Validation
 
 MANIFEST = "manifest.parquet"
 STORE, CLIPS, SCRATCH = "store", "clips", "scratch"
-MARGIN_SECONDS = 1.0  # AVA: kept beyond half a clip span on each side
-FIRST_FIELDS = {"short_side", "fps", "gop", "crf", "fast_decode"}  # of Store, which every stage record counts
+MARGIN_SECONDS = 1.0  # AVA: margin on each side beyond half a clip span
+FIRST_FIELDS = {"short_side", "fps", "gop", "crf", "fast_decode"}  # fields of Store that always count as inputs
 
 
 def extract(
     data: Data, clip: Clip, ingested: Path, validated: Path, output: Path, workers: int = 0, cluster: str | None = None
 ) -> StageResult:
-    """Write the clip store of the good rows of `validated`. `workers` 0 takes all cores. Raises InputError.
+    """Write the clip store of the good rows in `validated`, with `workers` processes (0: one per core).
 
-    `cluster` is the address of a Ray cluster, all of whose cores then do it. Its nodes must see the workspace, and the
-    source where that is a folder, under the same paths.
+    `cluster` is the address of a Ray cluster to run on instead, on all its cores. Its nodes must see the workspace, and
+    the source if it is a folder, under the same paths. Raises InputError when too many clips cannot be written.
     """
 
     def work(partial: Path) -> Mapping[str, Any]:
@@ -52,11 +52,11 @@ def extract(
         cuts = [_cut(data, clip, manifest.rows.iloc[rows], ingested, name, partial) for name, rows in files.items()]
         with full_disk_in_one_line(partial):
             outcomes = _write_all(cuts, partial, workers, cluster, data.validation)
-            cut_of = {row: cut for cut, of_file in zip(cuts, files.values(), strict=True) for row in of_file}
-            found = {row: outcomes[cut_of[row].target] for row in sorted(cut_of)}
-            left_out = {row: [outcome.reason] for row, outcome in found.items() if isinstance(outcome, LeftOut)}
+            cut_of = {row: cut for cut, file_rows in zip(cuts, files.values(), strict=True) for row in file_rows}
+            outcome_of = {row: outcomes[cut_of[row].target] for row in sorted(cut_of)}
+            left_out = {row: [outcome.reason] for row, outcome in outcome_of.items() if isinstance(outcome, LeftOut)}
             _accept(data, manifest, left_out, partial, output)
-            written = {row: outcome for row, outcome in found.items() if isinstance(outcome, Written)}
+            written = {row: outcome for row, outcome in outcome_of.items() if isinstance(outcome, Written)}
             rows = [_row(data, manifest.rows.iloc[row], cut_of[row], file) for row, file in written.items()]
             table = pd.DataFrame(rows)
             Manifest(table, manifest.labels).write(partial / STORE / MANIFEST)
@@ -76,7 +76,7 @@ def extract(
 
 
 def extracted(data: Data, clip: Clip, validated: Path, output: Path) -> StageResult | None:
-    """The store in `output` that `extract` would find to be of these inputs, so that it had nothing to do."""
+    """The result in `output` if it is up to date, so that `extract` would not run; otherwise None."""
     return finished("extract", output, _inputs(data, clip, validated))
 
 
@@ -91,12 +91,12 @@ def _inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
 
 
 def _fields(store: Store) -> dict[str, Any]:
-    """What tells this store from another; a field that came later counts only where it is not at its default."""
+    """Fields that identify the store; fields that were added later count only if they are not at their default."""
     return store.model_dump(include=FIRST_FIELDS) | store.model_dump(exclude=FIRST_FIELDS, exclude_defaults=True)
 
 
 def _files(data: Data, rows: pd.DataFrame) -> dict[str, list[int]]:
-    """The store's files and the rows that each holds; a file has the name of its first row."""
+    """The rows in each file of the store; a file is named by its first row."""
     if data.format != "ava":
         groups = [[index] for index in range(len(rows))]
     else:
@@ -122,7 +122,7 @@ def _cut(data: Data, clip: Clip, rows: pd.DataFrame, ingested: Path, name: str, 
 
 
 def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Series[Any]:
-    """The row as the store has it: its segment is the whole file."""
+    """The row of the store's manifest; its segment is the whole file."""
     info = written.info
     row = row.copy()
     row["path"], row["start"], row["end"] = f"{CLIPS}/{cut.target.name}", 0.0, info.seconds
@@ -134,7 +134,7 @@ def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Seri
 
 
 def _accept(data: Data, manifest: Manifest, left_out: Mapping[int, list[str]], partial: Path, output: Path) -> None:
-    """List what is left out in the store. Raises InputError when that is too much."""
+    """List the clips that are left out in the store. Raises InputError when there are too many."""
     rejected = output.with_name(f"{output.name}.rejected")
     shutil.rmtree(rejected, ignore_errors=True)
     (partial / STORE / QUARANTINE).unlink(missing_ok=True)
@@ -157,43 +157,46 @@ def _accept(data: Data, manifest: Manifest, left_out: Mapping[int, list[str]], p
 def _write_all(
     cuts: list[Cut], partial: Path, workers: int, cluster: str | None, limits: Validation
 ) -> dict[Path, Written | LeftOut]:
-    """What became of each target. Files that a killed run finished are kept."""
+    """The outcome for each target. Files that a killed run finished are kept."""
     found: dict[Path, Written | LeftOut] = {}
     shutil.rmtree(partial / SCRATCH, ignore_errors=True)
     for folder in (partial / STORE / CLIPS, partial / SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
     with progress("extract", len(cuts)) as advance:
-        for of_source, outcome in _outcomes(_by_source(cuts), workers, cluster, limits):
+        for group, outcome in _outcomes(_by_source(cuts), workers, cluster, limits):
             if isinstance(outcome, InputError):
                 raise outcome
-            found |= _left_out(of_source, outcome) if isinstance(outcome, Failed) else _each(of_source, outcome)
-            advance(len(of_source), of_source[0].target.stem)
+            found |= _left_out(group, outcome) if isinstance(outcome, Failed) else _each(group, outcome)
+            advance(len(group), group[0].target.stem)
     shutil.rmtree(partial / SCRATCH)
     return found
 
 
-def _each(of_source: list[Cut], outcomes: list[Written | LeftOut]) -> dict[Path, Written | LeftOut]:
-    return {cut.target: outcome for cut, outcome in zip(of_source, outcomes, strict=True)}
+def _each(group: list[Cut], outcomes: list[Written | LeftOut]) -> dict[Path, Written | LeftOut]:
+    return {cut.target: outcome for cut, outcome in zip(group, outcomes, strict=True)}
 
 
-def _left_out(of_source: list[Cut], failed: Failed) -> dict[Path, Written | LeftOut]:
-    """A source that crashes its worker loses all its clips. Raises InputError where another machine might succeed."""
+def _left_out(group: list[Cut], failed: Failed) -> dict[Path, Written | LeftOut]:
+    """Leave out all clips of a source that crashed its worker.
+
+    Raises InputError for a failure of another kind, because another machine might succeed.
+    """
     if not failed.crashed:
-        what = f"cannot extract {of_source[0].target.stem}: {failed.reason}"
+        what = f"cannot extract {group[0].target.stem}: {failed.reason}"
         fix = "remove the video and ingest again, or raise data.validation.decode_timeout_seconds or .decode_memory_mb"
-        raise InputError(what, of_source[0].source, fix)
-    for cut in of_source:
+        raise InputError(what, group[0].source, fix)
+    for cut in group:
         cut.target.unlink(missing_ok=True)
         flow_file(cut.target).unlink(missing_ok=True)
-    return {cut.target: LeftOut(failed.reason) for cut in of_source}
+    return {cut.target: LeftOut(failed.reason) for cut in group}
 
 
 def _by_source(cuts: list[Cut]) -> list[list[Cut]]:
-    """The longest first, so that all workers end at about the same time."""
+    """The cuts grouped by source, the longest group first, so that all workers finish at about the same time."""
     sources: dict[Path, list[Cut]] = {}
     for cut in cuts:
         sources.setdefault(cut.source, []).append(cut)
-    return sorted(sources.values(), key=lambda of_source: -sum(cut.stop - cut.start for cut in of_source))
+    return sorted(sources.values(), key=lambda group: -sum(cut.stop - cut.start for cut in group))
 
 
 def _outcomes(

@@ -1,6 +1,6 @@
-"""The flow: each stage of a recipe, with its inputs and its output in the workspace. CLI, DVC and KFP all call these.
+"""Runs each stage of a recipe with its inputs and outputs in the workspace; called by the CLI, DVC and KFP.
 
-Heavy libraries are imported by the stage that needs them, so that an unchanged stage answers at once.
+Each stage imports heavy libraries only when it needs them, so that a stage that is up to date returns at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run_validate(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
-    """The clip store, and its version in the DVC remote; under `dvc repro` DVC itself sees to that."""
+    """Write the clip store and push its version to the DVC remote; under `dvc repro`, DVC itself does the latter."""
     name = recipe.data.name
     output = at.data(name, "extract")
     ingested, validated, cluster = at.data(name, "ingest"), at.data(name, "validate"), recipe.compute.address
@@ -47,14 +47,14 @@ def run_extract(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def extracted_already(recipe: Recipe, at: Workspace) -> StageResult | None:
-    """The result with which `run_extract` would find nothing to do."""
+    """The result of extract if it is up to date, so that `run_extract` would not run; otherwise None."""
     name = recipe.data.name
     result = extracted(recipe.data, recipe.clip, at.data(name, "validate"), at.data(name, "extract"))
     return result if result and _is_kept(recipe, at, result) else None
 
 
 def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
-    """Whether the store's version is in the DVC remote, or that is not ours to see to."""
+    """Whether the store's version is in the DVC remote, or DVC itself manages it."""
     if "DVC_STAGE" in os.environ:
         return True
     store = at.data(recipe.data.name, "extract") / "store"
@@ -68,14 +68,14 @@ def run_train(recipe: Recipe, at: Workspace) -> StageResult:
 
 
 def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
-    """The result with which `run_train` would find nothing to do."""
+    """The result of train if it is up to date, so that `run_train` would not run; otherwise None."""
     with _start(recipe, at) as start:
         return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
 
 
 @contextmanager
 def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
-    """The checkpoint folder that training starts from, if it starts from one."""
+    """Yield the folder of the start weights, or None if training starts from random weights."""
     if recipe.train.init_from is None:
         yield None
         return
@@ -101,13 +101,13 @@ STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
     "evaluate": run_evaluate,
     "register": run_register,
 }
-ALREADY = {"extract": extracted_already, "train": trained_already}  # of the stages that can be jobs
+ALREADY = {"extract": extracted_already, "train": trained_already}  # for the stages that can run as jobs
 
 
 def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
-    """The recipe of the branch, starting from what this recipe trains in the workspace if it names nothing else."""
+    """The recipe of the finetune branch; without `train.init_from` it starts from this recipe's trained model."""
     if recipe.finetune is None:
-        raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or leave --finetune out")
+        raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or omit --finetune")
     start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
     train = recipe.finetune.train.model_copy(update={"init_from": start})
     return recipe.finetune.model_copy(update={"train": train})

@@ -1,7 +1,7 @@
-"""Ingest: official annotation files and the videos they name, from a folder or a bucket, into one manifest.
+"""The ingest stage: copies annotated videos from a folder or a bucket and writes one manifest for all formats.
 
-The output holds `manifest.parquet`, `coverage.json`, the videos under `videos/`, and `objects.jsonl`: which object of
-the source each video is, so that a rerun copies only what changed and a killed run goes on.
+The output holds `manifest.parquet`, `coverage.json`, the videos in `videos/`, and `objects.jsonl`, which maps each
+video to its object in the source, so that a rerun copies only changed videos and a killed run resumes.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ COVERAGE = "coverage.json"
 
 
 def ingest(data: Data, generated: Path, output: Path) -> StageResult:
-    """Bring the data set of `data` into `output`; a synthetic one is generated first. Raises InputError."""
+    """Copy the data set into `output`; a synthetic one is generated first.
+
+    Raises InputError when annotations or videos are missing or malformed.
+    """
     if data.source == "synthetic":
         data = _generate(data, generated)
     store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
     listing = {item.key: item for item in store.objects()}
     tables, labels = _annotation_files(data, store, listing)
-    beside, digests = _beside(data, store, listing)
+    sidecars, digests = _sidecar_files(data, store, listing)
     videos = Videos(listing)
-    annotations = _read(data, tables, labels, store.root, videos, beside)
+    annotations = _read(data, tables, labels, store.root, videos, sidecars)
     objects = {item.object: videos.objects(item.object) for item in annotations.items if item.object}
     named = [listing[key] for key in sorted({key for keys in objects.values() for key in keys})]
     if not named:
-        raise InputError(f"none of the {len(annotations.items)} rows has its video", data.source, "check data.source")
+        what = f"the videos of all {len(annotations.items)} rows are missing"
+        raise InputError(what, data.source, "check data.source")
     inputs: dict[str, Any] = {
         "data": data.model_dump(include={"format", "holdout", "first_second"}),
         **({} if data.frame_rate == 30 else {"frame_rate": data.frame_rate}),
@@ -56,8 +60,8 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
         "labels": labels and _digest(labels),
         "objects": {item.key: item.identity for item in named},
     }
-    if digests:  # ingestions without them stay what they are
-        inputs["beside"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
+    if digests:  # otherwise omitted, so that results of earlier versions without such files stay valid
+        inputs["sidecar_files"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
 
     def work(partial: Path) -> Mapping[str, Any]:
         files, copied = collect(store, named, partial, output)
@@ -70,7 +74,7 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
         missing = len(coverage["missing_videos"])
         megabytes = sum(entry.size for entry in files.values()) / 1e6
-        ignored = f"; {annotations.ignored} of a test split left out" if annotations.ignored else ""
+        ignored = f"; {annotations.ignored} rows of a test split left out" if annotations.ignored else ""
         return {
             "outputs": {"manifest": MANIFEST, "coverage": COVERAGE, "videos": VIDEOS},
             "summary": f"{len(found)} of {len(found) + missing} videos ({megabytes:.1f} MB), {missing} missing; "
@@ -83,24 +87,24 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
 
 
 def source_version(data: Data) -> str:
-    """Identity of what `ingest` would find, from the listing alone: equal when no object of the source has changed."""
+    """Identity of the source, from its listing and annotation files: changes when an object of the source changes."""
     if data.source == "synthetic":
         found: dict[str, Any] = {"synthetic": data.synthetic.model_dump()}
     else:
         store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
         listing = {item.key: item for item in store.objects()}
         tables, labels = _annotation_files(data, store, listing)
-        _, beside = _beside(data, store, listing)
+        _, digests = _sidecar_files(data, store, listing)
         files = [table.file for table in tables] + ([labels] if labels else [])
         found = {
             "objects": {key: item.identity for key, item in listing.items()},
-            "files": [[_digest(file) for file in files], beside],
+            "files": [[_digest(file) for file in files], digests],
         }
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _generate(data: Data, generated: Path) -> Data:
-    """Write the synthetic source and return `data` as that of an ordinary folder."""
+    """Write the synthetic source and return `data` with that folder as its source."""
     from slowfast_core.data import synthetic
 
     write = synthetic.write_ava if data.format == "ava" else synthetic.write_kinetics
@@ -126,20 +130,25 @@ def _annotation_files(
 
 
 def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject]) -> TextFile:
-    """A file below the source, or a path of its own. The source goes first, so that no stray file shadows it."""
-    below = listing.get(posixpath.normpath(name))
-    own = Path(name).expanduser()
-    if below:
+    """Read a text file in the source or, if it is not there, at a local path.
+
+    The source comes first, so that no local file shadows it. Raises InputError when the file is missing.
+    """
+    in_source = listing.get(posixpath.normpath(name))
+    local = Path(name).expanduser()
+    if in_source:
         with TemporaryDirectory() as folder:
-            store.fetch(below, Path(folder) / "annotations")
-            return TextFile(posixpath.join(store.root, below.key), _text(Path(folder) / "annotations", name))
-    if own.is_file():
-        return TextFile(name, _text(own, name))
+            store.fetch(in_source, Path(folder) / "annotations")
+            return TextFile(posixpath.join(store.root, in_source.key), _text(Path(folder) / "annotations", name))
+    if local.is_file():
+        return TextFile(name, _text(local, name))
     raise InputError(f"no annotation file {name!r}", store.root, "correct data.annotations or data.labels") from None
 
 
-def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]) -> tuple[ava.Beside, dict[str, str]]:
-    """What the recipe names beside AVA's annotations, and the digest of each of those files."""
+def _sidecar_files(
+    data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
+) -> tuple[ava.Beside, dict[str, str]]:
+    """The excluded key frames and person boxes that AVA's annotations come with, and the digest of each file."""
     excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
     digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
     boxes: dict[Split, PersonBoxes] = {}
@@ -147,10 +156,10 @@ def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject])
     with TemporaryDirectory() as folder:
         for split in splits:
             if name := data.person_boxes.files.get(f"person_boxes.{split}"):
-                below = listing.get(posixpath.normpath(name))
-                path = Path(folder) / split if below else Path(name).expanduser()
-                if below:
-                    store.fetch(below, path)
+                in_source = listing.get(posixpath.normpath(name))
+                path = Path(folder) / split if in_source else Path(name).expanduser()
+                if in_source:
+                    store.fetch(in_source, path)
                 elif not path.is_file():
                     raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
                 boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
@@ -169,7 +178,7 @@ def _text(path: Path, name: str) -> str:
 
 
 def _read(
-    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, beside: ava.Beside
+    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, sidecars: ava.Beside
 ) -> Annotations:
     match data.format:
         case "kinetics":
@@ -185,11 +194,11 @@ def _read(
         case "something":
             return something.read_annotations(tables, labels, data.holdout, videos)
         case "ava":
-            return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos, beside)
+            return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos, sidecars)
 
 
 def _whole(video: str, files: list[Entry]) -> Entry:
-    """What is known of a video's file, or of its frames together."""
+    """Size and SHA-256 of a video file, or of all frames of a video that consists of image files."""
     if [file.key for file in files] == [video]:
         return files[0]
     lines = "".join(f"{file.sha256} {posixpath.basename(file.key)}\n" for file in files)
@@ -210,7 +219,7 @@ def _rows(items: Iterable[Item], videos: Mapping[str, Entry]) -> pd.DataFrame:
 
 
 def _coverage(annotations: Annotations) -> dict[str, Any]:
-    """How many rows the annotations expect, and how many have their video, in all, by split and by class."""
+    """Numbers of expected rows and of rows with their video: in total, by split and by class."""
     expected: Counter[tuple[str, str]] = Counter()
     present: Counter[tuple[str, str]] = Counter()
     for item in annotations.items:
@@ -220,8 +229,9 @@ def _coverage(annotations: Annotations) -> dict[str, Any]:
         present.update(groups if item.object else ())
 
     def count(kind: str, name: str) -> dict[str, int]:
-        there = present[kind, name]
-        return {"expected": expected[kind, name], "present": there, "missing": expected[kind, name] - there}
+        all_rows = expected[kind, name]
+        with_video = present[kind, name]
+        return {"expected": all_rows, "present": with_video, "missing": all_rows - with_video}
 
     return {
         **count("all", ""),

@@ -1,4 +1,4 @@
-"""Registration: trained and evaluated weights become a version of a registered model, if their lineage is complete."""
+"""The register stage: registers trained and evaluated weights as a model version, if their lineage is complete."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from slowfast_core.tracking.registry import HEADLINE, Candidate, register_versio
 from slowfast_core.tracking.runs import read_environment, run_exists, send_unsent, store_name, store_uri
 from slowfast_core.workspace import Workspace
 
-TRAINED = ("seed", "clip", "model", "train", "compute")  # sections that shape the weights
+TRAINED = ("seed", "clip", "model", "train", "compute")  # sections that the trained weights depend on
 
 
 def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at: Workspace) -> StageResult:
-    """Give the trained weights a version of `recipe.register_.model`. Raises InputError when its lineage has gaps."""
+    """Register the trained weights as a version of `recipe.register_.model`. Raises InputError for missing lineage."""
     trained, evaluated = read_result(training), read_result(evaluation)
     if trained.weights_digest != evaluated.weights_digest:
-        mend = "evaluate this training's checkpoint first"
-        raise InputError(f"the evaluation is of other weights ({evaluated.weights_digest})", evaluation, mend)
+        fix = "evaluate this training's checkpoint first"
+        raise InputError(f"other weights were evaluated ({evaluated.weights_digest})", evaluation, fix)
     uri = store_uri(recipe.tracking, at)
-    recipe = recipe.model_copy(update={"finetune": None})  # another model
+    recipe = recipe.model_copy(update={"finetune": None})  # the branch is registered as a model of its own
 
     def work(folder: Path) -> Mapping[str, Any]:
         load_verified(training)
@@ -43,9 +43,10 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
 
 
 def _inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
-    """Everything that a version records."""
+    """Everything that a model version records."""
     evaluated = read_result(evaluation)
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}  # the checkpoint names it
+    # The checkpoint records the start weights by their digest, so their location does not count.
+    start = {"train": recipe.train.model_copy(update={"init_from": None})}
     return {
         "recipe": json.loads(recipe.model_copy(update=start).to_json()),
         "uri": store,
@@ -64,8 +65,8 @@ def _candidate(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Ca
         raise InputError(f"the evaluation has no metric {headline!r}", evaluation, "evaluate with this recipe's head")
     lineage = collect(recipe, training, evaluation, uri)
     if unknown := missing(lineage):
-        mend = f"train and evaluate with this recipe, tracked at {uri}"
-        raise InputError(f"lineage is incomplete: {', '.join(unknown)}", training, mend)
+        fix = f"train and evaluate with this recipe, tracked at {uri}"
+        raise InputError(f"lineage is incomplete: {', '.join(unknown)}", training, fix)
     evaluated_on = evaluated.data_version or lineage.data_version
     return Candidate(
         name=recipe.register_.model,
@@ -86,16 +87,17 @@ def _evidence(evaluation: Path) -> Evidence | None:
 
 
 def _as_trained(recipe: Recipe, checkpoint: Path) -> Recipe:
-    """The recipe with the sections that the weights were trained with, should it have been edited since."""
+    """The recipe with the sections that the weights were trained with, in case the recipe was edited afterwards."""
     trained = _read(checkpoint)
     if absent := [section for section in TRAINED if section not in trained]:
-        raise InputError(f"the checkpoint does not record {', '.join(absent)}", checkpoint, "train with this version")
+        what = f"the checkpoint does not record {', '.join(absent)}"
+        raise InputError(what, checkpoint, "train again with this version of the package")
     sections = {section: trained[section] for section in TRAINED}
     return parse_recipe({**json.loads(recipe.to_json()), **sections}, str(checkpoint))
 
 
 def collect(recipe: Recipe, training: Path, evaluation: Path, uri: str) -> Lineage:
-    """What is known; a run that the store at `uri` does not have counts as unknown."""
+    """Collect the lineage of the weights; an MLflow run that does not exist at `uri` counts as missing."""
     trained, evaluated = read_result(training), read_result(evaluation)
     checkpoint = _read(training / "checkpoint.json")
     run = checkpoint.get("run_id") or ""

@@ -1,4 +1,4 @@
-"""The training stage: what is checked before, the workers, and the record of what they left."""
+"""The training stage: checks the inputs, runs the workers and writes the record of the trained weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from slowfast_core.workspace import Workspace
 if TYPE_CHECKING:
     from slowfast_core.tracking.runs import Run
 
-START = "start.safetensors"  # the weights to start from, below the stage's folder
-# Settings of `train` that shape no weight: changing one starts no training again.
+START = "start.safetensors"  # copy of the start weights in the stage's folder
+# Settings of `train` that do not affect the weights: changing them does not cause another training.
 NOT_IN_THE_WEIGHTS = {
     "init_from",
     "allow_overlap",
@@ -40,10 +40,10 @@ NOT_IN_THE_WEIGHTS = {
 
 
 def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_from: Path | None = None) -> StageResult:
-    """Train on the clip store in `extracted`; `output` gets `model.safetensors` and `checkpoint.json`.
+    """Train on the clip store in `extracted`; write `model.safetensors` and `checkpoint.json` to `output`.
 
-    `init_from` is a checkpoint folder to start from. Killed, the next call goes on from the last checkpoint. Raises
-    InputError when recipe, data, start weights and machine do not go together.
+    `init_from` is the folder of the start weights. After a kill, the next call resumes from the last checkpoint. Raises
+    InputError when the recipe does not fit the data, the start weights or the machine.
     """
     recipe, notes = _with_gpus(recipe, extracted, output, init_from)
     inputs = _inputs(recipe, extracted, init_from)
@@ -57,9 +57,9 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
 
 
 def trained(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None = None) -> StageResult | None:
-    """The training in `output` that `train` would find to be of these inputs, so that it had nothing to do.
+    """The result in `output` if it is up to date, so that `train` would not run; otherwise None.
 
-    With `compute.gpus_per_worker: auto` it is the same whether it was done with GPUs or without.
+    With `compute.gpus_per_worker: auto`, a training with GPUs and one without are both up to date.
     """
     found = _finished(recipe, extracted, output, init_from)
     return found and found[1]
@@ -75,9 +75,9 @@ def _finished(
 
 
 def _with_gpus(recipe: Recipe, extracted: Path, output: Path, init_from: Path | None) -> tuple[Recipe, list[str]]:
-    """The recipe with a number for `compute.gpus_per_worker: auto`, and what is to be noted of that.
+    """The recipe with `compute.gpus_per_worker: auto` resolved to a number, and notes for the log.
 
-    The number is that of a finished training of these inputs, else by the GPUs that there are.
+    The number is taken from a finished training with the same inputs, otherwise from the available GPUs.
     """
     if recipe.compute.gpus_per_worker != "auto":
         return recipe, []
@@ -100,7 +100,7 @@ def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str
         "train": start,
         "compute": compute,
     }
-    if recipe.train.final == "best":  # the held-out split, seen at this size, says which is
+    if recipe.train.final == "best":  # the best weights depend on the held-out split at this size
         inputs["evaluate"] = recipe.evaluate.model_dump(include={"size"})
     return inputs | {"seed": recipe.seed, "data_version": data_version, "parent": parent}
 
@@ -127,7 +127,7 @@ def _fit(
     job = Job(recipe, data_version, store, folder, folder / START if init_from else None, classifier, parent)
     job.prepare()
     write_learned_from(folder, manifest, init_from)
-    if init_from:  # every worker sees this folder, and a registered model is on disk only for now
+    if init_from:  # a downloaded model is temporary, and on a cluster only this folder is visible to every worker
         copy_whole(init_from / WEIGHTS, folder / START)
     fetched = fetch_newest(job)
     for note in notes:
@@ -138,7 +138,7 @@ def _fit(
             try:
                 run_workers(job)
             finally:
-                job.check()  # what a worker said tells more than that it ended
+                job.check()  # the error of a worker explains more than Ray's error that it ended
             if job.stop.exists():
                 raise Stopped(folder)
     for left in (RAY, "hosts"):
@@ -146,18 +146,18 @@ def _fit(
     for spent in (folder / START, job.refusal):
         spent.unlink(missing_ok=True)
     known = {"labels": labels, "data_version": data_version, "parent_checkpoint": parent, "run_id": run.id}
-    return _told(job, known, [*fetched, *absent, *logged, *overlap])
+    return _write_checkpoint(job, known, [*fetched, *absent, *logged, *overlap])
 
 
-def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:
-    """Write what is known of the weights beside them; returns the fields of the stage's result."""
+def _write_checkpoint(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:
+    """Write `checkpoint.json`, the record of the trained weights, and return the fields of the stage's result."""
     from slowfast_core.model.weights import load_weights, weights_digest
 
     digest = weights_digest(load_weights(job.folder / "model.safetensors"))
     record = {**json.loads(job.recipe.to_json()), **known, "weights_digest": digest}
     write_whole(job.folder / "checkpoint.json", json.dumps(record, indent=1))
     reached, epochs = last_metrics(job.log), f"{job.recipe.train.epochs} epochs"
-    done = f"loss {reached['loss']:.3f} after {epochs}" if reached else f"{epochs} were done before"
+    done = f"loss {reached['loss']:.3f} after {epochs}" if reached else f"{epochs} were already done"
     return {
         "outputs": {"weights": "model.safetensors", "checkpoint": "checkpoint.json"},
         "summary": "; ".join([done, *notes]),
@@ -169,9 +169,9 @@ def _told(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[s
 
 
 def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) -> tuple[Run, list[str]]:
-    """The MLflow run of this training: a new one, or the one that was cut off. With what is to be noted.
+    """Open the MLflow run of this training, or reopen the run of an interrupted one; return it with notes for the log.
 
-    Training goes on while MLflow is away, but begins only where its run can be opened: raises InputError.
+    If MLflow does not answer, a training that has a run resumes without it; for a new training, raises InputError.
     """
     from slowfast_core.tracking.continued import known_run, open_run_of
     from slowfast_core.tracking.failures import mlflow_in_one_line
@@ -181,7 +181,7 @@ def _open_run(recipe: Recipe, at: Workspace, folder: Path, data_version: str) ->
         run = open_run_of(folder, recipe.tracking, at, name, tags)
     except InputError:
         if known := known_run(folder, recipe.tracking, at, name):
-            return known, ["MLflow could not be used when the training went on"]
+            return known, ["MLflow was not available when the training resumed"]
         raise
     with mlflow_in_one_line(run.uri):
         run.log_params(clip=recipe.clip, model=recipe.model, train=recipe.train, compute=recipe.compute)

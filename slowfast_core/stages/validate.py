@@ -1,8 +1,8 @@
-"""Validate: Great Expectations suites over the ingested manifest; bad rows go to quarantine, each with its reasons.
+"""The validate stage: checks the manifest with Great Expectations and quarantines bad rows with their reasons.
 
-The suites are `suites/common.json` and `suites/<format>.json`, and of the classes `suites/classes.json`. Great
-Expectations works on flat columns, so the lists of a row and what decoding told are put into columns first. An
-expectation's `meta` has its title and, formatted with the row, the reason.
+The suites are `suites/common.json` and `suites/<format>.json` for rows, and `suites/classes.json` for classes. Great
+Expectations works on flat columns, so lists and decoded properties of each row are put into columns first. The `meta`
+of an expectation holds its title and the reason, a template that is formatted with the row.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from slowfast_core.recipe.load import Data, Store, Validation
 MANIFEST = "manifest.parquet"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).resolve().parent.parent / "data" / "quality" / "suites"
-SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # others are as Kinetics
-SIZE_FIELDS = {"short_side", "height"}  # of Store
+SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # other formats use that of Kinetics
+SIZE_FIELDS = {"short_side", "height"}  # fields of Store
 ANY_IMBALANCE = 1e18
 
 
 def validate(data: Data, ingested: Path, output: Path) -> StageResult:
-    """Sort the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
+    """Split the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
     suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
     if data.validation.shared_videos == "quarantine":
         suites.append(SUITES / "videos.json")
@@ -63,21 +63,21 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         known = manifest.rows.assign(**{name: segments[name] for name in ("frames", "fps", "width", "height")})
         good = Manifest(known.drop(index=list(reasons)).reset_index(drop=True), manifest.labels)
         classes = class_table(good)
-        of_classes = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
-        balance = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(of_classes).items()]
+        class_checks = _run_suites([SUITES / "classes.json"], classes, _limits(data.validation, manifest))
+        balance = [f"{classes['name'][row]!r}: {'; '.join(why)}" for row, why in _reasons(class_checks).items()]
         names = _doubtful_names(data, classes)
-        warnings = [*names, *balance, *_warned_of_videos(data.validation, flat)]
+        warnings = [*names, *balance, *_shared_video_warnings(data.validation, flat)]
         coverage = coverage_of(manifest, segments, reasons)
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
         bad = quarantined(manifest.rows, reasons)
         write_quarantine(bad, partial / QUARANTINE)
-        write_report(data, coverage, classes, [*checks, *of_classes], warnings, bad, partial)
+        write_report(data, coverage, classes, [*checks, *class_checks], warnings, bad, partial)
         _accept(data, good, coverage, checks, balance, partial, output)
         good.write(partial / MANIFEST)
         (partial / JOURNAL).unlink()
         return {
             "outputs": {"manifest": MANIFEST, "quarantine": QUARANTINE, "report": PAGE, "coverage": COVERAGE},
-            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warned(warnings, names),
+            "summary": f"{len(good.rows)} good, {len(reasons)} quarantined" + _warning_summary(warnings, names),
             "digest": sha256_of(partial / MANIFEST),
             "versions": read_result(ingested).versions,
             "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
@@ -96,40 +96,41 @@ def _inputs(data: Data, ingested: Path, suites: Sequence[Path]) -> dict[str, Any
         "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
     }
     if names_come_from_rows(data):
-        inputs["names"] = "from the rows"  # they are looked at; with a label file they are not
+        inputs["names"] = "from the rows"  # checked for doubtful names; names from a label file are not
     return inputs
 
 
 def _flatten(manifest: Manifest, segments: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """The manifest with scalar columns for what its lists and its files hold."""
+    """The manifest with scalar columns computed from its lists and its decoded files."""
     sizes = zip(segments["height"], segments["width"], strict=True)
     unfit = [None if math.isnan(height) else too_large(int(height), int(width), store) for height, width in sizes]
     rows = manifest.rows
-    labels = [np.asarray(of_row if of_row is not None else [], dtype=int) for of_row in rows["labels"]]
-    boxes = [() if of_row is None else [np.asarray(box, dtype=float) for box in of_row] for of_row in rows["boxes"]]
-    found = [() if of_row is None else [box[:4] for box in of_row] for of_row in rows["proposals"]]
-    listed = [0 if of_row is None else len(of_row) for of_row in rows["box_labels"]]
+    labels = [np.asarray(each if each is not None else [], dtype=int) for each in rows["labels"]]
+    boxes = [() if each is None else [np.asarray(box, dtype=float) for box in each] for each in rows["boxes"]]
+    proposals = [() if each is None else [box[:4] for box in each] for each in rows["proposals"]]
+    labelled = [0 if each is None else len(each) for each in rows["box_labels"]]
     flat = rows.drop(columns=["frames", "fps", "width", "height"]).join(segments)
     return flat.assign(
         row=range(len(rows)),
         unfit=pd.Series(unfit, index=rows.index, dtype=object),
         classes=len(manifest.labels),
-        label_count=[len(of_row) for of_row in labels],
-        label_min=[of_row.min() if len(of_row) else math.nan for of_row in labels],
-        label_max=[of_row.max() if len(of_row) else math.nan for of_row in labels],
+        label_count=[len(each) for each in labels],
+        label_min=[each.min() if len(each) else math.nan for each in labels],
+        label_max=[each.max() if len(each) else math.nan for each in labels],
         same_id_before=rows.groupby("id", dropna=False).cumcount(),
         leaks_to=pd.Series(leaks(rows), index=rows.index, dtype=object),
         repeats=pd.Series(repeats(rows), index=rows.index, dtype=object),
         video_in=pd.Series(shared_videos(rows), index=rows.index, dtype=object),
-        box_count=[len(true) + len(of_row) for true, of_row in zip(boxes, found, strict=True)],
+        box_count=[len(true) + len(found) for true, found in zip(boxes, proposals, strict=True)],
         boxes_outside=[
-            sum(not _in_picture(box) for box in (*true, *of_row)) for true, of_row in zip(boxes, found, strict=True)
+            sum(not _is_inside_frame(box) for box in (*true, *found))
+            for true, found in zip(boxes, proposals, strict=True)
         ],
-        boxes_unlabelled=[abs(len(of_row) - lists) for of_row, lists in zip(boxes, listed, strict=True)],
+        boxes_unlabelled=[abs(len(each) - count) for each, count in zip(boxes, labelled, strict=True)],
     )
 
 
-def _in_picture(box: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+def _is_inside_frame(box: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
     return len(box) == 4 and bool(0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1)
 
 
@@ -168,7 +169,7 @@ def _check(result: Any, rows: list[dict[Any, Any]]) -> Check:
     if not result.success and not bad:
         if reason or not result.result:
             raise RuntimeError(f"expectation {title!r} could not be evaluated: {result.exception_info}")
-        raise InputError(f"not so: {title}", MANIFEST, "ingest again")
+        raise InputError(f"the manifest does not satisfy: {title}", MANIFEST, "ingest again")
     return Check(title, config.type, bool(result.success), {row: reason.format_map(rows[row]) for row in bad})
 
 
@@ -186,17 +187,17 @@ def _doubtful_names(data: Data, classes: pd.DataFrame) -> list[str]:
     return doubtful_names(dict(zip(classes["name"], classes["train"] + classes["val"], strict=True)))
 
 
-def _warned(warnings: list[str], names: list[str]) -> str:
-    """A doubtful name is shown at once: whoever trains on the class of a typo finds out late."""
+def _warning_summary(warnings: list[str], names: list[str]) -> str:
+    """The number of warnings, with the first doubtful class name: a typo would otherwise be noticed after training."""
     if not warnings:
         return ""
     first = f": {names[0]}" if names else ""
     return f"; {len(warnings)} warning{'s' * (len(warnings) > 1)} in the report{first}"
 
 
-def _warned_of_videos(validation: Validation, flat: pd.DataFrame) -> list[str]:
+def _shared_video_warnings(validation: Validation, flat: pd.DataFrame) -> list[str]:
     shared = int(flat["video_in"].notna().sum()) if validation.shared_videos == "warn" else 0
-    return [f"{shared} rows of train are other moments of videos of val"] if shared else []
+    return [f"{shared} rows of train are other segments of videos in val"] if shared else []
 
 
 def _accept(
@@ -208,26 +209,27 @@ def _accept(
     partial: Path,
     output: Path,
 ) -> None:
-    """Raises InputError, and leaves the reports beside `output`, when what is left is no data set to train on."""
+    """Raises InputError when the good rows cannot be trained on; the reports are then in `<output>.rejected`."""
     rejected = output.with_name(f"{output.name}.rejected")
     shutil.rmtree(rejected, ignore_errors=True)
     total, bad = coverage["expected"], coverage["quarantined"]
     worst = max(checks, key=lambda check: len(check.bad))
-    often = f"most often: {Counter(worst.bad.values()).most_common(1)[0][0]}" if worst.bad else ""
+    most_frequent = f"most often: {Counter(worst.bad.values()).most_common(1)[0][0]}" if worst.bad else ""
     limit = data.validation.max_bad_share
     empty = [name for name in ("train", "val") if good.split(name).rows.empty]
     if bad > limit * total:
-        what = f"{bad} of {total} rows are bad ({bad / total:.1%}, allowed {limit:.1%}), {often}"
-        mend = "mend the source, or raise data.validation.max_bad_share"
+        what = f"{bad} of {total} rows are bad ({bad / total:.1%}, allowed {limit:.1%}), {most_frequent}"
+        fix = "fix the source, or raise data.validation.max_bad_share"
     elif empty:
-        what = f"split {empty[0]!r} has no good row, {bad} of {total} rows are bad{often and f', {often}'}"
-        mend = f"add good rows for {empty[0]!r}"
+        what = f"split {empty[0]!r} has no good rows, {bad} of {total} rows are bad"
+        what += f", {most_frequent}" if most_frequent else ""
+        fix = f"add good rows for {empty[0]!r}"
     elif balance and data.validation.class_balance == "refuse":
-        what = f"the classes are not balanced, {len(balance)} times; {balance[0]}"
-        mend = "add clips, or relax data.validation.min_class_clips or .max_imbalance"
+        what = f"{len(balance)} classes violate the limits on class balance; {balance[0]}"
+        fix = "add clips, or relax data.validation.min_class_clips or .max_imbalance"
     else:
         return
     rejected.mkdir()
     for name in (QUARANTINE, REPORT, PAGE, COVERAGE):
         shutil.copy(partial / name, rejected / name)
-    raise InputError(what, rejected / (QUARANTINE if bad else PAGE), mend)
+    raise InputError(what, rejected / (QUARANTINE if bad else PAGE), fix)

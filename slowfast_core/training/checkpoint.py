@@ -1,4 +1,7 @@
-"""Checkpoints of a training in progress: written whole, checksummed, the last k kept, a torn one passed over."""
+"""Checkpoints of a training in progress: written atomically with a checksum; incomplete ones are skipped on resume.
+
+A checkpoint is a folder `step-N` with `state.pt` and its SHA-256 in `sha256.json`. Only the last few are kept.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ STATE, SUMS = "state.pt", "sha256.json"
 
 
 class Upload(Protocol):
-    """Sends saved checkpoints to where they outlive this machine (checkpoint_store.Uploader)."""
+    """Uploads saved checkpoints to storage that outlives this machine (see checkpoint_store.Uploader)."""
 
     def send(self, step: int, best: int | None) -> None: ...
 
@@ -29,15 +32,17 @@ class Upload(Protocol):
 
 
 class Saver:
-    """Saves in the background while training goes on, one checkpoint at a time, and has them sent where asked to."""
+    """Saves checkpoints in a background thread, one at a time, and passes them to the uploader if there is one."""
 
     def __init__(self, folder: Path, keep: int, uploader: Upload | None = None) -> None:
-        self.folder, self.keep, self.uploader = folder, keep, uploader
+        self.folder = folder
+        self.keep = keep
+        self.uploader = uploader
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[Path] | None = None
 
     def save(self, state: Mapping[str, Any], best: int | None = None) -> None:
-        """Copy the state, and write the copy. Nothing is saved after one that `failed`."""
+        """Copy the state and start writing the copy; does nothing once a checkpoint has `failed`."""
         if self.pending is not None:
             wait([self.pending])
         if self.failed:
@@ -47,22 +52,25 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether the one before could not be written; `wait` then says why."""
+        """Whether the previous checkpoint could not be written; `wait` then raises the reason."""
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
 
     def wait(self) -> None:
+        """Wait for the checkpoint that is being written. Raises InputError when the disk is full."""
         if self.pending is not None:
-            pending, self.pending = self.pending, None
+            pending = self.pending
+            self.pending = None
             try:
                 pending.result()
             except OSError as error:
                 if error.errno not in FULL:
                     raise
                 what = f"cannot save a checkpoint: {error.strerror}"
-                raise InputError(what, self.folder, "make room and run again; it goes on from the last one") from None
+                fix = "free disk space and run again; training resumes from the previous checkpoint"
+                raise InputError(what, self.folder, fix) from None
 
     def finish(self) -> None:
-        """What was saved is whole, and in the store, or the store has failed."""
+        """Wait until everything is written and uploaded; a failed upload is not an error."""
         self.wait()
         if self.uploader:
             self.uploader.wait()
@@ -76,9 +84,9 @@ class Saver:
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, needed: Collection[int] = ()) -> Path:
-    """Write `folder/step-N` whole, N being `state["step"]`; the last `keep` stay, and those of the `needed` steps.
+    """Write `folder/step-N` atomically, N being `state["step"]`; delete all but the last `keep` and the `needed` steps.
 
-    Random states are functions of (seed, step, rank) and need no saving.
+    Random states are not saved: they are functions of (seed, step, rank).
     """
     step = int(state["step"])
     final = checkpoint_of(folder, step)
@@ -88,18 +96,18 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int, needed: C
     try:
         _write(state, temporary / STATE)
         write_whole(temporary / SUMS, json.dumps({STATE: sha256_of(temporary / STATE)}))
-    except OSError:  # it leaves room on a full disk to say so
+    except OSError:  # free the space again, so that the error can be logged on a full disk
         shutil.rmtree(temporary)
         raise
-    if final.exists():  # a torn one of the same step
+    if final.exists():  # an incomplete checkpoint of the same step
         shutil.rmtree(final)
     temporary.rename(final)
     sync(folder)
     saved = sorted(folder.glob("step-*"))
-    torn = [path for path in saved if step_of(path) > step]  # training went on from before them
-    unfinished = folder.glob(".step-*")  # saved or fetched by a process that was killed
-    old = [path for path in saved[: -keep - len(torn)] if step_of(path) not in needed]
-    for path in [*torn, *unfinished, *old]:
+    skipped = [path for path in saved if step_of(path) > step]  # incomplete: training resumed from an earlier one
+    unfinished = folder.glob(".step-*")  # left by a process that was killed while it wrote or downloaded
+    old = [path for path in saved[: -keep - len(skipped)] if step_of(path) not in needed]
+    for path in [*skipped, *unfinished, *old]:
         shutil.rmtree(path)
     return final
 
@@ -108,7 +116,7 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(dict(state), file)
-    except RuntimeError as error:  # torch says so of whatever kept it from writing
+    except RuntimeError as error:  # torch hides the reason, for example a full disk, behind a RuntimeError
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -116,17 +124,17 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest whole checkpoint, and the torn ones that were passed over."""
-    torn: list[Path] = []
+    """The newest complete checkpoint, and the newer, incomplete ones that were skipped."""
+    skipped: list[Path] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         if is_whole(path):
-            return path, torn
-        torn.append(path)
-    return None, torn
+            return path, skipped
+        skipped.append(path)
+    return None, skipped
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises OSError when the checkpoint is not the one that was saved."""
+    """Load a checkpoint to CPU memory. Raises OSError when its checksum does not match."""
     if not is_whole(path):
         raise OSError(errno.EIO, "the checkpoint is damaged", str(path))
     state: dict[str, Any] = torch.load(path / STATE, weights_only=True, map_location="cpu")
@@ -138,7 +146,7 @@ def checkpoint_of(folder: Path, step: int) -> Path:
 
 
 def unfinished_of(folder: Path, step: int) -> Path:
-    """Where it is until it is whole; the next save clears what a killed process left."""
+    """Folder in which a checkpoint is written before it is renamed; the next save deletes leftovers."""
     return folder / f".{checkpoint_of(folder, step).name}"
 
 
@@ -147,6 +155,7 @@ def step_of(path: Path) -> int:
 
 
 def is_whole(path: Path) -> bool:
+    """Whether the checkpoint is complete and its checksum matches."""
     try:
         sums = json.loads((path / SUMS).read_text())
         return bool(sums[STATE] == sha256_of(path / STATE))
@@ -155,7 +164,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Tensors on CPU, which later steps do not change."""
+    """Copy nested tensors to CPU, so that later training steps do not change them."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

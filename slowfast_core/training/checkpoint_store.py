@@ -1,4 +1,4 @@
-"""Checkpoints kept in an object store as well, so that a training outlives the machine that it ran on."""
+"""Copies checkpoints to an object store, so that a training can resume on another machine."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from slowfast_core.training.checkpoint import (
 )
 from slowfast_core.training.job import Job
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
-ATTEMPTS = 2  # at an object: what fails is tried again with the next checkpoint
+ATTEMPTS = 2  # per object; a failed upload is repeated with the next checkpoint
 WORKERS = 4
 KEY_LETTERS = 16
 
 
 class CheckpointStore:
-    """The checkpoints of one training, as its folder has them: `step-N/state.pt`, and then its checksum."""
+    """The checkpoints of one training in an object store: `step-N/state.pt`, followed by its checksum."""
 
     def __init__(self, root: str, endpoint_url: str | None = None) -> None:
         self.objects = open_store(root, endpoint_url, workers=WORKERS, attempts=ATTEMPTS)
 
     @classmethod
     def of(cls, job: Job) -> CheckpointStore | None:
-        """That of the recipe; below it each training has its place, by all that its weights depend on."""
+        """The store of the recipe, if any, below a key derived from everything that the trained weights depend on."""
         train = job.recipe.train
         if train.checkpoint_store is None:
             return None
@@ -49,41 +49,47 @@ class CheckpointStore:
         return cls(f"{train.checkpoint_store.rstrip('/')}/{key}", train.checkpoint_endpoint_url)
 
     def put(self, folder: Path, step: int, best: int | None, keep: int) -> None:
-        """Have the checkpoint of `step`, and the best, there; of the older ones the last stay. Raises InputError."""
-        there = self._listed()
-        whole = {number for number, items in there.items() if _both(items)}
-        # A best that this machine lost, and that the weights do not need, is nowhere to be had.
+        """Upload the checkpoints of `step` and of the `best` step; delete older ones but the last `keep`.
+
+        Raises InputError when the store cannot be used.
+        """
+        stored = self._list()
+        complete = {number for number, items in stored.items() if _is_complete(items)}
+        # The best may be lost on this machine, when the final weights do not need it; then there is nothing to upload.
         lost = best is not None and not checkpoint_of(folder, best).exists()
-        wanted = [step] if best is None or lost or best in (step, *whole) else [step, best]
-        for number in wanted:
+        uploads = [step] if best is None or lost or best in (step, *complete) else [step, best]
+        for number in uploads:
             path = checkpoint_of(folder, number)
             for name in (STATE, SUMS):
                 self.objects.put(path / name, f"{path.name}/{name}")
-        kept = sorted((number for number in whole if number < step and number != best), reverse=True)[: keep - 1]
-        for number, items in there.items():
+        kept = sorted((number for number in complete if number < step and number != best), reverse=True)[: keep - 1]
+        for number, items in stored.items():
             if number < step and number not in (best, *kept):
                 for item in items:
                     self.objects.remove(item.key)
 
     def fetch_newest(self, folder: Path, with_best: bool) -> list[str]:
-        """Bring the newest whole one where it is newer than the folder's own; return what is to be noted.
+        """Download the newest complete checkpoint if it is newer than those in `folder`; return notes for the log.
 
-        `with_best`: with the one that is the best so far; one whose best is lost is passed over. Raises InputError.
+        `with_best` also downloads the best checkpoint so far, and skips checkpoints without it. Raises InputError when
+        the store cannot be used.
         """
         own, _ = newest_checkpoint(folder)
-        there, notes, root = self._listed(), [], without_credentials(self.objects.root)
-        for step in sorted(there, reverse=True):
+        root = without_credentials(self.objects.root)
+        stored = self._list()
+        notes = []
+        for step in sorted(stored, reverse=True):
             if own is not None and step <= step_of(own):
                 break
             name = checkpoint_of(folder, step).name
-            if self._bring(there, step, folder, with_best):
-                notes.append(f"checkpoint {name} came from {root}")
+            if self._fetch(stored, step, folder, with_best):
+                notes.append(f"checkpoint {name} was downloaded from {root}")
                 break
-            notes.append(f"checkpoint {name} of {root} is not whole and was passed over")
+            notes.append(f"checkpoint {name} in {root} is incomplete and was skipped")
         return notes
 
-    def _listed(self) -> dict[int, list[StoredObject]]:
-        """By step, whole or not."""
+    def _list(self) -> dict[int, list[StoredObject]]:
+        """Objects of each step, complete or not."""
         found: dict[int, list[StoredObject]] = defaultdict(list)
         for item in self.objects.objects(missing_ok=True):
             name, _, file = item.key.partition("/")
@@ -91,24 +97,27 @@ class CheckpointStore:
                 found[int(name[5:])].append(item)
         return dict(found)
 
-    def _bring(self, there: dict[int, list[StoredObject]], step: int, folder: Path, with_best: bool) -> bool:
-        """Whether the folder has the checkpoint, now at least; and before it, the best that goes with it."""
+    def _fetch(self, stored: dict[int, list[StoredObject]], step: int, folder: Path, with_best: bool) -> bool:
+        """Download a checkpoint unless `folder` has it; the best one that it refers to comes first.
+
+        Returns whether `folder` then has both.
+        """
         if is_whole(checkpoint_of(folder, step)):
             return True
-        if not _both(there.get(step, [])):
+        if not _is_complete(stored.get(step, [])):
             return False
-        temporary = self._fetch(there[step], unfinished_of(folder, step))
+        temporary = self._download(stored[step], unfinished_of(folder, step))
         whole = is_whole(temporary)
         best = load_checkpoint(temporary)["best"] if whole and with_best else None
-        if not whole or (best and best[0] != step and not self._bring(there, best[0], folder, with_best=False)):
+        if not whole or (best and best[0] != step and not self._fetch(stored, best[0], folder, with_best=False)):
             shutil.rmtree(temporary)
             return False
         final = checkpoint_of(folder, step)
-        shutil.rmtree(final, ignore_errors=True)  # a torn one
+        shutil.rmtree(final, ignore_errors=True)  # an incomplete checkpoint
         temporary.rename(final)
         return True
 
-    def _fetch(self, items: list[StoredObject], target: Path) -> Path:
+    def _download(self, items: list[StoredObject], target: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for item in items:
@@ -117,26 +126,32 @@ class CheckpointStore:
 
 
 class Uploader:
-    """Sends checkpoints in the background. When it is slow the newest is the next, and those between are left out.
+    """Uploads checkpoints in a background thread.
 
-    What fails is told, once, and tried again with the next checkpoint.
+    If uploads are slow, the newest checkpoint is uploaded next and those in between are skipped. The first of several
+    failures is logged, and the upload is repeated with the next checkpoint.
     """
 
-    def __init__(self, store: CheckpointStore, folder: Path, keep: int, tell: Tell) -> None:
-        self.store, self.folder, self.keep, self.tell = store, folder, keep, tell
-        self.thread, self.lock = ThreadPoolExecutor(1, "upload"), threading.Lock()
-        self.sending: tuple[int, int | None] | None = None  # step, and that of the best
+    def __init__(self, store: CheckpointStore, folder: Path, keep: int, log: Log) -> None:
+        self.store = store
+        self.folder = folder
+        self.keep = keep
+        self.log = log
+        self.thread = ThreadPoolExecutor(1, "upload")
+        self.lock = threading.Lock()
+        self.sending: tuple[int, int | None] | None = None  # step, and step of the best checkpoint
         self.next: tuple[int, int | None] | None = None
         self.running: Future[None] | None = None
         self.failing = False
 
     @classmethod
-    def of(cls, job: Job, tell: Tell) -> Uploader | None:
-        """Where the recipe has a store."""
+    def of(cls, job: Job, log: Log) -> Uploader | None:
+        """The uploader of a training, or None if its recipe has no checkpoint store."""
         store = CheckpointStore.of(job)
-        return cls(store, job.checkpoints, job.recipe.train.keep_checkpoints, tell) if store else None
+        return cls(store, job.checkpoints, job.recipe.train.keep_checkpoints, log) if store else None
 
     def send(self, step: int, best: int | None) -> None:
+        """Start the upload of a checkpoint, or queue it in place of the one that is queued."""
         with self.lock:
             self.next = step, best
             if self.sending is None:
@@ -144,7 +159,7 @@ class Uploader:
                 self.running = self.thread.submit(self._send_all)
 
     def needed(self) -> set[int]:
-        """Steps whose checkpoints must stay in the folder."""
+        """Steps of the checkpoints that must stay in the folder until they are uploaded."""
         with self.lock:
             return {step for pair in (self.sending, self.next) if pair for step in pair if step is not None}
 
@@ -161,34 +176,37 @@ class Uploader:
     def _try(self, step: int, best: int | None) -> None:
         try:
             self.store.put(self.folder, step, best, self.keep)
-        except Exception as error:  # noqa: BLE001  whatever a store answers, the training goes on
+        except Exception as error:  # noqa: BLE001  training must go on whatever the store answers
             if not self.failing:
-                self.tell(f"checkpoint {checkpoint_of(self.folder, step).name} is only here: {_said(error)}")
+                self.log(f"checkpoint {checkpoint_of(self.folder, step).name} was not uploaded: {_reason(error)}")
             self.failing = True
         else:
             if self.failing:
-                self.tell(f"checkpoint {checkpoint_of(self.folder, step).name} is in the store again")
+                self.log(f"checkpoint {checkpoint_of(self.folder, step).name} was uploaded; the store works again")
             self.failing = False
 
 
 def fetch_newest(job: Job) -> list[str]:
-    """What the recipe's store has of this training, where that is more than its folder has. Raises InputError."""
+    """Download the newest checkpoint of this training if the recipe has a checkpoint store; return notes for the log.
+
+    Raises InputError when the store cannot be used.
+    """
     store = CheckpointStore.of(job)
     if store is None:
         return []
     try:
         return store.fetch_newest(job.checkpoints, with_best=job.recipe.train.final == "best")
     except InputError as error:
-        what = f"cannot look for checkpoints: {_said(error)}"
+        what = f"cannot look for checkpoints: {_reason(error)}"
         raise InputError(what, "train.checkpoint_store", "correct it, or set it to null to train without") from None
 
 
-def _both(items: list[StoredObject]) -> bool:
-    """Whether they are both files of a checkpoint: it was sent to its end."""
+def _is_complete(items: list[StoredObject]) -> bool:
+    """Whether both files of a checkpoint are stored."""
     return len(items) == 2
 
 
-def _said(error: Exception) -> str:
-    """Without how to mend it, which of a store is said for that of the data."""
+def _reason(error: Exception) -> str:
+    """The message without its last part, the fix: stores word it for the data, not for checkpoints."""
     line = without_credentials(" ".join(str(error).split()) or type(error).__name__)
     return line.rpartition("; ")[0] or line

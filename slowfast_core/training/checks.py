@@ -1,4 +1,4 @@
-"""What is found out before any worker starts: that recipe, data, start weights and machine go together."""
+"""Checks before any worker starts: the recipe must fit the machine, the data and the start weights."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from slowfast_core.model.folder import load_verified, read_record
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.training.plan import Plan
 
-SHARED = 2  # workers to a core; more would be slower than fewer
+WORKERS_PER_CORE = 2  # more workers would train slower than fewer
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Raises InputError for workers that this machine has no place for. What a named cluster has is Ray's to know."""
+    """Raises InputError when this machine lacks the GPUs or cores for the workers. Ray checks a named cluster."""
     compute = recipe.compute
     if recipe.train.batch_norm == "sync" and not compute.gpus:
-        raise InputError("synchronised batch norm needs GPUs", "train.batch_norm", "take 'groups' on CPUs")
+        raise InputError("synchronised batch norm needs GPUs", "train.batch_norm", "use 'groups' on CPUs")
     if compute.address is not None:
         return
     least = compute.min_workers or compute.workers
     if compute.gpus:
         import torch
 
-        wanted, there = least * compute.gpus, torch.cuda.device_count()
-        if wanted > there:
-            what = f"{wanted} GPUs are asked for ({least} x {compute.gpus}), this machine has {there}"
-            mend = "set compute.workers and compute.gpus_per_worker (0: CPU), or compute.address of a cluster"
-            raise InputError(what, "compute.gpus_per_worker", mend)
+        required = least * compute.gpus
+        available = torch.cuda.device_count()
+        if required > available:
+            what = f"{required} GPUs are required ({least} x {compute.gpus}), but this machine has {available}"
+            fix = "change compute.workers or compute.gpus_per_worker (0: CPU), or set compute.address of a cluster"
+            raise InputError(what, "compute.gpus_per_worker", fix)
     cores = os.cpu_count() or 1
-    if least > SHARED * cores:
+    if least > WORKERS_PER_CORE * cores:
         what = f"{least} workers are too many for {cores} cores"
-        raise InputError(what, "compute.workers", f"take at most {SHARED * cores}, or compute.address of a cluster")
+        fix = f"use at most {WORKERS_PER_CORE * cores}, or set compute.address of a cluster"
+        raise InputError(what, "compute.workers", fix)
 
 
 def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
-    """Label names, and steps in all. Raises InputError when the recipe does not fit the data or the workers."""
+    """Return the label names and the number of steps. Raises InputError when the recipe does not fit the data."""
     from slowfast_core.data.clip_store.optical_flow import flow_file
     from slowfast_core.data.manifest import read_manifest
 
@@ -44,10 +46,10 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
     where = store / "manifest.parquet"
     if (classes := len(manifest.labels)) != recipe.model.classes:
         what = f"the data has {classes} classes, the model {recipe.model.classes}"
-        mend = f"set model.classes to {classes}, or name all classes in data.labels"
-        raise InputError(what, where, mend)
+        fix = f"set model.classes to {classes}, or list all classes in data.labels"
+        raise InputError(what, where, fix)
     if recipe.model.takes_flow and not flow_file(store / manifest.rows["path"].iloc[0]).is_file():
-        raise InputError("the clip store has no optical flow", store, "extract with data.store.flow true")
+        raise InputError("the clip store has no optical flow", store, "set data.store.flow to true and extract again")
     samples = len(manifest.split("train").rows) * recipe.train.clips_per_video
     if samples < recipe.train.batch:
         raise InputError(
@@ -57,9 +59,9 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
         parts = workers * recipe.train.accumulate * recipe.train.repeat
         if recipe.train.batch % parts:
             split = f"{workers} workers x {recipe.train.accumulate} parts"
-            split += f" x {recipe.train.repeat} clips a draw" if recipe.train.repeat > 1 else ""
-            what = f"a batch of {recipe.train.batch} does not divide by {split}"
-            raise InputError(what, "train.batch", f"take a multiple of {parts}")
+            split += f" x {recipe.train.repeat} clips per draw" if recipe.train.repeat > 1 else ""
+            what = f"a batch of {recipe.train.batch} is not divisible by {split}"
+            raise InputError(what, "train.batch", f"use a multiple of {parts}")
     plan = Plan(recipe.train, recipe.clip, samples // recipe.train.repeat, recipe.seed)
     if plan.samples < plan.largest_batch:
         largest = plan.largest_batch * recipe.train.repeat
@@ -69,9 +71,9 @@ def check_data(recipe: Recipe, store: Path) -> tuple[list[str], int]:
 
 
 def check_start(recipe: Recipe, start: Path, labels: list[str]) -> bool:
-    """Whether the classifier of the checkpoint folder `start` is for these labels, and so may be taken over too.
+    """Whether the model in the folder `start` has the same head and labels, so that its classifier can be reused.
 
-    Raises InputError when the weights are damaged, changed or of another kind of network.
+    Raises InputError when the weights are damaged, were changed or belong to another kind of network.
     """
     import torch
 

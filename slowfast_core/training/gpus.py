@@ -1,4 +1,4 @@
-"""Whether the workers of a training get GPUs, where the recipe says `compute.gpus_per_worker: auto`."""
+"""Resolves `compute.gpus_per_worker: auto` to one GPU per worker, or to CPU."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from slowfast_core.recipe.schema import Compute
 
 
 def gpus_found(compute: Compute) -> int:
-    """GPUs of this machine, or of the Ray cluster that the recipe names. Raises InputError when that cannot be reached.
+    """Number of GPUs of this machine or of the Ray cluster that the recipe names.
 
-    A cluster that starts its GPU nodes on demand shows none: name the number in the recipe there.
+    A cluster that starts its GPU nodes on demand reports none: set the number in the recipe there. Raises InputError
+    when the cluster cannot be reached.
     """
     if compute.address is None:
         import torch
@@ -20,14 +21,14 @@ def gpus_found(compute: Compute) -> int:
 
 
 def gpus_of_a_worker(compute: Compute, found: int) -> int:
-    """1 where each worker gets a GPU of its own, else 0: workers shape the weights, so there are not fewer of them."""
+    """1 if there is a GPU for each worker, else 0: fewer workers would change the trained weights."""
     return int(found >= (compute.min_workers or compute.workers))
 
 
 def unused_gpus(compute: Compute, found: int) -> list[str]:
-    """A note on GPUs that are too few for the workers."""
+    """A note when there are GPUs, but too few for the workers."""
     if not found or gpus_of_a_worker(compute, found):
         return []
     least = compute.min_workers or compute.workers
-    are = "GPU is" if found == 1 else "GPUs are"
-    return [f"{found} {are} not used, for {least} workers need {least}: set compute.workers to at most {found}"]
+    gpus_are = "GPU is" if found == 1 else "GPUs are"
+    return [f"{found} {gpus_are} not used: {least} workers need {least}; set compute.workers to at most {found}"]

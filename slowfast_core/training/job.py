@@ -1,4 +1,4 @@
-"""What a training worker is told, and what it tells of an end that is none of its faults."""
+"""The input of the training workers, and the files through which a training is stopped or reports an error."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe.load import Recipe
 
-LINE = 4096  # bytes that a refusal may have
+REFUSAL_BYTES = 4096  # longest message in `Job.refusal`
 
 
 class Stopped(Exception):
-    """The training was told to end before its time, and saved; run again, it goes on."""
+    """The training was stopped early and saved; run again, it resumes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training worker needs; paths are on storage that every worker sees."""
+    """Everything a training worker needs; paths are on storage that every worker sees."""
 
     recipe: Recipe
     data_version: str
     store: Path
     folder: Path  # checkpoints, log.jsonl and the final weights go here
     init_weights: Path | None
-    init_classifier: bool = False  # they are for the same classes
-    init_digest: str | None = None  # of these weights
+    init_classifier: bool = False  # whether the start weights are for the same classes
+    init_digest: str | None = None  # digest of the start weights
 
     @property
     def log(self) -> Path:
@@ -38,29 +38,31 @@ class Job:
 
     @property
     def stop(self) -> Path:
-        """While it is there, workers save and end after the step they are in."""
+        """While this file exists, the workers save a checkpoint and end after their current step."""
         return self.folder / "stop"
 
     @property
     def refusal(self) -> Path:
-        """Why a worker ended though no restart would help."""
+        """File with the error of a worker that no restart would fix."""
         return self.folder / "refusal.txt"
 
     def prepare(self) -> None:
-        """Forget how it ended before, and keep room for a refusal on a disk that may be full by then."""
+        """Clear the stop and the error of an earlier attempt; reserve space for an error, as the disk may fill up."""
         self.stop.unlink(missing_ok=True)
-        write_whole(self.refusal, " " * LINE)
+        write_whole(self.refusal, " " * REFUSAL_BYTES)
 
     def refuse(self, error: InputError) -> None:
+        """Record the error of a worker that no restart would fix."""
         with self.refusal.open("r+b") as file:
-            file.write(str(error).encode()[:LINE].ljust(LINE))  # another worker may have written a longer one
+            # Padded, because another worker may have written a longer message.
+            file.write(str(error).encode()[:REFUSAL_BYTES].ljust(REFUSAL_BYTES))
 
     @property
     def refused(self) -> str:
-        """What a worker told by `refuse`."""
+        """The message recorded by `refuse`, or an empty string."""
         return self.refusal.read_text(encoding="utf-8", errors="ignore").strip()
 
     def check(self) -> None:
-        """Raises what a worker told."""
-        if said := self.refused:
-            raise InputError.from_line(said)
+        """Raises the InputError that a worker recorded, if any."""
+        if message := self.refused:
+            raise InputError.from_line(message)

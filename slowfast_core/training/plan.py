@@ -1,4 +1,4 @@
-"""Which samples, of which shape, each step of a training takes on each worker: pure arithmetic."""
+"""The samples, and their shape, that each worker takes at each step of a training: pure functions of seed and step."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from slowfast_core.training.schedule import Grid, cycle_at, learning_rate, long_
 
 
 class Plan:
-    """Iterated over, it gives the parts of one epoch's steps, for one worker, from where `start` says.
+    """Iterates over the parts of one worker in the steps of one epoch, from the position set by `start`.
 
-    An epoch is a permutation of the samples, cut into batches, each cut by worker and again by part, so that the parts
-    of 2 workers who accumulate over 2 are those of 4 who do not; where it does not divide, parts differ by a sample. A
-    last batch that is not full is left out; each epoch leaves out other samples.
+    An epoch is a permutation of the samples, split into batches. Each batch is split among the workers, and each share
+    into `train.accumulate` parts, so that 2 workers with 2 parts each get the same parts as 4 workers with 1. If a
+    batch is not divisible, parts differ by one sample. An incomplete last batch is left out; each epoch leaves out
+    different samples.
     """
 
     def __init__(self, train: Train, clip: Clip, samples: int, seed: int, rank: int = 0, workers: int = 1) -> None:
-        """`samples` are the draws of an epoch."""
-        self.train, self.samples, self.seed, self.rank, self.workers = train, samples, seed, rank, workers
-        self.side, self.batch = train.crop, train.batch // train.repeat  # draws, each of which gives `repeat` clips
+        """`samples` is the number of draws per epoch."""
+        self.train = train
+        self.samples = samples
+        self.seed = seed
+        self.rank = rank
+        self.workers = workers
+        self.side = train.crop
+        self.batch = train.batch // train.repeat  # in draws, each of which gives `repeat` clips
         multigrid = train.multigrid
         self.cycles = long_cycles(train, multigrid, clip.fast_frames) if multigrid else ()
         self.epochs = self.cycles[-1].end if self.cycles else train.epochs
         self.ends = list(accumulate(len(self._shapes(epoch)) for epoch in range(self.epochs)))
-        self.epoch, self.skip = 0, 0
+        self.epoch = 0
+        self.skip = 0
 
     @property
     def steps(self) -> int:
@@ -36,31 +43,34 @@ class Plan:
 
     @property
     def largest_batch(self) -> int:
-        """In draws, of any step that the schedule has, whether or not there are samples for it."""
+        """Largest batch in the schedule, in draws, whether or not there are enough samples for it."""
         cycles = [short_cycle(self.train.multigrid, c.grid, self.side) for c in self.cycles if self.train.multigrid]
         return max((self._batch(grid) for cycle in cycles for grid in cycle), default=self.batch)
 
     def position(self, step: int) -> tuple[int, int]:
-        """The epoch of `step`, and its number there."""
+        """The epoch of `step`, and the index of the step in that epoch."""
         epoch = int(np.searchsorted(self.ends, step, side="right"))
         return epoch, step - self.begin(epoch)
 
     def begin(self, epoch: int) -> int:
+        """First step of `epoch`."""
         return self.ends[epoch - 1] if epoch else 0
 
     def epochs_done(self, step: int) -> float:
-        """`step` in epochs."""
+        """Number of epochs, with fraction, that are done before `step`."""
         epoch, done = self.position(min(step, self.steps - 1))
         done += max(step - self.steps + 1, 0)
-        each = self.ends[epoch] - self.begin(epoch)
-        return (epoch * each + done) / each
+        steps_of_epoch = self.ends[epoch] - self.begin(epoch)
+        return (epoch * steps_of_epoch + done) / steps_of_epoch
 
     def rate(self, step: int) -> float:
+        """Learning rate at `step`."""
         return learning_rate(self.train, self.epochs_done(step), self.cycles)
 
     def start(self, epoch: int, skip: int = 0) -> None:
-        """Position the next iteration at step `skip` of `epoch`."""
-        self.epoch, self.skip = epoch, skip
+        """Let the next iteration start at step `skip` of `epoch`."""
+        self.epoch = epoch
+        self.skip = skip
 
     def __len__(self) -> int:
         return (len(self._shapes(self.epoch)) - self.skip) * self.train.accumulate
@@ -77,7 +87,7 @@ class Plan:
                 yield [Pick(self.epoch, int(i), frames, side) for i in order[start:end]]
 
     def _shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Batch, frames and side of each step of an epoch."""
+        """Batch in draws, frames and side of each step of an epoch; 0 frames and side: those of the recipe."""
         if not self.cycles or self.train.multigrid is None:
             return [(self.batch, 0, 0)] * (self.samples // self.batch)
         cycle = short_cycle(self.train.multigrid, cycle_at(self.cycles, epoch).grid, self.side)

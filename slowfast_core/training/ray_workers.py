@@ -1,4 +1,4 @@
-"""All of Ray Train: the workers of a training are placed, watched and restarted by Ray."""
+"""Runs the training workers with Ray Train, which places, monitors and restarts them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
 
-RAY = "ray"  # Ray's own records of the run, below the stage's folder
-# glibc gives large buffers back to the system at every step otherwise, and page faults cost half of the time on CPU.
+RAY = "ray"  # Ray's records of the run, in the stage's folder
+# Without these, glibc returns large buffers to the system at every step, and page faults take half the time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 GAUGES = {
-    "clips_per_second": "Clips trained on a second, by all workers of a training",
+    "clips_per_second": "Clips trained per second, over all workers of a training",
     "data_wait": "Share of the time that the workers of a training wait for data",
     "loss": "Mean loss over the last steps of a training",
 }
 
 
 def cluster_of(job: Job, at: Workspace) -> AbstractContextManager[Any]:
+    """Connect to the cluster of the recipe or, if it names none, start Ray on this machine."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     compute = job.recipe.compute
     local = {"num_cpus": compute.workers * compute.cpus_per_worker, "include_dashboard": False}
@@ -34,7 +35,7 @@ def cluster_of(job: Job, at: Workspace) -> AbstractContextManager[Any]:
 
 
 def run_workers(job: Job) -> None:
-    """Run the loop on every worker; a worker that dies is replaced and all go on from the last checkpoint."""
+    """Run the training loop on every worker. Ray replaces a worker that dies; all then resume from the checkpoint."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -49,16 +50,16 @@ def run_workers(job: Job) -> None:
         train_loop_config=_as_config(job),
         scaling_config=ScalingConfig(num_workers=count, use_gpu=bool(compute.gpus), resources_per_worker=resources),
         run_config=RunConfig(
-            name=uuid.uuid4().hex,  # our checkpoints resume, not Ray's
+            name=uuid.uuid4().hex,  # new each time: training resumes from our checkpoints, not from Ray's
             storage_path=str(job.folder / RAY),
             failure_config=FailureConfig(
                 max_failures=job.recipe.train.max_restarts,
                 max_preemption_failures=job.recipe.train.max_restarts,
-                controller_failure_limit=compute.wait_minutes,  # it waits a minute at a time for its workers
+                controller_failure_limit=compute.wait_minutes,  # the controller waits for workers a minute at a time
             ),
         ),
     )
-    with on_sigterm(job.stop.touch):  # as before a preemption: the workers save and end after the step they are in
+    with on_sigterm(job.stop.touch):  # sent before a preemption: workers save and end after their current step
         trainer.fit()
 
 
@@ -76,9 +77,9 @@ def _ray_worker(config: dict[str, Any]) -> None:
     from slowfast_core.training.loop import train_worker
 
     init = Path(config["init"]) if config["init"] else None
-    recipe, store, folder = parse_recipe(config["recipe"]), Path(config["store"]), Path(config["folder"])
+    recipe = parse_recipe(config["recipe"])
     start = {"init_classifier": config["classifier"], "init_digest": config["init_digest"]}
-    job = Job(recipe, config["data_version"], store, folder, init, **start)
+    job = Job(recipe, config["data_version"], Path(config["store"]), Path(config["folder"]), init, **start)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     train_worker(
@@ -92,13 +93,13 @@ def _ray_worker(config: dict[str, Any]) -> None:
 
 
 def _gauges() -> Callable[[Mapping[str, float]], None]:
-    """Shows what is measured among the metrics that Ray's nodes give to Prometheus."""
+    """A function that sets the training's gauges among the metrics that Ray exports to Prometheus."""
     from ray.util.metrics import Gauge
 
-    gauges = {name: Gauge(f"slowfast_{name}", description=said) for name, said in GAUGES.items()}
+    gauges = {name: Gauge(f"slowfast_{name}", description=description) for name, description in GAUGES.items()}
 
-    def show(measured: Mapping[str, float]) -> None:
+    def update(measured: Mapping[str, float]) -> None:
         for name, gauge in gauges.items():
             gauge.set(measured[name])
 
-    return show
+    return update

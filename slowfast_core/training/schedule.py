@@ -1,4 +1,8 @@
-"""Learning rates by iteration: pure functions."""
+"""Schedules of a training: learning rate, and the batch and clip shapes of multigrid training; pure functions.
+
+Multigrid training (Wu et al., CVPR 2020) varies the shape of the clips, with larger batches of smaller clips. A long
+cycle changes the shape over epochs, a short cycle from iteration to iteration.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,31 @@ from slowfast_core.recipe.load import Train
 from slowfast_core.recipe.schema import Multigrid
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Shape of an iteration: Fast frames, side of the crop in pixels, and batch as a multiple of the recipe's batch."""
+
+    frames: int
+    side: int
+    batch_factor: int
+
+
+@dataclass(frozen=True)
+class LongCycle:
+    """The epochs up to `end` with one shape of clips, and their learning rate relative to the recipe's."""
+
+    end: int
+    grid: Grid
+    rate_factor: float
+
+
 def learning_rate(train: Train, epoch: float, cycles: Sequence[LongCycle] = ()) -> float:
-    """The rate at `epoch`, a fraction of one included (paper, section 4: half-period cosine, linear warm-up).
+    """Learning rate at `epoch`, which may be fractional (paper, section 4: half-period cosine, linear warm-up).
 
-    `cycles` are those of multigrid; they have the steps of the schedule in them.
+    `cycles` are the long cycles of multigrid training; they already contain the steps of the schedule.
 
-    A warm-up that overrides is a line from `warmup_from` to what the schedule has where it ends; one that composes
-    multiplies the schedule by a line from `warmup_from / learning_rate` to 1.
+    The warm-up "override" rises linearly from `warmup_from` to the rate of the schedule at the end of the warm-up;
+    "compose" multiplies the schedule by a factor that rises linearly from `warmup_from / learning_rate` to 1.
     """
     if epoch >= train.warmup_epochs:
         return _scheduled(train, epoch, cycles)
@@ -30,7 +52,7 @@ def learning_rate(train: Train, epoch: float, cycles: Sequence[LongCycle] = ()) 
 
 
 def scaling_line(train: Train, workers: int) -> str:
-    """What becomes of the recipe's learning rate, and what its batch norm sees, in a line."""
+    """One line with the batch, the scaled learning rate, and the clips that batch norm takes its statistics over."""
     part = _part(train, workers)
     norm = min(train.norm_clips or part, part) if train.batch_norm == "groups" else part
     shares = {"groups": f"in groups of {norm}", "sync": f"over {part * workers}", "frozen": "frozen"}[train.batch_norm]
@@ -44,24 +66,25 @@ def scaling_line(train: Train, workers: int) -> str:
 
 
 def warnings(train: Train, workers: int) -> list[str]:
-    """Where batch and batch norm are not those that the recipe was made with."""
-    part, said = _part(train, workers), []
+    """Warnings when the batch, or the clips per batch norm, differ from what the recipe was designed for."""
+    part = _part(train, workers)
+    messages = []
     if train.reference_batch not in (None, train.batch):
-        said.append(
+        messages.append(
             f"warning: the learning rate is for a batch of {train.reference_batch} and was scaled to {train.batch}"
         )
     if train.batch_norm == "groups" and part < train.norm_clips:
-        said.append(f"warning: batch norm sees {part} clips at a time, the recipe means {train.norm_clips}")
-    return said
+        messages.append(f"warning: batch norm uses {part} clips at a time, the recipe asks for {train.norm_clips}")
+    return messages
 
 
 def _part(train: Train, workers: int) -> int:
-    """Clips that a worker takes at a time."""
+    """Clips that a worker processes at a time."""
     return train.batch // (workers * train.accumulate)
 
 
 def _scale(train: Train) -> float:
-    """The linear scaling rule (Goyal et al., 2017)."""
+    """Factor of the learning rate by the linear scaling rule (Goyal et al., 2017)."""
     return train.batch / train.reference_batch if train.reference_batch else 1.0
 
 
@@ -77,44 +100,27 @@ def _scheduled(train: Train, epoch: float, cycles: Sequence[LongCycle]) -> float
     return passed[-1] * (_scale(train) if train.absolute_steps else peak)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The clips of an iteration: Fast frames, side, and how many times the recipe's batch."""
-
-    frames: int
-    side: int
-    batch_factor: int
-
-
-@dataclass(frozen=True)
-class LongCycle:
-    """The epochs up to `end`, of which the whole last cycle is one: its shape, and its rate by the recipe's."""
-
-    end: int
-    grid: Grid
-    rate_factor: float
-
-
 def long_cycles(train: Train, multigrid: Multigrid, frames: int) -> tuple[LongCycle, ...]:
-    """The epochs of `train.steps`, shared out so that each shape of a step gets as many iterations as the others.
+    """Split the epochs of each learning-rate step among the shapes, so that each shape gets equally many iterations.
 
-    `train.epochs` and `train.steps` are those of the training without multigrid; `epoch_factor` lengthens them. The
-    last phase is for fine-tuning with whole clips; its first half has the rate of the step before.
+    `train.epochs` and `train.steps` describe the training without multigrid; `epoch_factor` lengthens them. The last
+    phase is fine-tuning with full clips; its first half keeps the learning rate of the previous step.
     """
     steps = [0.0, *(epoch for epoch, _ in train.steps)]
     rates = [1.0, *(rate / (train.learning_rate if train.absolute_steps else 1) for _, rate in train.steps)]
     grids = [_long(factors, frames, train.crop) for factors in multigrid.long_cycle]
     means = [_mean_batch(multigrid, grid, frames, train.crop) for grid in grids]
-    # By step and shape: (index of the step, shape, epochs). An epoch of larger batches has fewer iterations.
+    # (index of the step, shape, epochs) for each step and shape. An epoch of larger batches has fewer iterations.
     parts = [
         (step, grid, (end - start) * mean / sum(means))
         for step, (start, end) in enumerate(pairwise(steps))
         for grid, mean in zip(grids, means, strict=True)
     ]
-    saved = sum(means) / len(means)  # iterations of the training without, by those of one with as many epochs
-    parts.append((len(steps) - 1, grids[-1], (train.epochs - steps[-1]) / saved * means[-1]))
+    speedup = sum(means) / len(means)  # iterations per epoch without multigrid, relative to those with it
+    parts.append((len(steps) - 1, grids[-1], (train.epochs - steps[-1]) / speedup * means[-1]))
     stretch = train.epochs * multigrid.epoch_factor / sum(epochs for _, _, epochs in parts)
-    ends, total = [], 0.0
+    ends = []
+    total = 0.0
     for _, _, epochs in parts:
         total += epochs * stretch
         ends.append(round(total))
@@ -126,7 +132,7 @@ def long_cycles(train: Train, multigrid: Multigrid, frames: int) -> tuple[LongCy
 
 
 def short_cycle(multigrid: Multigrid, cycle: Grid, side: int) -> tuple[Grid, ...]:
-    """The shapes of consecutive iterations; the last is the long cycle's own. `side` is that of whole clips."""
+    """Shapes of consecutive iterations; the last is `cycle`, the shape of the long cycle. `side`: of full clips."""
     sides = [round(side * factor) for factor in multigrid.short_cycle]
     factors = [round((cycle.side / (side * factor)) ** 2) for factor in multigrid.short_cycle]
     shapes = [Grid(cycle.frames, s, cycle.batch_factor * f) for s, f in zip(sides, factors, strict=True)]
@@ -134,16 +140,18 @@ def short_cycle(multigrid: Multigrid, cycle: Grid, side: int) -> tuple[Grid, ...
 
 
 def cycle_at(cycles: Sequence[LongCycle], epoch: float) -> LongCycle:
-    """The last cycle goes on for ever."""
+    """The long cycle of `epoch`; the last cycle has no end."""
     return next((cycle for cycle in cycles if epoch < cycle.end), cycles[-1])
 
 
 def _long(factors: tuple[float, float], frames: int, side: int) -> Grid:
-    t, s = round(frames * factors[0]), round(side * factors[1])
+    """Shape of a long cycle, with `factors` of the full frames and side and a batch of about the same total size."""
+    t = round(frames * factors[0])
+    s = round(side * factors[1])
     return Grid(t, s, round(frames * side**2 / (t * s**2)))
 
 
 def _mean_batch(multigrid: Multigrid, grid: Grid, frames: int, side: int) -> float:
-    """Of the batch factors that the short cycle goes through."""
+    """Mean batch factor over the shapes of the short cycle."""
     sides = [*(side * factor for factor in multigrid.short_cycle), grid.side]
     return sum(round(frames * side**2 / (grid.frames * s**2)) for s in sides) / len(sides)

@@ -1,4 +1,4 @@
-"""What changes in a training: the network, its optimizer, how far they came, and the best so far."""
+"""The state of a training: network, optimizer, step and best score; created from scratch or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from slowfast_core.training.step import make_optimizer
 
 @dataclass
 class State:
-    """All that a checkpoint holds. Random states are functions of (seed, step, rank) and need no saving."""
+    """Everything that a checkpoint saves. Random states are not saved: they are functions of (seed, step, rank)."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # of fp16; the others need none, and it does nothing
+    scaler: torch.amp.GradScaler  # enabled for fp16 only
     step: int = 0
-    best: tuple[int, float] | None = None  # step, and what the held-out split gave
-    notes: list[str] = field(default_factory=list)  # for the log, of how it began
+    best: tuple[int, float] | None = None  # step and score on the held-out split
+    notes: list[str] = field(default_factory=list)  # for the log: how the training started
 
     def record(self, job: Job) -> dict[str, Any]:
         return {
@@ -41,9 +41,10 @@ class State:
 
 
 def begin(job: Job, device: torch.device, smallest: Callable[[int], int]) -> State:
-    """A training at its newest whole checkpoint, or at its beginning. Raises InputError.
+    """The state at the newest complete checkpoint, or of a new training. Raises InputError for bad start weights.
 
-    `smallest` is over all workers: storage may show the newest one to some of them only.
+    `smallest` returns the minimum over all workers, because storage may show the newest checkpoint to only some of
+    them.
     """
     recipe = job.recipe
     torch.manual_seed(recipe.seed)
@@ -55,17 +56,18 @@ def begin(job: Job, device: torch.device, smallest: Callable[[int], int]) -> Sta
     network = with_norm(network.to(device), recipe.train, device)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.compute.precision == "fp16")
     state = State(network, make_optimizer(network, recipe.train), scaler, notes=notes)
-    path, torn = newest_checkpoint(job.checkpoints)
-    state.notes += [f"checkpoint {broken.name} is torn and was passed over" for broken in torn]
+    path, skipped = newest_checkpoint(job.checkpoints)
+    state.notes += [f"checkpoint {incomplete.name} is incomplete and was skipped" for incomplete in skipped]
     own = step_of(path) if path else 0
     if (step := smallest(own)) < own:
-        state.notes.append(f"the checkpoint of step {own} is not seen by every worker and was passed over")
+        state.notes.append(f"the checkpoint of step {own} is not visible to every worker and was skipped")
         path = checkpoint_of(job.checkpoints, step) if step else None
     if path is not None:
         saved = load_checkpoint(path)
         network.load_state_dict(saved["model"])
         state.optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
-        state.step, state.best = int(saved["step"]), saved["best"] and tuple(saved["best"])
+        state.step = int(saved["step"])
+        state.best = saved["best"] and tuple(saved["best"])
         state.notes.append(f"resumed from checkpoint {path.name}")
     return state

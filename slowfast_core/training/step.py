@@ -1,4 +1,4 @@
-"""One training step: samples in, loss and gradients out.
+"""The loss of a batch of samples, the optimizer, and the score of the held-out split.
 
 B clips, C channels, T frames, H height, W width, K boxes over all clips, A classes.
 """
@@ -16,14 +16,14 @@ from torch.nn import functional
 from slowfast_core.data.loading.dataset import Batch, Sample
 from slowfast_core.data.loading.render import render_batch
 from slowfast_core.recipe.schema import Model, Precision, Train
-from slowfast_core.training.collective import Together
+from slowfast_core.training.collective import Collective
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Sum of the losses of some decisions (of clips, or of box-class pairs), and how many of them were right."""
+    """Sum of the losses over decisions (one per clip, or per pair of box and class), and the number of correct ones."""
 
     loss: Tensor
     right: Tensor
@@ -35,13 +35,13 @@ class Outcome:
 
 
 def boxes_of(samples: Sequence[Sample], device: torch.device) -> Tensor:
-    """`[K, 5]`: clip index in the batch, then the box in pixels of the view."""
+    """Boxes of all samples `[K, 5]`: clip index in the batch, then the box in pixels of the view."""
     rows = [functional.pad(s.boxes_K4, (1, 0), value=float(b)) for b, s in enumerate(samples)]
     return torch.cat(rows).to(device)
 
 
 def decisions_of(samples: Sequence[Sample], model: Model) -> int:
-    """Over how many losses the mean of a step is taken."""
+    """Number of decisions, which is the number of losses that the mean of a step is taken over."""
     if model.head == "classify" and not model.multi_label:
         return len(samples)
     return sum(s.targets_KA.numel() for s in samples)
@@ -55,7 +55,7 @@ def forward_loss(
     device: torch.device,
     precision: Precision = "fp32",
 ) -> Outcome:
-    """Cross-entropy over classes, or sigmoid cross-entropy over each clip's (multi-label) or each box's classes."""
+    """Cross-entropy over classes; for multi-label clips and for boxes, sigmoid cross-entropy for each class."""
     clips_BCTHW = render_batch([s.frames for s in samples], [s.view for s in samples], model.pixels, device)
     if model.head == "classify" and not model.multi_label:
         labels_B = torch.tensor([s.label for s in samples], device=device)
@@ -71,7 +71,7 @@ def forward_loss(
 
 
 def _logits(network: nn.Module, precision: Precision, clips_BCTHW: Tensor, *boxes_K5: Tensor) -> Tensor:
-    """Under autocast only the network is: weights, normalisation and loss stay fp32."""
+    """Run the network, and only the network, under autocast: weights, normalisation and loss stay fp32."""
     dtype = AUTOCAST.get(precision)
     with torch.autocast(clips_BCTHW.device.type, dtype) if dtype else nullcontext():
         logits_KA: Tensor = network(clips_BCTHW, *boxes_K5)
@@ -79,15 +79,15 @@ def _logits(network: nn.Module, precision: Precision, clips_BCTHW: Tensor, *boxe
 
 
 def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
-    """SGD with momentum; by default the weights and biases of batch norm are not decayed."""
-    norms = (nn.BatchNorm3d, nn.SyncBatchNorm)
-    normal = [p for m in network.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)]
-    known = {id(p) for p in normal}
-    biases = [p for name, p in network.named_parameters() if name.endswith("bias") and id(p) not in known]
-    free = (normal if not train.decay_norm else []) + (biases if not train.decay_bias else [])
-    kept = {id(p) for p in free}
-    decayed = [p for p in network.parameters() if id(p) not in kept]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    """SGD with momentum; by default the weights and biases of batch norm have no weight decay."""
+    norm_types = (nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = [p for m in network.modules() if isinstance(m, norm_types) for p in m.parameters(recurse=False)]
+    norm_ids = {id(p) for p in norms}
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias") and id(p) not in norm_ids]
+    undecayed = (norms if not train.decay_norm else []) + (biases if not train.decay_bias else [])
+    undecayed_ids = {id(p) for p in undecayed}
+    decayed = [p for p in network.parameters() if id(p) not in undecayed_ids]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     fused = all(p.device.type == "cuda" for p in network.parameters())
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
@@ -103,9 +103,9 @@ def score_held_out(
     samples: Sequence[Callable[[], list[Sample] | int]],
     batch: int,
     forward: Callable[[nn.Module, list[Sample]], Outcome],
-    together: Together,
+    collective: Collective,
 ) -> dict[str, float]:
-    """Mean loss and accuracy over the samples of all workers, each loaded when its batch comes."""
+    """Mean loss and accuracy over the samples of all workers; samples are loaded batch by batch."""
     sums = torch.zeros(3, dtype=torch.float64)
     was_training = network.training
     network.eval()
@@ -113,9 +113,9 @@ def score_held_out(
         for first in range(0, len(samples), batch):
             loaded = Batch.of([load() for load in samples[first : first + batch]]).samples
             if not loaded:
-                continue  # none decodes; evaluation will say so
+                continue  # no clip of the batch can be decoded; evaluation will report it
             outcome = forward(network, loaded)
             sums += torch.tensor([float(outcome.loss), float(outcome.right), outcome.decisions], dtype=torch.float64)
     network.train(was_training)
-    loss, right, decisions = together.sums(sums).tolist()
+    loss, right, decisions = collective.sums(sums).tolist()
     return {"val_loss": loss / max(decisions, 1), "val_accuracy": right / max(decisions, 1)}

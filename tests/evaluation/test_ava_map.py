@@ -1,4 +1,4 @@
-"""AVA frame mAP against numbers worked out by hand, and against the protocol written down again in plain loops."""
+"""AVA frame mAP against values computed by hand, and against the protocol reimplemented with plain loops."""
 
 import csv
 import math
@@ -41,7 +41,7 @@ def plain_iou(a: Box, b: Box) -> float:
 
 
 def plain_ap(truths: Mapping[KeyFrame, GroundTruth], all_found: Mapping[KeyFrame, Detections], c: int) -> float:
-    """One class, one detection at a time; the precision at a recall level is the best at or beyond it."""
+    """One class, one detection at a time; the precision at a recall level is the maximum at that level or higher."""
     wanted = {key: [tuple(b) for b, k in zip(t.boxes, t.classes, strict=True) if k == c] for key, t in truths.items()}
     total = sum(map(len, wanted.values()))
     if not total:
@@ -64,7 +64,7 @@ def plain_ap(truths: Mapping[KeyFrame, GroundTruth], all_found: Mapping[KeyFrame
 
 
 def random_case(seed: int, frames: int = 12) -> tuple[dict[KeyFrame, GroundTruth], dict[KeyFrame, Detections]]:
-    """Boxes that overlap, shifted copies, scores with ties; some key frames lack ground truth or detections."""
+    """Overlapping and shifted boxes, tied scores; some key frames have no ground truth or no detections."""
     random = np.random.default_rng(seed)
     truths: dict[KeyFrame, GroundTruth] = {}
     all_found: dict[KeyFrame, Detections] = {}
@@ -110,14 +110,14 @@ def test_a_class_without_ground_truth_is_left_out_of_the_mean() -> None:
     assert result.mean_average_precision == 1.0
 
 
-def test_a_class_that_is_not_listed_is_ignored() -> None:
+def test_an_unlisted_class_is_ignored() -> None:
     truths = {ONE: truth((A, 0), (B, 1)), TWO: truth((A, 1))}
     detections = {ONE: found((A, 0, 0.5), (B, 1, 0.9)), TWO: found((A, 1, 0.9))}
     result = evaluate_detections(truths, detections, ["walk", ""])
     assert (result.mean_average_precision, result.frames, result.found.tolist()) == (1.0, 1, [1, 0])
 
 
-def test_the_second_detection_of_a_box_is_false() -> None:
+def test_a_second_detection_of_a_box_is_a_false_positive() -> None:
     result = evaluate_detections({ONE: truth((A, 0))}, {ONE: found((A, 0, 0.4), (A, 0, 0.9))}, ["walk"])
     assert (result.mean_average_precision, result.hits[0], result.found[0]) == (1.0, 1, 2)
     late = evaluate_detections({ONE: truth((A, 0), (B, 0))}, {ONE: found(*2 * [(A, 0, 0.9)], (B, 0, 0.1))}, ["walk"])
@@ -131,20 +131,20 @@ def test_the_second_best_box_is_not_tried() -> None:
 
 
 @pytest.mark.parametrize(("right_edge", "hit"), [(0.5, True), (0.499, False)])
-def test_iou_of_one_half_is_enough(right_edge: float, hit: bool) -> None:
+def test_an_iou_of_one_half_is_a_hit(right_edge: float, hit: bool) -> None:
     result = evaluate_detections(
         {ONE: truth(((0.0, 0.0, 1.0, 1.0), 0))}, {ONE: found(((0.0, 0.0, right_edge, 1.0), 0, 0.9))}, ["walk"]
     )
     assert bool(result.hits[0]) is hit
 
 
-def test_a_detection_in_a_frame_without_ground_truth_is_false() -> None:
+def test_a_detection_in_a_frame_without_ground_truth_is_a_false_positive() -> None:
     result = evaluate_detections({ONE: truth((A, 0))}, {TWO: found((A, 0, 0.9)), ONE: found((A, 0, 0.8))}, ["walk"])
     assert result.mean_average_precision == 0.5
     assert (result.frames_unknown, result.frames_missed) == (1, 0)
 
 
-def test_excluded_frames_count_for_nothing() -> None:
+def test_excluded_frames_do_not_count() -> None:
     truths, detections = {ONE: truth((A, 0)), TWO: truth((B, 0))}, {ONE: found((A, 0, 0.8)), TWO: found((A, 0, 0.9))}
     assert evaluate_detections(truths, detections, ["walk"]).mean_average_precision == 0.25
     assert evaluate_detections(truths, detections, ["walk"], excluded=[TWO]).mean_average_precision == 1.0
@@ -157,7 +157,7 @@ def test_the_fifty_best_of_a_frame_are_kept() -> None:
     assert everything.mean_average_precision == pytest.approx(1 / 51)
 
 
-def test_a_box_inside_out_is_dropped() -> None:
+def test_an_inverted_box_is_dropped() -> None:
     result = evaluate_detections({ONE: truth((A, 0))}, {ONE: found((A[2:] + A[:2], 0, 0.9), (A, 0, 0.8))}, ["walk"])
     assert (result.mean_average_precision, result.found[0]) == (1.0, 1)
 
@@ -197,21 +197,21 @@ def test_properties_on_random_input(seed: int) -> None:
     truths, detections = random_case(seed)
     names = ["a", "b", "c", "d"]
     result = evaluate_detections(truths, detections, names)
-    # the order of key frames does not matter, nor does any change of the scores that keeps their order
+    # neither the order of key frames nor a monotonic change of the scores matters
     assert same(result, evaluate_detections(dict(reversed(truths.items())), dict(reversed(detections.items())), names))
     squared = {key: Detections(d.boxes, d.classes, d.scores**2 / 3) for key, d in detections.items()}
     assert same(result, evaluate_detections(truths, squared, names))
-    # a perfect detector has 1
+    # a perfect detector reaches 1
     perfect = {key: Detections(t.boxes, t.classes, np.ones(len(t.classes))) for key, t in truths.items()}
     assert evaluate_detections(truths, perfect, names).mean_average_precision == 1.0
-    # detections where nothing is to be found never raise an AP
+    # detections without ground truth never raise an AP
     elsewhere = {("elsewhere", 902): next(iter(detections.values()))}
     worse = evaluate_detections(truths, detections | elsewhere, names)
     there = result.truths > 0
     assert (worse.average_precision[there] <= result.average_precision[there] + 1e-12).all()
 
 
-def test_the_csv_reads_back_to_the_same_map(tmp_path: Path) -> None:
+def test_the_csv_gives_the_same_map_when_read_back(tmp_path: Path) -> None:
     truths, detections = random_case(3)
     path = tmp_path / "detections.csv"
     write_detections(path, detections)
@@ -225,7 +225,7 @@ def test_the_csv_reads_back_to_the_same_map(tmp_path: Path) -> None:
     assert same(again, evaluate_detections(truths, detections, ["a", "b", "c", "d"]))
 
 
-def test_the_csv_is_official(tmp_path: Path) -> None:
+def test_the_csv_has_the_official_format(tmp_path: Path) -> None:
     write_detections(tmp_path / "d.csv", {("b", 1000): found((A, 0, 0.5)), ("a", 7): found((B, 79, 1 / 3))})
     lines = ["a,0007,0.50000,0.50000,0.90000,0.90000,80,0.333333333", "b,1000,0.00000,0.00000,0.40000,0.40000,1,0.5"]
     assert (tmp_path / "d.csv").read_text().splitlines() == lines
@@ -248,13 +248,13 @@ def test_iou_by_hand() -> None:
     np.testing.assert_allclose(box_iou(boxes, others), [[1.0, 1 / 7, 0.5, 0.0]])
 
 
-def test_examples_name_what_the_box_covers() -> None:
+def test_examples_name_the_classes_of_the_box() -> None:
     truths = {ONE: truth((A, 0), (A, 1), (B, 1))}
     detections = {ONE: found((A, 0, 0.6), (B, 0, 0.9), (C, 1, 0.8), (A, 1, 0.7))}
     result = evaluate_detections(truths, detections, ["walk", "wave"])
     assert [(e.id, e.truth, e.predicted, e.score) for e in result.worst] == [
         ("video,0902", "wave", "walk", 0.9),
-        ("video,0902", "no box there", "wave", 0.8),
+        ("video,0902", "no matching box", "wave", 0.8),
     ]
     assert [(e.truth, e.predicted, e.score) for e in result.best] == [
         ("walk, wave", "wave", 0.7),

@@ -19,7 +19,7 @@ def test_top_k_by_hand(k: int, share: float) -> None:
     assert top_k_accuracy(SCORES, LABELS, k) == share
 
 
-def test_equal_scores_give_nothing_away() -> None:
+def test_constant_scores_gain_nothing() -> None:
     labels = np.arange(10)
     assert top_k_accuracy(np.ones((10, 10)), labels, 1) == 0.1
     assert top_k_accuracy(np.ones((10, 10)), labels, 5) == 0.5

@@ -1,4 +1,4 @@
-"""What a metric proves: held against published values, and against orders that are drawn."""
+"""Evidence of a metric, against published values and against random orders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def test_wilson_interval_of_newcombe_1998(right: int, of: int, lower: float) -> 
 def test_average_precision_of_a_random_order(hits: int, ranked: int) -> None:
     random, truth = np.random.default_rng(0), np.zeros((ranked, 1), dtype=bool)
     truth[:hits] = True
-    filler = np.ones((ranked, 1), dtype=bool)  # a second class that every video has: no video is without an action
+    filler = np.ones(
+        (ranked, 1), dtype=bool
+    )  # a second class that every video has, so that no video is without an action
     both = np.hstack([truth, filler])
     drawn = [average_precision(random.random((ranked, 2)), both)[0] for _ in range(1000)]
     (expected,) = random_precision(np.array([hits]), np.array([ranked]))
@@ -38,13 +40,13 @@ def test_chance_of_a_classifier_is_its_most_frequent_class() -> None:
     always_first = np.tile([1.0, 0.0], (40, 1))
     evidence = evaluate_classification([str(n) for n in range(40)], always_first, labels, ["a", "b"]).evidence
     assert (evidence.samples, evidence.chance) == (40, 0.75)
-    assert evidence.lower_bound < 0.75  # though 0.75 is far above one of two classes
+    assert evidence.lower_bound < 0.75  # although 0.75 is far above 1/2
     right = evaluate_classification([str(n) for n in range(40)], np.eye(2)[labels], labels, ["a", "b"]).evidence
     assert right.lower_bound > right.chance
 
 
 def test_random_scores_of_many_labels_are_rarely_above_chance() -> None:
-    """mAP of random scores is above the share of positives nearly always; its interval is not above `chance`."""
+    """mAP of random scores nearly always exceeds the share of positives; its interval does not exceed `chance`."""
     random, above = np.random.default_rng(1), []
     for _ in range(100):
         labels = [[int(c)] for c in random.integers(0, 8, 24)]
@@ -58,7 +60,7 @@ def test_random_scores_of_many_labels_are_rarely_above_chance() -> None:
     assert perfect.evidence.lower_bound > perfect.evidence.chance
 
 
-def test_random_detections_are_rarely_above_chance_and_right_ones_are() -> None:
+def test_random_detections_are_rarely_above_chance_and_correct_ones_are() -> None:
     random, above = np.random.default_rng(2), []
     boxes = np.array([[0.1, 0.1, 0.4, 0.9], [0.6, 0.1, 0.9, 0.9]])
     for _ in range(100):
@@ -68,7 +70,9 @@ def test_random_detections_are_rarely_above_chance_and_right_ones_are() -> None:
         evidence = evaluate_detections(truth, found, list("abcde")).evidence
         above.append(evidence.lower_bound > evidence.chance)
         assert evidence.samples == 30
-    assert np.mean(above) < 0.2  # AVA raises each precision to the best at that recall, which chance here leaves out
+    assert (
+        np.mean(above) < 0.2
+    )  # AVA raises each precision to the maximum at that recall; the chance level ignores this
     sure = {("v", n): Detections.of_people(boxes, np.eye(5)[pair]) for n, pair in enumerate(actions)}
     right = evaluate_detections(truth, sure, list("abcde")).evidence
     assert right.lower_bound > 0.9 > right.chance

@@ -1,4 +1,4 @@
-"""From AVA's files to the official csv of detections: predicted boxes are scored, excluded key frames are not."""
+"""From AVA files to the official csv of detections: predicted boxes are scored, excluded key frames are not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Row = list[str]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three key frames a video; the second of the first video is excluded, the last of the other has no annotation."""
+    """Three key frames per video; the second one of `one` is excluded, the last one of `other` has no annotation."""
     folder = tmp_path_factory.mktemp("ava") / "source"
     write_ava(SOURCE, folder)
     rows = list(csv.reader((folder / "val.csv").open()))
@@ -77,7 +77,7 @@ def extracted(of: Recipe, at: Workspace) -> Path:
 
 
 def training(of: Recipe, folder: Path, labels: tuple[str, ...]) -> Path:
-    """What the training stage leaves, of random weights."""
+    """The output of the training stage, with random weights."""
 
     def work(partial: Path) -> dict[str, Any]:
         torch.manual_seed(0)
@@ -105,7 +105,7 @@ def test_predicted_boxes_are_scored_by_the_official_protocol(source: Path, tmp_p
 
     rows = detections(tmp_path / "predicted")
     one, other = sorted({row[0] for row in csv.reader((source / "val.csv").open())})
-    # not the excluded one,0002, nor one,0003 in which nobody was found, but other,0003 in which nobody was annotated
+    # without the excluded one,0002 and one,0003, which has no person box; with other,0003, which has no annotation
     frames = [(one, "0001"), (other, "0001"), (other, "0002"), (other, "0003")]
     assert Counter((row[0], row[1]) for row in rows) == dict.fromkeys(frames, 8)
     assert {tuple(row[2:6]) for row in rows} == {("0.10000", "0.10000", "0.50000", "0.60000")}
@@ -140,8 +140,8 @@ def test_predicted_boxes_are_scored_by_the_official_protocol(source: Path, tmp_p
     assert true.metrics["mAP"] > result.metrics["mAP"]
 
 
-def test_whose_boxes_are_scored() -> None:
-    """The true ones unless the data has others, or the recipe says which."""
+def test_selection_of_the_scored_boxes() -> None:
+    """The ground truth, unless the data has predicted boxes or the recipe selects the boxes."""
     people = [[0.0, 0.0, 1.0, 1.0, 0.9]]
     without, both = (
         Manifest(pd.DataFrame({"proposals": of}, dtype=object), ()) for of in ([None, None], [None, people])
@@ -150,5 +150,5 @@ def test_whose_boxes_are_scored() -> None:
     assert column_to_score(both, Evaluate(), Path("store")) == "proposals"
     assert column_to_score(both, Evaluate(boxes="truth"), Path("store")) == "boxes"
     assert column_to_score(both, Evaluate(boxes="predicted"), Path("store")) == "proposals"
-    with pytest.raises(InputError, match=r"no predicted boxes \(store\); name data\.person_boxes\.val, and ingest"):
+    with pytest.raises(InputError, match=r"no predicted boxes \(store\); set data\.person_boxes\.val, then ingest"):
         column_to_score(without, Evaluate(boxes="predicted"), Path("store"))

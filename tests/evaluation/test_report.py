@@ -37,7 +37,7 @@ def detection(strays: int = 0) -> DetectionResult:
 
 
 class Checker(HTMLParser):
-    """Collects what a browser would fetch or run, and that every tag is closed in its place."""
+    """Collects what a browser would fetch or run, and checks that tags are nested correctly."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ def test_detection_report(tmp_path: Path) -> None:
     assert not [word for word in page.words if "by the official protocol" in word]
 
 
-def test_a_report_without_a_title_is_named_for_its_recipe(tmp_path: Path) -> None:
+def test_a_report_without_a_title_is_named_after_its_recipe(tmp_path: Path) -> None:
     write_detection_report(tmp_path / "report.html", ReportContext("ava/demo", "d41d8.dir", "sha256:abc"), detection())
     assert "Evaluation of ava/demo" in check(tmp_path / "report.html").words
 
 
-def test_detections_of_other_frames_are_pointed_out(tmp_path: Path) -> None:
+def test_detections_in_frames_without_ground_truth_are_reported(tmp_path: Path) -> None:
     write_detection_report(tmp_path / "report.html", CONTEXT, detection(strays=4))
     words = check(tmp_path / "report.html").words
     assert [word for word in words if word.startswith("3 key frames have detections but no ground truth")]

@@ -1,4 +1,4 @@
-"""Scores of videos: each decoded once, the same whether they are read ahead, and from a store of every second frame."""
+"""Scores of videos: each video is decoded once; reading ahead or a store of every second frame changes nothing."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_reading_ahead_changes_nothing(checkpoint: Path, videos: list[Path], rea
     assert len(ahead) == 5
     for scores_A, video in zip(ahead, videos, strict=True):
         assert np.array_equal(scores_A, scorer.score_video(video))
-        assert np.array_equal(scores_A, Scorer(checkpoint).score_video(video))  # read as any video is
+        assert np.array_equal(scores_A, Scorer(checkpoint).score_video(video))  # decoded like any video file
 
 
-def test_a_video_is_decoded_to_each_frame_once(checkpoint: Path, videos: list[Path]) -> None:
+def test_each_frame_of_a_video_is_decoded_once(checkpoint: Path, videos: list[Path]) -> None:
     video = Scorer(checkpoint, store=Store()).read(videos[2])
     starts = [25 * i // 3 for i in range(4)]
     clips = [[start + 2 * i for i in range(4)] for start in starts]
@@ -72,7 +72,7 @@ def test_a_video_is_decoded_to_each_frame_once(checkpoint: Path, videos: list[Pa
 
 
 @pytest.mark.parametrize("kind", ["rotated_90", "h264_open_gop", "h264_ts", "trimmed", "mpeg4_b_frames"])
-def test_frames_of_any_video_are_those_that_a_player_shows(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_frames_of_a_video_equal_those_of_a_player(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     path = KINDS[kind](tmp_path / kind, colourful_frames())
     video = Scorer(checkpoint).read(path)
     shown = reference(path, video.info.fps, video.info.frames)
@@ -82,7 +82,7 @@ def test_frames_of_any_video_are_those_that_a_player_shows(checkpoint: Path, tmp
     assert [[found[place] for place in clip] for clip in video.clips] == [[s + 2 * i for i in range(4)] for s in starts]
 
 
-def test_no_more_views_than_asked_for_at_a_time(checkpoint: Path, videos: list[Path]) -> None:
+def test_batches_have_at_most_batch_views_views(checkpoint: Path, videos: list[Path]) -> None:
     scorer = Scorer(checkpoint, store=Store())
     batches = [len(clips) for clips in scorer.views(scorer.read(videos[0]))]
     assert batches == [3, 1] * 3
@@ -100,7 +100,7 @@ def test_a_store_of_every_second_frame_has_the_same_clips(checkpoint: Path, tmp_
     assert (half.frames[half.clips[0]].int() - whole.frames[whole.clips[0]].int()).abs().float().mean() < 4
 
 
-def test_a_video_that_does_not_decode_is_named(checkpoint: Path, videos: list[Path], tmp_path: Path) -> None:
+def test_an_undecodable_video_is_named(checkpoint: Path, videos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     scores = Scorer(checkpoint, store=Store()).score_videos([videos[0], tmp_path / "bad.mp4", videos[1]])
     assert next(scores).shape == (3,)

@@ -17,7 +17,7 @@ from trainings import command_of, descendants
 
 @dataclass
 class Node:
-    """`ray start --block`, one CPU, in a process group of its own."""
+    """`ray start --block` with one CPU, in its own process group."""
 
     process: subprocess.Popen[str]
 
@@ -27,18 +27,18 @@ class Node:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
         )
-        said = []
+        output = []
         for line in process.stdout or ():
-            said.append(line)
+            output.append(line)
             if "Ray runtime started" in line:
                 return cls(process)
-        raise AssertionError("".join(said))
+        raise AssertionError("".join(output))
 
     def workers(self) -> list[int]:
         return [pid for pid in descendants(self.process.pid) if b"RayTrainWorker" in command_of(pid)]
 
     def kill(self) -> None:
-        """As when the machine goes down: everything on it at once."""
+        """Kill all processes of the node at once, as if its machine failed."""
         for pid in [*descendants(self.process.pid), self.process.pid]:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -48,12 +48,13 @@ class Node:
 
 
 @contextmanager
-def cluster_of(count: int, *of_head: str) -> Iterator[tuple[str, list[Node]]]:
-    """The address and the nodes of a cluster, the head first. `of_head` are more options of the head."""
-    port, nodes = free_port(), []
+def cluster_of(count: int, *head_options: str) -> Iterator[tuple[str, list[Node]]]:
+    """Address and nodes of a cluster, the head first; `head_options` are further options of the head."""
+    port = free_port()
+    nodes: list[Node] = []
     address = f"127.0.0.1:{port}"
     try:
-        for options in (("--head", f"--port={port}", *of_head), *[(f"--address={address}",)] * (count - 1)):
+        for options in (("--head", f"--port={port}", *head_options), *[(f"--address={address}",)] * (count - 1)):
             nodes.append(Node.start(*options, f"--dashboard-agent-listen-port={free_port()}"))
         yield address, nodes
     finally:

@@ -1,4 +1,4 @@
-"""`slowfast train` as users run it: in processes that can be killed, in workspaces of their own."""
+"""Runs `slowfast train` as users do, in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEADLINE = 240.0
 
 @dataclass
 class Training:
-    """`slowfast train` in a process group of its own, in a workspace of its own."""
+    """`slowfast train` in its own process group and workspace."""
 
     recipe: Path
     at: Workspace
@@ -66,7 +66,7 @@ class Training:
             time.sleep(0.005)
 
     def wait_for_checkpoints(self, count: int) -> None:
-        """They are written beside the steps, and so may come epochs later."""
+        """Wait until `count` checkpoints exist; they are written in the background, maybe epochs later."""
         limit = time.monotonic() + DEADLINE
         while len(list((self.partial / "checkpoints").glob("step-*"))) < count:
             assert self.processes[-1].poll() is None, self.processes[-1].communicate()
@@ -74,22 +74,22 @@ class Training:
             time.sleep(0.005)
 
     def kill_in_epoch(self, epoch: float) -> None:
-        """SIGKILL the process group, and Ray's workers with it, as when a machine goes down."""
+        """SIGKILL the process group and Ray's workers, as if the machine failed."""
         self.wait_for_epoch(epoch)
         self.kill()
 
     def kill_worker(self) -> None:
-        """SIGKILL one of the processes that train."""
+        """SIGKILL one of the training workers."""
         workers = [pid for pid in descendants(self.processes[-1].pid) if b"RayTrainWorker" in command_of(pid)]
         os.kill(workers[-1], signal.SIGKILL)
 
     def kill_driver(self) -> None:
-        """SIGKILL the command alone; Ray ends its workers when it notices."""
+        """SIGKILL only the command; Ray then ends its workers."""
         self.processes[-1].kill()
         self.processes[-1].communicate()
 
     def terminate(self) -> str:
-        """SIGTERM the command, and wait for its end; returns what it said."""
+        """SIGTERM the command, wait for its end and return its standard error."""
         self.processes[-1].terminate()
         _, errors = self.processes[-1].communicate(timeout=DEADLINE)
         assert self.processes[-1].returncode == 143, errors
@@ -98,9 +98,9 @@ class Training:
     def kill(self) -> None:
         for process in self.processes:
             if process.poll() is None:
-                below = descendants(process.pid)
+                children = descendants(process.pid)
                 os.killpg(process.pid, signal.SIGKILL)
-                for pid in below:
+                for pid in children:
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except ProcessLookupError:
@@ -114,7 +114,7 @@ def descendants(pid: int) -> list[int]:
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         children.setdefault(parent, []).append(int(stat.parent.name))
     below = list(children.get(pid, []))
     for child in below:
@@ -126,11 +126,11 @@ def command_of(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return b""  # it has ended
+        return b""  # the process has ended
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log that may not be there yet, or be written to."""
+    """The complete lines of a log, which may not exist yet or may be growing."""
     if not log.exists():
         return []
     return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Convolutions learn what PyTorch's own would. B clips, C channels, T frames, H height, W width."""
+"""Gradients of the framewise convolution equal those of PyTorch. B clips, C channels, T frames, H height, W width."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slowfast_core.model.lateral import TConv
 from slowfast_core.recipe.load import Clip, Model
 
 LAST = torch.channels_last_3d
-CONVOLUTIONS: dict[str, tuple[Conv, int]] = {  # and the frames of a clip
+CONVOLUTIONS: dict[str, tuple[Conv, int]] = {  # with the number of frames of a clip
     "Fast stem": (conv(3, 8, 5, 7, stride=2), 8),
     "Slow stem": (conv(3, 16, 1, 7, stride=2), 4),
     "temporal": (conv(32, 8, 3, 1), 4),
@@ -30,9 +30,7 @@ CONVOLUTIONS: dict[str, tuple[Conv, int]] = {  # and the frames of a clip
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, LAST], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-def test_output_and_gradients_are_those_of_pytorch(
-    name: str, memory: torch.memory_format, precision: torch.dtype
-) -> None:
+def test_output_and_gradients_equal_pytorch(name: str, memory: torch.memory_format, precision: torch.dtype) -> None:
     torch.manual_seed(0)
     convolution, frames = CONVOLUTIONS[name]
     convolution = convolution.to(precision)
@@ -50,8 +48,8 @@ def test_output_and_gradients_are_those_of_pytorch(
         assert (ours - theirs).abs().max() <= bound * theirs.abs().max()
 
 
-def test_gradients_lie_in_memory_as_their_weights() -> None:
-    """Otherwise the optimizer would be many times slower, and copies would be made."""
+def test_gradients_have_the_memory_layout_of_their_weights() -> None:
+    """Otherwise the optimizer copies them and is many times slower."""
     network = build_model(Model(depth=50, width=8, beta=0.25, classes=5), Clip(T=2, tau=4, alpha=4))
     network.to(memory_format=LAST)  # type: ignore[call-overload]
     network(torch.randn(2, 3, 8, 64, 64).contiguous(memory_format=LAST)).sum().backward()

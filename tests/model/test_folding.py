@@ -1,4 +1,4 @@
-"""A network made ready for inference gives what it gave before, in one precision or the other.
+"""A network that is prepared for inference gives the same outputs as before, in either precision.
 
 B clips, C channels, T frames, H height, W width, K boxes.
 """
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def random_network(**changed: Any) -> Classifier | Detector:
-    """Batch norms with statistics, and blocks that are not the identity."""
+    """A network with non-trivial batch-norm statistics and blocks that are not the identity."""
     torch.manual_seed(0)
     model = Model.model_validate({"depth": 18, "width": 8, "beta": 0.25, "classes": 5, **changed})
     network = build_model(model, CLIP)
@@ -68,13 +68,13 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("one_dnn", [True, False])
 @pytest.mark.parametrize("changed", VARIANTS, ids=str)
 @torch.inference_mode()
-def test_folding_changes_nothing(changed: dict[str, Any], one_dnn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folding_keeps_the_outputs(changed: dict[str, Any], one_dnn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(**changed)
     given = inputs(network)
     expected = network(*given)
     assert 0.05 < expected.std() < 20
     copies = [tensor.clone() for tensor in given]
-    if not one_dnn:  # as on a GPU
+    if not one_dnn:  # the path that a GPU takes
         monkeypatch.setattr(folding, "has_one_dnn", lambda: False)
     folded = for_inference(network)
     torch.testing.assert_close(folded(*given), expected, rtol=1e-5, atol=1e-5)
@@ -83,8 +83,8 @@ def test_folding_changes_nothing(changed: dict[str, Any], one_dnn: bool, monkeyp
 
 
 @torch.inference_mode()
-def test_weights_laid_out_for_one_size_serve_another() -> None:
-    """oneDNN's layout of them depends on the size of the first input."""
+def test_reordered_weights_work_for_other_input_sizes() -> None:
+    """oneDNN's layout of the weights depends on the size of the first input."""
     plain, folded = random_network(depth=50), for_inference(random_network(depth=50))
     for batch, size in ((1, 64), (3, 96), (2, 33)):
         clips_BCTHW = torch.randn(batch, 3, CLIP.fast_frames, size, size)
@@ -92,7 +92,7 @@ def test_weights_laid_out_for_one_size_serve_another() -> None:
 
 
 @pytest.mark.parametrize("changed", VARIANTS, ids=str)
-def test_nothing_is_left_unfolded(changed: dict[str, Any]) -> None:
+def test_every_convolution_is_folded(changed: dict[str, Any]) -> None:
     network = random_network(**changed)
     convolutions = sum(isinstance(m, nn.Conv3d) for m in network.modules())
     folded = list(for_inference(network).modules())
@@ -102,8 +102,8 @@ def test_nothing_is_left_unfolded(changed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("changed", [{}, {"non_local": {"res4": [1]}}, {"head": "detect"}], ids=str)
 @torch.inference_mode()
-def test_a_trunk_in_bf16_is_near(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the CPU only emulates it; the head and the boxes stay fp32."""
+def test_a_bf16_trunk_is_close_to_fp32(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds for emulated bf16, too; the head and the boxes stay fp32."""
     network = random_network(**changed)
     given = inputs(network)
     expected = network(*given)
@@ -117,7 +117,7 @@ def test_a_trunk_in_bf16_is_near(changed: dict[str, Any], monkeypatch: pytest.Mo
     assert 0 < (found - expected).abs().max() < 0.1 * expected.std()
 
 
-def test_bf16_is_only_for_a_device_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_used_only_if_the_device_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(folding, "cpu_has_bf16", lambda has=has: has)
         assert inference_dtype("bf16", CPU) == dtype

@@ -1,4 +1,4 @@
-"""Every recipe that comes with the project: it builds, and costs what the paper or the peers' own models cost."""
+"""Every recipe of the project builds, at the cost of the paper's or the peer libraries' models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
 from slowfast_core.training.schedule import learning_rate, long_cycles
 from slowfast_core.training.step import forward_loss, make_optimizer
 
-# GFLOPs of one 256^2 view and parameters (M) as the paper, or the peers' own models, count them.
+# GFLOPs of one 256^2 view and parameters (M), from the paper or the peer libraries' models.
 GFLOPS = {
     "kinetics400/slowfast_4x16_r50": 36.1,
     "kinetics400/slowfast_8x8_r50": 65.7,
@@ -68,7 +68,7 @@ MILLION_PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_builds_at_its_cost(name: str) -> None:
+def test_every_recipe_builds_at_its_expected_cost(name: str) -> None:
     recipe = load_recipe(name)
     counted = cost_of(recipe.model, recipe.clip, recipe.evaluate.size)
     assert sum(counted.by_stage.values()) == pytest.approx(counted.gflops, rel=1e-6)
@@ -78,11 +78,11 @@ def test_every_recipe_builds_at_its_cost(name: str) -> None:
     assert million == pytest.approx(MILLION_PARAMETERS.get(name, million), abs=1e-3)
 
 
-def test_the_table_names_recipes_that_are_there() -> None:
+def test_the_table_lists_existing_recipes() -> None:
     assert {*GFLOPS, *MILLION_PARAMETERS} <= set(recipe_names())
 
 
-def test_the_classes_of_each_data_set() -> None:
+def test_number_of_classes_of_each_data_set() -> None:
     classes = {"kinetics400": 400, "kinetics600": 600, "charades": 157, "something": 174, "ava21": 80, "ava22": 80}
     for name in recipe_names():
         if "/" in name:
@@ -90,14 +90,14 @@ def test_the_classes_of_each_data_set() -> None:
 
 
 def test_kinetics600_never_starts_from_kinetics400() -> None:
-    """Its validation has videos of Kinetics-400's training."""
+    """The validation split of Kinetics-600 contains training videos of Kinetics-400."""
     for name in recipe_names():
         if name.startswith("kinetics600/"):
             assert load_recipe(name).train.init_from is None
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "mmaction2" in name or "r152" in name])
-def test_mmaction2_recipes_have_its_traps(name: str) -> None:
+def test_mmaction2_recipes_reproduce_its_peculiarities(name: str) -> None:
     recipe = load_recipe(name)
     model, train = recipe.model, recipe.train
     assert model.lateral_norm == name.endswith(("mmaction2_step", "mmaction2_multigrid"))
@@ -110,7 +110,7 @@ def test_mmaction2_recipes_have_its_traps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "slowfast_" in name and "pyslowfast" in name])
-def test_pyslowfast_recipes_have_its_traps(name: str) -> None:
+def test_pyslowfast_recipes_reproduce_its_peculiarities(name: str) -> None:
     recipe = load_recipe(name)
     model, train = recipe.model, recipe.train
     assert (train.nesterov, train.decay_norm, train.clip_gradient, train.warmup) == (True, False, 0, "override")
@@ -118,7 +118,7 @@ def test_pyslowfast_recipes_have_its_traps(name: str) -> None:
     assert train.validate_every
     assert model.slow_frames == "linspace"
     assert model.lateral_norm
-    assert model.pixels.order == "rgb"  # its settings reverse what its readers of frames give as BGR
+    assert model.pixels.order == "rgb"  # its frame readers give BGR, which its settings reverse
 
 
 def rates_of(name: str, epochs: tuple[float, ...], *overrides: str) -> list[float]:
@@ -160,17 +160,17 @@ def half_cosine(epoch: float, epochs: int) -> float:
         ("something/slowfast_16x8_r50_v2", {0: 1e-4, 0.19: 0.03, 14: 0.003, 18: 3e-4}),
     ],
 )
-def test_the_rates_of_each_schedule(name: str, rates: dict[float, float]) -> None:
+def test_learning_rates_of_each_schedule(name: str, rates: dict[float, float]) -> None:
     assert rates_of(name, tuple(rates)) == pytest.approx(list(rates.values()), abs=1e-12)
 
 
-def test_the_batch_of_the_paper_has_its_rate() -> None:
+def test_the_batch_of_the_paper_has_the_learning_rate_of_the_paper() -> None:
     paper = ("train.batch=1024", "compute.workers=128", "train.warmup_epochs=0")
     assert rates_of("kinetics400/slowfast_4x16_r50", (0, 128), *paper) == pytest.approx([1.6, 0.8])
     assert rates_of("kinetics600/slowfast_4x16_r50", (0, 256), *paper) == pytest.approx([0.8, 0.4])
 
 
-def test_batch_norm_goes_over_8_clips_where_the_peers_have_8() -> None:
+def test_batch_norm_uses_8_clips_like_the_peer_libraries() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         train = recipe.train
@@ -181,7 +181,7 @@ def test_batch_norm_goes_over_8_clips_where_the_peers_have_8() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "multigrid" in name])
-def test_the_shortest_clip_of_multigrid_goes_through(name: str) -> None:
+def test_the_shortest_clip_of_multigrid_passes_the_network(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.train.multigrid
     cycles = long_cycles(recipe.train, recipe.train.multigrid, recipe.clip.fast_frames)
@@ -195,7 +195,7 @@ def test_the_shortest_clip_of_multigrid_goes_through(name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "/" in name])
 def test_every_recipe_trains_a_step_and_scores_a_batch(name: str) -> None:
-    """An eighth as wide and on small pictures, but as deep, as long and with all else that the recipe says."""
+    """At an eighth of the width and on small images, with all other settings of the recipe."""
     recipe = load_recipe(name)
     model = recipe.model.model_copy(update={"width": 8})
     torch.manual_seed(0)

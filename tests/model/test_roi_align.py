@@ -1,4 +1,4 @@
-"""RoIAlign against a reference that samples point by point, as Mask R-CNN's (adaptive sampling; aligned or not)."""
+"""RoIAlign against a point-by-point reference of Mask R-CNN's RoIAlign (adaptive sampling; aligned or not)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bilinear(picture: Tensor, y: float, x: float, height: int, width: int) -> Te
 
 
 def random_boxes(count: int, maps: int, height: float, width: float, low: float, high: float, seed: int) -> Tensor:
-    """Boxes with sides between `low` and `high` of the picture, whose centres may lie a little outside."""
+    """Boxes with sides between `low` and `high` of the image; centres may lie slightly outside."""
     random = np.random.default_rng(seed)
     centre = random.uniform(-0.2, 1.2, (count, 2)) * (width, height)
     half = random.uniform(low, high, (count, 2)) * (width, height) / 2
@@ -83,7 +83,7 @@ def test_a_linear_map_gives_the_positions_of_the_bins() -> None:
     torch.testing.assert_close(aligned[0, 0, 0], torch.tensor([2.5, 4.5, 6.5, 8.5]))
 
 
-def test_no_boxes_give_nothing() -> None:
+def test_no_boxes_give_an_empty_result() -> None:
     assert roi_align(torch.randn(2, 3, 8, 8), torch.empty(0, 5), 7, 1 / 16).shape == (0, 3, 7, 7)
 
 
@@ -92,4 +92,4 @@ def test_gradients_reach_only_the_map_of_the_box() -> None:
     roi_align(maps, torch.tensor([[1.0, 16, 16, 64, 64]]), 2, 1 / 16).sum().backward()
     assert maps.grad is not None
     assert not maps.grad[0].any()
-    assert maps.grad[1].sum() == pytest.approx(4)  # each bin's samples weigh one
+    assert maps.grad[1].sum() == pytest.approx(4)  # the weights of the samples of each bin add up to one

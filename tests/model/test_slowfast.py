@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
         (Model(pathways="slow"), PAPER, 32_454_096),
     ],
 )
-def test_parameters_are_those_of_the_released_models(model: Model, clip: Clip, parameters: int) -> None:
+def test_parameter_counts_equal_the_released_models(model: Model, clip: Clip, parameters: int) -> None:
     assert cost_of(model, clip, 64).parameters == parameters
 
 
@@ -50,23 +50,27 @@ def test_parameters_are_those_of_the_released_models(model: Model, clip: Clip, p
         (Model(lateral_kernel=7), RELEASED, 65.7),
         (Model(pathways="slow"), PAPER, 27.3),
         (Model(pathways="fast"), PAPER, 6.9),  # the paper prints 6.4, but its TtoC-sum row implies 6.9
-        (Model(lateral_kernel=7, head="detect", classes=80), RELEASED, 96.9),  # as the peers count their dilated trunk
+        (
+            Model(lateral_kernel=7, head="detect", classes=80),
+            RELEASED,
+            96.9,
+        ),  # as the peer libraries count their dilated trunk
     ],
 )
-def test_gflops_of_a_256_view_are_those_of_the_paper(model: Model, clip: Clip, gflops: float) -> None:
+def test_gflops_of_a_256_view_equal_the_paper(model: Model, clip: Clip, gflops: float) -> None:
     assert cost_of(model, clip, 256).gflops == pytest.approx(gflops, rel=0.01)
 
 
 @pytest.mark.parametrize("head", ["classify", "detect"])
 @pytest.mark.parametrize("pathways", ["slowfast", "slow", "fast"])
-def test_the_cost_of_the_stages_adds_up(pathways: str, head: str) -> None:
+def test_the_costs_of_the_stages_add_up(pathways: str, head: str) -> None:
     cost = cost_of(Model(pathways=pathways, head=head), PAPER, 224)
     assert sum(cost.by_stage.values()) == pytest.approx(cost.gflops, rel=1e-6)
     assert len(cost.by_stage) == (15 if pathways == "slowfast" else 6)
 
 
 def shapes_of(model: Model, clip: Clip, size: int, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
-    """Output shape `[C, T, H, W]` of each stem, stage and lateral, by name."""
+    """Output shape `[C, T, H, W]` of each stem, stage and lateral connection, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     with torch.device("meta"):
         network = build_model(model, clip).eval()
@@ -91,7 +95,7 @@ def test_every_stage_has_the_shape_of_table_1() -> None:
         "trunk.fast.stages.1": (64, 32, 28, 28),
         "trunk.fast.stages.2": (128, 32, 14, 14),
         "trunk.fast.stages.3": (256, 32, 7, 7),
-        # what goes into the next stage of Slow: its channels and 2 beta C of Fast
+        # input of the next Slow stage: channels of Slow plus 2 beta C of Fast
         "trunk.laterals.0": (64 + 16, 4, 56, 56),
         "trunk.laterals.1": (256 + 64, 4, 56, 56),
         "trunk.laterals.2": (512 + 128, 4, 28, 28),
@@ -101,7 +105,7 @@ def test_every_stage_has_the_shape_of_table_1() -> None:
 
 
 @pytest.mark.parametrize(("pathways", "frames", "channels"), [("slow", 4, 2048), ("fast", 32, 256)])
-def test_one_pathway_alone_has_the_same_stages(pathways: str, frames: int, channels: int) -> None:
+def test_a_single_pathway_has_the_same_stages(pathways: str, frames: int, channels: int) -> None:
     shapes = shapes_of(Model(pathways=pathways), PAPER, 224)
     spatial = {"stem": 56, "stages.0": 56, "stages.1": 28, "stages.2": 14, "stages.3": 7}
     wide = {"stem": 32, "stages.0": 8, "stages.1": 4, "stages.2": 2, "stages.3": 1}
@@ -143,7 +147,7 @@ def test_temporal_kernels_are_those_of_table_1() -> None:
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(18, 8), (34, 16), (50, 16), (101, 33), (152, 50)])
-def test_depths_have_their_blocks(depth: int, blocks: int) -> None:
+def test_number_of_blocks_of_each_depth(depth: int, blocks: int) -> None:
     with torch.device("meta"):
         trunk = build_model(Model(depth=depth), PAPER).trunk
     for pathway in (trunk.slow, trunk.fast):
@@ -158,14 +162,14 @@ def test_logits_of_real_clips(pathways: str) -> None:
     logits_BA = network(clips_BCTHW)
     assert logits_BA.shape == (2, 5)
     assert logits_BA.isfinite().all()
-    torch.testing.assert_close(network(clips_BCTHW[:1]), logits_BA[:1])  # clips do not mix
+    torch.testing.assert_close(network(clips_BCTHW[:1]), logits_BA[:1])  # clips are independent
     assert not torch.allclose(logits_BA[0], logits_BA[1])
 
 
 @pytest.mark.parametrize(
     ("pathways", "seen"), [("slow", [0, 4]), ("fast", list(range(8))), ("slowfast", list(range(8)))]
 )
-def test_pathways_look_at_their_frames(pathways: str, seen: list[int]) -> None:
+def test_pathways_use_their_frames(pathways: str, seen: list[int]) -> None:
     torch.manual_seed(0)
     network = build_model(TINY.model_copy(update={"pathways": pathways}), TINY_CLIP).eval()
     clips_BCTHW = torch.randn(1, 3, 8, 32, 32, requires_grad=True)
@@ -182,8 +186,10 @@ def test_every_lateral_feeds_fast_into_slow() -> None:
     for lateral in network.trunk.laterals:
         assert lateral.conv.weight.grad.abs().sum() > 0
     assert network.trunk.fast.stem[0].weight.grad.abs().sum() > 0
-    assert network.trunk.fast.stages[2][0].a.weight.grad is not None  # res4 of Fast, by the last lateral
-    assert network.trunk.fast.stages[3][0].a.weight.grad is None  # res5 of Fast does not come back to Slow
+    assert (
+        network.trunk.fast.stages[2][0].a.weight.grad is not None
+    )  # res4 of Fast, through the last lateral connection
+    assert network.trunk.fast.stages[3][0].a.weight.grad is None  # res5 of Fast does not feed Slow
 
 
 def test_slow_does_not_feed_fast() -> None:
@@ -224,7 +230,7 @@ def test_convolutions_are_channels_last_in_memory() -> None:
         assert x_BCTHW.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_the_random_state_decides_the_weights() -> None:
+def test_the_weights_depend_on_the_random_state() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What the paper varies (Tables 5a to 5c, section 4.1), and what the public zoos do otherwise.
+"""Variants of the paper (Tables 5a to 5c, section 4.1), and differences of the public model zoos.
 
 B clips, C channels, T frames, H height, W width.
 """
@@ -32,7 +32,7 @@ def tiny(**changed: Any) -> Model:
 
 
 def skeleton(model: Model, clip: Clip = PAPER) -> SlowFast:
-    """The trunk without storage."""
+    """The trunk on the meta device."""
     with torch.device("meta"):
         trunk = build_model(model, clip).trunk
     assert isinstance(trunk, SlowFast)
@@ -50,7 +50,7 @@ def test_each_pathway_has_its_depth() -> None:
     trunk = skeleton(Model(depth=101, fast_depth=50))
     assert [len(stage) for stage in trunk.slow.stages] == [3, 4, 23, 3]
     assert [len(stage) for stage in trunk.fast.stages] == [3, 4, 6, 3]
-    mixed = skeleton(Model(depth=50, fast_depth=18))  # bottlenecks beside basic blocks
+    mixed = skeleton(Model(depth=50, fast_depth=18))  # bottleneck blocks in Slow, basic blocks in Fast
     assert [lateral.conv.in_channels for lateral in mixed.laterals] == [8, 8, 16, 32]
     assert all(isinstance(block, Bottleneck) for block in mixed.slow.stages[3])
     assert all(isinstance(block, Basic) for block in mixed.fast.stages[3])
@@ -94,7 +94,7 @@ def test_laterals_add_their_channels(lateral: dict[str, Any], added: int) -> Non
         assert stage[0].a.in_channels == joined.shape[1]
 
 
-def test_t_sample_takes_the_frame_of_each_slow_frame() -> None:
+def test_t_sample_takes_the_fast_frame_at_each_slow_frame() -> None:
     slow_BCTHW, fast_BCTHW = torch.rand(2, 3, 2, 4, 4), torch.rand(2, 1, 8, 4, 4)
     joined_BCTHW = TSample(1, 4)(slow_BCTHW, fast_BCTHW)
     assert torch.equal(joined_BCTHW, torch.cat([slow_BCTHW, fast_BCTHW[:, :, [0, 4]]], dim=1))
@@ -108,13 +108,13 @@ def test_time_to_channel_keeps_every_fast_frame() -> None:
     assert torch.equal(joined_BCTHW, torch.cat([slow_BCTHW, packed_BCTHW], dim=1))
 
 
-def test_a_fast_pathway_of_half_the_resolution_joins_enlarged() -> None:
+def test_a_fast_pathway_of_half_the_resolution_is_enlarged() -> None:
     slow_BCTHW, fast_BCTHW = torch.rand(1, 2, 2, 4, 6), torch.rand(1, 1, 8, 2, 3)
     added_BCTHW = TSample(1, 4)(slow_BCTHW, fast_BCTHW)[:, 2:]
     assert torch.equal(added_BCTHW, fast_BCTHW[:, :, ::4].repeat_interleave(2, 3).repeat_interleave(2, 4))
 
 
-def test_without_laterals_slow_does_not_see_fast() -> None:
+def test_without_laterals_slow_does_not_depend_on_fast() -> None:
     network = network_of(tiny(lateral="none"))
     slow_BCTHW, _ = network.trunk.features(torch.randn(1, 3, 8, 32, 32))
     slow_BCTHW.sum().backward()
@@ -133,7 +133,9 @@ def test_a_lateral_without_norm_is_its_convolution() -> None:
 
 LATERALS = ("t_conv", "t_sample", "ttoc_concat", "ttoc_sum", "none")
 FAST_INPUTS = ("rgb", "half", "gray", "difference", "flow")
-BUILDABLE = [pair for pair in product(LATERALS, FAST_INPUTS) if pair != ("ttoc_sum", "half")]  # that one is refused
+BUILDABLE = [
+    pair for pair in product(LATERALS, FAST_INPUTS) if pair != ("ttoc_sum", "half")
+]  # this combination is refused
 
 
 @pytest.mark.parametrize(("lateral", "fast_input"), BUILDABLE)
@@ -165,7 +167,7 @@ def test_weaker_fast_inputs() -> None:
     assert FastFrames(tiny())(clip_BCTHW) is clip_BCTHW
 
 
-def test_flow_lies_behind_the_pictures() -> None:
+def test_flow_channels_follow_the_rgb_channels() -> None:
     clip_BCTHW = clip_of(channels=5)
     model = tiny(fast_input="flow")
     assert torch.equal(FastFrames(model)(clip_BCTHW), clip_BCTHW[:, 3:])
@@ -181,12 +183,12 @@ def test_flow_has_to_be_extracted() -> None:
 @pytest.mark.parametrize(
     ("clip", "kept"),
     [
-        (Clip(T=8, tau=8, alpha=4), [0, 4, 8, 13, 17, 22, 26, 31]),  # of PySlowFast
+        (Clip(T=8, tau=8, alpha=4), [0, 4, 8, 13, 17, 22, 26, 31]),  # as in PySlowFast
         (Clip(T=4, tau=16, alpha=8), [0, 10, 20, 31]),
         (Clip(T=1, tau=4, alpha=4), [0]),
     ],
 )
-def test_slow_frames_strided_or_linspace(clip: Clip, kept: list[int]) -> None:
+def test_slow_frames_are_strided_or_evenly_spaced(clip: Clip, kept: list[int]) -> None:
     clip_BCTHW = torch.arange(clip.fast_frames).expand(1, 3, 2, 2, -1).movedim(-1, 2)
     strided_BCTHW = SlowFrames(tiny(), clip)(clip_BCTHW)
     assert strided_BCTHW[0, 0, :, 0, 0].tolist() == list(range(0, clip.fast_frames, clip.alpha))
@@ -196,14 +198,14 @@ def test_slow_frames_strided_or_linspace(clip: Clip, kept: list[int]) -> None:
 
 
 @pytest.mark.parametrize("pathways", ["slowfast", "slow"])
-def test_the_frames_taken_are_no_weights(pathways: str) -> None:
+def test_frame_selection_has_no_weights(pathways: str) -> None:
     even, strided = (
         build_model(tiny(pathways=pathways, slow_frames=how), TINY_CLIP) for how in ("linspace", "strided")
     )
     assert list(even.state_dict()) == list(strided.state_dict())
 
 
-def test_beta_may_be_a_fraction_and_rounds_up() -> None:
+def test_fractional_beta_rounds_up() -> None:
     widths = {beta: tiny(width=64, beta=beta).fast_width for beta in ("1/4", "1/6", "1/8", "1/12", "1/16", "1/32")}
     assert list(widths.values()) == [16, 11, 8, 6, 4, 2]
     assert Model(beta=0.0313).fast_width == 2
@@ -226,7 +228,7 @@ def test_a_non_local_block_is_attention_over_pooled_positions(attention: Any, po
     torch.testing.assert_close(block(x_BCTHW), x_BCTHW + block.bn(block.out(seen)))
 
 
-def test_non_local_blocks_sit_behind_their_blocks_and_start_as_nothing() -> None:
+def test_non_local_blocks_follow_their_blocks_and_start_as_identity() -> None:
     plain = network_of(tiny())
     model = tiny(non_local=NonLocal(res3=(1,), res4=(0, 1)))
     network = network_of(model)
@@ -245,7 +247,7 @@ def test_non_local_blocks_sit_behind_their_blocks_and_start_as_nothing() -> None
     assert not any(isinstance(m, NonLocalBlock) for m in network.trunk.fast.modules())
 
 
-def test_non_local_blocks_cost_what_the_paper_says() -> None:
+def test_non_local_blocks_cost_as_much_as_in_the_paper() -> None:
     sixteen = Clip(T=16, tau=8, alpha=4)
     r101 = Model(depth=101, res4_temporal_blocks=6)
     with_blocks = r101.model_copy(update={"non_local": NonLocal(res4=(6, 13, 20))})
@@ -272,7 +274,7 @@ def test_the_detection_trunk_may_be_undilated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ({"non_local": {"res4": [6]}}, "non_local.res4: res4 of R50 has blocks 0..5"),
         ({"non_local": {}, "pathways": "fast"}, "non_local needs the Slow pathway"),
@@ -285,9 +287,9 @@ def test_the_detection_trunk_may_be_undilated() -> None:
         ({"beta": "an eighth"}, "model.beta"),
     ],
 )
-def test_what_cannot_be_built_is_refused(model: dict[str, Any], said: str) -> None:
+def test_impossible_networks_are_refused(model: dict[str, Any], message: str) -> None:
     tree = {"name": "x", "data": {"name": "x", "format": "ava" if "head" in model else "kinetics"}, "model": model}
     with pytest.raises(InputError) as caught:
         parse_recipe(tree)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Weights: their digest, files that are damaged, and starting one network from another's."""
+"""Weights: digest, damaged files, and initialisation of a network from other weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def changed(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {**state(), name: tensor}
 
 
-def test_the_digest_is_not_that_of_a_file(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_file(tmp_path: Path) -> None:
     save_weights(tmp_path / "one.safetensors", state())
     save_weights(tmp_path / "two.safetensors", dict(reversed(state().items())))
     digests = {weights_digest(load_weights(tmp_path / f"{name}.safetensors")) for name in ("one", "two")}
@@ -57,7 +57,7 @@ def test_the_digest_depends_on_names_values_shapes_and_types(other: dict[str, Te
     assert weights_digest(other) != weights_digest(state())
 
 
-def test_saved_weights_come_back(tmp_path: Path) -> None:
+def test_saved_weights_can_be_loaded(tmp_path: Path) -> None:
     network = build_model(TINY, CLIP)
     save_weights(tmp_path / "model.safetensors", network.state_dict())
     loaded = load_weights(tmp_path / "model.safetensors")
@@ -95,7 +95,7 @@ def test_a_network_starts_from_one_of_the_same_kind() -> None:
     )
 
 
-def test_what_does_not_fit_is_reported_as_new_and_dropped() -> None:
+def test_tensors_that_do_not_match_are_reported_as_new_or_dropped() -> None:
     torch.manual_seed(1)
     weights = build_model(TINY.model_copy(update={"lateral_kernel": 7}), CLIP).state_dict()
     weights["stranger"] = torch.zeros(3)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_reported_as_new_and_dropped() -> None:
 
 
 def trained(model: Model, clip: Clip = CLIP) -> dict[str, Tensor]:
-    """Weights of which none is what a fresh network has, statistics of batch norm included."""
+    """Weights that all differ from those of a new network, including batch-norm statistics."""
     generator = torch.Generator().manual_seed(1)
     state = build_model(model, clip).state_dict()
     return {
@@ -122,7 +122,7 @@ def trained(model: Model, clip: Clip = CLIP) -> dict[str, Tensor]:
     }
 
 
-def test_a_longer_clip_takes_all_weights_and_all_statistics() -> None:
+def test_a_longer_clip_loads_all_weights_and_statistics() -> None:
     weights = trained(TINY)
     network = build_model(TINY, Clip(T=4, tau=4, alpha=4))
     report = start_from(network, weights, classifier=True)
@@ -130,11 +130,11 @@ def test_a_longer_clip_takes_all_weights_and_all_statistics() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
-def test_added_non_local_blocks_leave_the_output_as_it_was() -> None:
+def test_added_non_local_blocks_do_not_change_the_output() -> None:
     clip_BCTHW = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
     plain = build_model(TINY, CLIP)
     with torch.no_grad():
-        plain.train()(clip_BCTHW)  # statistics that are not those of a fresh network
+        plain.train()(clip_BCTHW)  # statistics that differ from those of a new network
     torch.nn.init.normal_(plain.projection.weight)
     section = NonLocal(res3=(1,), res4=(0, 1))
     for attention in ("softmax", "dot_product"):
@@ -151,7 +151,7 @@ def test_added_non_local_blocks_leave_the_output_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [(50, 101), (101, 50)])
-def test_another_depth_takes_the_blocks_that_both_have(first: int, then: int) -> None:
+def test_another_depth_loads_the_common_blocks(first: int, then: int) -> None:
     small = {"width": 8, "classes": 5}
     weights = trained(Model(depth=first, **small))  # type: ignore[arg-type]
     network = build_model(Model(depth=then, **small), CLIP)  # type: ignore[arg-type]
@@ -170,28 +170,28 @@ def skeleton(**changed: Any) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "said"),
+    ("first", "then", "message"),
     [
         (
             {"depth": 18},
             {"depth": 50},
-            "204 of their 272 tensors fit, 30 % of their numbers and 19 % of this network's",
+            "204 of 272 tensors match, 30 % of their values and 19 % of this network's",
         ),
-        ({"depth": 50}, {"depth": 34}, "of their 662 tensors fit"),
-        ({"width": 16}, {}, "of their 662 tensors fit, 0 % of their numbers"),
-        ({"pathways": "slow"}, {}, "0 of their 320 tensors fit"),
-        ({}, {"pathways": "slow"}, "0 of their 662 tensors fit"),
+        ({"depth": 50}, {"depth": 34}, "of 662 tensors match"),
+        ({"width": 16}, {}, "of 662 tensors match, 0 % of their values"),
+        ({"pathways": "slow"}, {}, "0 of 320 tensors match"),
+        ({}, {"pathways": "slow"}, "0 of 662 tensors match"),
     ],
 )
-def test_another_kind_of_network_is_refused(first: dict[str, Any], then: dict[str, Any], said: str) -> None:
+def test_another_kind_of_network_is_refused(first: dict[str, Any], then: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         compare(skeleton(**then), skeleton(**first).state_dict())
     line = str(caught.value)
-    assert said in line
+    assert message in line
     assert "\n" not in line
 
 
-def test_what_are_no_weights_of_a_network_is_refused() -> None:
+def test_weights_without_matching_tensors_are_refused() -> None:
     network = build_model(TINY, CLIP)
     before = weights_digest(network.state_dict())
     only_classifier = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("projection.")}

@@ -1,4 +1,4 @@
-"""A tiny real network, registered and asked for the labels of a real video."""
+"""Predictions of a tiny network for a real video, from a checkpoint folder and from the registry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RECIPE = parse_recipe(
         "register": {"model": "slowfast-tiny"},
     }
 )
-LABELS = ["left", "right", "up"]  # one fewer than the network has outputs
+LABELS = ["left", "right", "up"]  # the network has one more output
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def video(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(root: Path) -> Path:
-    """The folder of a finished training that was tracked in `root`."""
+    """The folder of a finished training, tracked in `root`."""
     at, folder = Workspace(root), root / "train"
     folder.mkdir()
     with open_run(RECIPE.tracking, at, "train", "train") as run:
@@ -93,7 +93,7 @@ def finished(folder: Path, result: StageResult) -> None:
     (folder / "stage.json").write_text(json.dumps({"key": folder.name, **result.model_dump()}))
 
 
-def test_checkpoint_and_registered_model_say_the_same(video: Path, checkpoint: Path, registered: Workspace) -> None:
+def test_checkpoint_and_registered_model_agree(video: Path, checkpoint: Path, registered: Workspace) -> None:
     (answer,) = predict([video], str(checkpoint), registered)
     assert answer["video"] == str(video)
     assert {best["label"] for best in answer["top"]} == set(LABELS)
@@ -105,7 +105,7 @@ def test_checkpoint_and_registered_model_say_the_same(video: Path, checkpoint: P
     assert short["top"] == answer["top"][:1]
 
 
-def test_pyfunc_answers_in_a_process_that_knows_only_mlflow(
+def test_pyfunc_works_in_a_process_with_mlflow_only(
     video: Path, checkpoint: Path, registered: Workspace, tmp_path: Path
 ) -> None:
     model = download_version("models:/slowfast-tiny@champion", registered.tracking_uri, tmp_path / "model").folder
@@ -122,7 +122,7 @@ print(answer.to_json(orient="records"))
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert ran.returncode == 0, ran.stderr
     package, answer = ran.stdout.strip().splitlines()[-2:]
-    assert package.startswith(str(model))  # the code that was registered, not what is installed
+    assert package.startswith(str(model))  # the registered code, not the installed package
     (row,) = json.loads(answer)
     (expected,) = predict([video], str(checkpoint), registered)
     assert json.loads(row["top"]) == expected["top"]
@@ -133,9 +133,9 @@ print(answer.to_json(orient="records"))
     ("model", "message"),
     [
         ("models:/nothing@champion", "no such model"),
-        ("models:/slowfast-tiny@nobody", "no such model"),
+        ("models:/slowfast-tiny@unknown", "no such model"),
         ("models:/slowfast-tiny/99", "no such model"),
-        ("models:/slowfast-tiny", "is no model version"),
+        ("models:/slowfast-tiny", "is not a model version"),
         ("nowhere", "no model.safetensors"),
     ],
 )

@@ -36,7 +36,7 @@ def run(root: Path, data: Data, name: str = "extract", workers: int = 2) -> Stag
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos with B-frames and a long GOP, and a segment within one of them; ingested and validated."""
+    """Three videos with B-frames and a long GOP, and a segment of one of them; ingested and validated."""
     root = tmp_path_factory.mktemp("kinetics")
     for number in range(3):
         write_video(root / "videos" / f"{number}.mp4", moving_frames(40, 50, 66, seed=number), gop=250)
@@ -76,7 +76,7 @@ def test_rows_describe_the_files_of_the_store(result: StageResult) -> None:
         assert (row.bytes, row.sha256) == (file.stat().st_size, sha256_of(file))
 
 
-def test_files_are_made_for_random_access(result: StageResult) -> None:
+def test_files_allow_random_access(result: StageResult) -> None:
     with av.open(str(Path(result.outputs["store"]) / "clips" / "a.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -87,18 +87,18 @@ def test_files_are_made_for_random_access(result: StageResult) -> None:
     assert data.index(b"moov") < data.index(b"mdat")
 
 
-def test_the_version_is_dvcs_and_independent_of_workers(root: Path, result: StageResult) -> None:
+def test_the_version_is_the_dvc_hash_and_independent_of_workers(root: Path, result: StageResult) -> None:
     assert result.data_version == result.digest == data_version(root / "extract" / "store")
     assert result.summary.startswith("4 clips, 0.")
     alone = run(root, settings(), "alone", workers=1)
     assert alone.data_version == result.data_version
 
 
-def test_the_same_input_is_not_extracted_again(root: Path, result: StageResult) -> None:
+def test_unchanged_input_is_not_extracted_again(root: Path, result: StageResult) -> None:
     assert run(root, settings()).status == "unchanged"
 
 
-def test_a_killed_run_goes_on(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(folder: Path) -> str:
         raise KeyboardInterrupt
 
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on(root: Path, result: StageResult, monkeypatch: pyte
     assert not (root / "killed" / "scratch").exists()
 
 
-def test_sizes_are_even_and_the_short_side_as_asked(root: Path) -> None:
+def test_sizes_are_even_with_the_requested_short_side(root: Path) -> None:
     store = Path(run(root, settings(short_side=32), "small").outputs["store"])
     row = read_manifest(store / "manifest.parquet").rows.iloc[0]
     assert (row["height"], row["width"], row["frames"]) == (32, 42, 40)
@@ -140,14 +140,14 @@ def test_only_every_nth_frame_is_kept(root: Path, every: int, fps: float, fast: 
     name = f"every{every}at{fps}"
     store = Path(run(root, settings(fps=fps, every=every, fast_decode=fast), name).outputs["store"])
     row = read_manifest(store / "manifest.parquet").rows.iloc[0]
-    kept = range(0, 40, every * (2 if fps else 1))  # the source has 10 frames a second
+    kept = range(0, 40, every * (2 if fps else 1))  # the source has 10 frames per second
     assert (row["frames"], row["fps"]) == (len(kept), pytest.approx((fps or 10) / every))
     original = pick_frames(root / "ingest/videos/0.mp4", list(kept))
     stored = read_frames(store / row["path"], range(len(kept)))
     assert min(psnr(ours, theirs) for ours, theirs in zip(stored, original, strict=True)) > 30
 
 
-def test_key_frames_are_in_place_where_every_second_frame_is_kept(tmp_path: Path) -> None:
+def test_key_frames_are_correct_in_a_store_of_every_second_frame(tmp_path: Path) -> None:
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(100, seed=number))
     rows = [ava_row("x", "videos/0.mp4", 4), ava_row("x", "videos/0.mp4", 5), ava_row("y", "videos/1.mp4", 3, "val")]
@@ -159,7 +159,7 @@ def test_key_frames_are_in_place_where_every_second_frame_is_kept(tmp_path: Path
         stored = read_frames(store / row.path, [key])[0]
         source = pick_frames(tmp_path / f"ingest/videos/{row.path.startswith('clips/y'):d}.mp4", range(100))
         nearest = max(range(100), key=lambda number: psnr(stored, source[number]))
-        assert abs(nearest - frame) <= 1  # half of a stored frame
+        assert abs(nearest - frame) <= 1  # half the distance of stored frames
 
 
 def test_odd_sizes_become_even(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_odd_sizes_become_even(tmp_path: Path) -> None:
     assert (row["height"], row["width"], row["frames"]) == (44, 60, 20)
 
 
-def test_ava_files_reach_half_a_span_and_a_second_beyond_the_key_frames(tmp_path: Path) -> None:
+def test_ava_files_extend_half_a_span_and_a_second_beyond_the_key_frames(tmp_path: Path) -> None:
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(100, seed=number))
     rows = [
@@ -192,8 +192,8 @@ def test_ava_files_reach_half_a_span_and_a_second_beyond_the_key_frames(tmp_path
         assert psnr(key, pick_frames(tmp_path / f"ingest/videos/{source}.mp4", [frame])[0]) > 30
 
 
-def test_segments_of_one_source_are_those_of_each_alone(root: Path, result: StageResult, tmp_path: Path) -> None:
-    """The files of a source decoded once, also where they overlap more than are written at a time."""
+def test_segments_of_one_source_equal_those_extracted_alone(root: Path, result: StageResult, tmp_path: Path) -> None:
+    """Also if more segments of a source overlap than are written at a time."""
     rows = [kinetics_row(f"r{n}", "videos/1.mp4", start=n / 10, end=n / 10 + 1.4) for n in range(20)]
     rows += [kinetics_row("all", "videos/1.mp4"), kinetics_row("b", "videos/0.mp4", split="val")]
     shutil.copytree(root / "ingest" / "videos", tmp_path / "videos")
@@ -229,13 +229,13 @@ def test_stored_sizes(store: Store, wide: tuple[int, int], upright: tuple[int, i
     assert (stored_size(40, 70, store), stored_size(70, 40, store)) == (wide, upright)
 
 
-def test_a_field_at_its_default_makes_no_other_store() -> None:
+def test_a_field_at_its_default_does_not_change_the_store() -> None:
     first = {"short_side": 256, "fps": 0.0, "gop": 12, "crf": 18, "fast_decode": True}
     assert extraction._fields(Store()) == first
     assert extraction._fields(Store(every=2, height=100)) == {**first, "every": 2, "height": 100}
 
 
-def test_a_source_that_went_bad_after_validation_stops_the_stage(tmp_path: Path) -> None:
+def test_a_source_damaged_after_validation_stops_the_stage(tmp_path: Path) -> None:
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(20, seed=number))
     rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]

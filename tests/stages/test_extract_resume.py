@@ -1,4 +1,4 @@
-"""Extraction that something cuts off: a kill, a full disk, a lost node of a cluster. The store is the same in the end.
+"""Extraction interrupted by a kill, a full disk or the loss of a cluster node gives the same store in the end.
 
 The sources are small; what takes time is that the store has them larger and at many times their rate.
 """
@@ -32,7 +32,7 @@ STORE = Store(short_side=128, fps=60, gop=12)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ingested and validated videos, and a recipe for them."""
+    """A folder with ingested and validated videos and their recipe."""
     root = tmp_path_factory.mktemp("long")
     for number in range(VIDEOS):
         write_video(root / "videos" / f"{number}.mp4", moving_frames(30, seed=number), fps=4)
@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Extraction:
-    """`slowfast extract` in a workspace of its own."""
+    """`slowfast extract` in its own workspace."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.recipe, self.at = root / "long.yaml", Workspace(root / name)
@@ -73,7 +73,7 @@ class Extraction:
         return subprocess.Popen(command, env=environment, preexec_fn=before, **pipes)
 
     def finish(self, process: subprocess.Popen[str] | None = None) -> dict[str, bytes]:
-        """The bytes of the files of the store."""
+        """Wait for the end and return the contents of the store, by file name."""
         process = process or self.start()
         _, errors = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, errors
@@ -89,7 +89,7 @@ class Extraction:
         return sorted(((folder or self.partial) / "store" / "clips").glob("*"))
 
     def wait_for(self, files: int, process: subprocess.Popen[str]) -> None:
-        """Until so many files are finished and another is being written."""
+        """Wait until `files` files are finished and another one is being written."""
         until = time.monotonic() + DEADLINE
         while len(self.finished()) < files or not any((self.partial / "scratch").glob("*")):
             assert process.poll() is None, "it ended too soon"
@@ -105,7 +105,7 @@ def reference(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("moments", [(0, 3), pytest.param((0, 0, 1, 2, 3, 4, 5, 5), marks=pytest.mark.exhaustive)])
-def test_a_killed_extraction_goes_on_with_what_is_unfinished(
+def test_a_killed_extraction_resumes_with_unfinished_files(
     root: Path, reference: dict[str, bytes], moments: tuple[int, ...]
 ) -> None:
     extraction = Extraction(root, f"killed{len(moments)}")
@@ -124,9 +124,9 @@ def test_a_killed_extraction_goes_on_with_what_is_unfinished(
     assert {path.name: written for path, written in kept.items()}.items() <= done.items()
 
 
-def test_without_room_it_says_so(root: Path, reference: dict[str, bytes]) -> None:
+def test_a_full_disk_is_reported(root: Path, reference: dict[str, bytes]) -> None:
     extraction = Extraction(root, "room")
-    limit = sorted(len(data) for data in reference.values())[1] + 1000  # two files have room
+    limit = sorted(len(data) for data in reference.values())[1] + 1000  # space for two files
     process = extraction.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2, errors
@@ -137,7 +137,7 @@ def test_without_room_it_says_so(root: Path, reference: dict[str, bytes]) -> Non
         assert path.read_bytes() == reference[path.name]
 
 
-def test_no_cluster_is_said(root: Path) -> None:
+def test_a_missing_cluster_is_reported(root: Path) -> None:
     process = Extraction(root, "none").start("compute.address=127.0.0.1:1")
     _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2, errors
@@ -145,7 +145,7 @@ def test_no_cluster_is_said(root: Path) -> None:
 
 
 def started_cluster(cpus: int) -> Any:
-    """A head node of so many cores. Ray gives it 30 s to start, which a busy machine may need twice."""
+    """Start a head node with `cpus` cores; tried twice, because a busy machine may exceed Ray's limit of 30 s."""
     from ray.cluster_utils import Cluster
 
     for attempt in range(3):
@@ -159,7 +159,7 @@ def started_cluster(cpus: int) -> Any:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head node and another, of a core each."""
+    """A head node and a second node with one core each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = started_cluster(1)
@@ -168,7 +168,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_a_cluster_that_loses_a_node_writes_the_same(root: Path, reference: dict[str, bytes], cluster: Any) -> None:
+def test_a_cluster_that_loses_a_node_writes_the_same_store(
+    root: Path, reference: dict[str, bytes], cluster: Any
+) -> None:
     extraction = Extraction(root, "cluster")
     process = extraction.start(f"compute.address={cluster.address}")
     extraction.wait_for(2, process)
@@ -178,7 +180,7 @@ def test_a_cluster_that_loses_a_node_writes_the_same(root: Path, reference: dict
     assert extraction.finish(process) == reference
 
 
-def test_a_cluster_without_cores_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_cluster_without_cores_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr("slowfast_core.parallel.ray_tasks.NO_CORES_SECONDS", 1.0)

@@ -80,7 +80,7 @@ def test_a_bucket_gives_the_same_manifest(source: Path, upload: Upload, s3: str,
     assert run(upload(source), tmp_path / "remote" / "ingest", endpoint_url=s3).status == "unchanged"
 
 
-def test_progress_is_told_in_bytes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_in_bytes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "events.jsonl"))
     run(source, tmp_path / "ingest")
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").open()]
@@ -96,7 +96,7 @@ def test_an_unchanged_source_is_not_read_again(source: Path, tmp_path: Path) -> 
     assert (again.status, again.digest, again.summary) == ("unchanged", first.digest, first.summary)
 
 
-def test_only_what_changed_is_copied(source: Path, tmp_path: Path) -> None:
+def test_only_changed_videos_are_copied(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     run(source, output)
     before = {key: path.stat().st_ino for key, path in files(output).items()}
@@ -122,7 +122,7 @@ def test_only_the_changed_object_of_a_bucket_is_read(source: Path, upload: Uploa
     assert proxy.read == ["annotations.csv", "v3.mp4"]
 
 
-def test_annotations_that_change_copy_nothing(source: Path, tmp_path: Path) -> None:
+def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     run(source, output)
     rows = (source / "annotations.csv").read_text().splitlines(keepends=True)
@@ -131,8 +131,8 @@ def test_annotations_that_change_copy_nothing(source: Path, tmp_path: Path) -> N
     assert len(files(output)) == 11
 
 
-def test_a_killed_run_goes_on(source: Path, upload: Upload, proxy, s3: str, tmp_path: Path) -> None:
-    """SIGKILL while the endpoint has given seven videos (and the csv); the next run reads only the others."""
+def test_a_killed_run_resumes(source: Path, upload: Upload, proxy, s3: str, tmp_path: Path) -> None:
+    """SIGKILL after the endpoint has served seven videos (and the csv); the next run reads only the others."""
     root, output = upload(source), tmp_path / "ingest"
     proxy.fault = lambda request: "stall" if request.key and len(proxy.read) >= 8 else None
     script = (
@@ -150,8 +150,8 @@ def test_a_killed_run_goes_on(source: Path, upload: Upload, proxy, s3: str, tmp_
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with journal.open("a") as file:
-        file.write('{"key": "videos/cl')  # as a kill in the middle of a line leaves it
-    (tmp_path / ".ingest.partial" / "videos" / ".v9.torn.mp4").write_bytes(b"half")
+        file.write('{"key": "videos/cl')  # an incomplete line, as after a kill
+    (tmp_path / ".ingest.partial" / "videos" / ".v9.part.mp4").write_bytes(b"half")
 
     result = run(root, output, endpoint_url=s3)
     assert result.summary == "12 of 12 videos (0.0 MB), 0 missing; 5 copied, 7 kept"
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on(source: Path, upload: Upload, proxy, s3: str, tmp_
     assert len((output / "objects.jsonl").read_text().splitlines()) == VIDEOS
 
 
-def test_a_source_that_changes_between_two_runs_costs_only_what_changed(
+def test_after_a_change_of_the_source_only_changed_videos_are_read(
     source: Path, upload: Upload, proxy, tmp_path: Path
 ) -> None:
     root, output = upload(source), tmp_path / "ingest"
@@ -212,7 +212,7 @@ def test_ava_rows_carry_their_boxes(source: Path, tmp_path: Path) -> None:
     assert set(table.rows["split"]) == {"train", "val"}
 
 
-def test_annotations_may_lie_elsewhere(source: Path, tmp_path: Path) -> None:
+def test_annotations_may_be_outside_the_source(source: Path, tmp_path: Path) -> None:
     rows = (source / "annotations.csv").read_text().splitlines(keepends=True)[1:]
     for split in ("train", "val"):
         own = tmp_path / "own" / f"{split}.csv"
@@ -226,7 +226,7 @@ def test_annotations_may_lie_elsewhere(source: Path, tmp_path: Path) -> None:
     assert set(one["id"]) == set(two["id"])
 
 
-def test_wrong_input_is_told_in_one_line(source: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_reported_in_one_line(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (source / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
@@ -239,7 +239,7 @@ def test_wrong_input_is_told_in_one_line(source: Path, tmp_path: Path) -> None:
         ({"annotations": "nothere.csv"}, "no annotation file 'nothere.csv'"),
         ({"labels": "nothere.txt"}, "no annotation file 'nothere.txt'"),
         ({"annotations": "latin.csv"}, "not a UTF-8 text file"),
-        ({"annotations": "none.csv"}, "none of the 2 rows has its video"),
+        ({"annotations": "none.csv"}, "the videos of all 2 rows are missing"),
         ({"annotations": "link.csv"}, "'videos/link.mp4' leaves the data root"),
         ({"annotations": "escape.csv"}, r"'../../secret' leaves the data root .*escape\.csv:2"),
     ):

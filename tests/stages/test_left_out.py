@@ -1,4 +1,4 @@
-"""What extraction cannot write: left out of the store with its reason, or, when that is too much, one line."""
+"""Clips that cannot be extracted are left out with their reason; too many of them stop the stage in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(root: Path, data: Data, name: str = "extract", workers: int = 2) -> Stag
 
 
 def good_but_one(root: Path, format: str = "kinetics") -> Path:
-    """Four rows of which validation knows no fault; one is a time-lapse of a frame in eight hours: no codec's rate."""
+    """Four rows that pass validation; one is a time-lapse of one frame in eight hours, a rate no codec accepts."""
     for number in range(3):
         write_video(root / "videos" / f"{number}.mp4", moving_frames(60, seed=number))
     write(root / "videos" / "slow.mkv", moving_frames(3), times=[0, 300_000, 600_000])
@@ -79,7 +79,7 @@ def test_a_clip_that_cannot_be_encoded_is_left_out_and_listed(root: Path) -> Non
 
 
 @pytest.mark.exhaustive
-def test_so_are_the_key_frames_of_such_a_video(tmp_path: Path) -> None:
+def test_key_frames_of_such_a_video_are_left_out_too(tmp_path: Path) -> None:
     check_left_out(good_but_one(tmp_path, "ava"), settings(format="ava"))
 
 
@@ -142,6 +142,6 @@ def test_a_source_that_hangs_has_a_time_limit(root: Path) -> None:
 def test_a_source_that_takes_too_much_memory_has_a_limit(root: Path) -> None:
     source = root / "ingest" / "videos" / "1.mp4"
     source.unlink()
-    os.mkfifo(source)  # its reader waits, and is there when the memory is measured
+    os.mkfifo(source)  # the reader blocks, so that it is alive when its memory is measured
     with pytest.raises(InputError, match=r"cannot extract \w+: took more than 30 MB of memory .*decode_memory_mb"):
         run(root, settings(decode_memory_mb=30), workers=1)

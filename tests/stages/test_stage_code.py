@@ -1,4 +1,4 @@
-"""A change of the code behind a stage's results is noticed, and a comment is not."""
+"""Changes of code that a stage's results depend on are detected; changes of comments are ignored."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ OTHER = [
 ]
 
 
-def test_only_what_the_code_means_counts() -> None:
+def test_comments_and_docstrings_do_not_change_the_digest() -> None:
     digests = [digest_of_source(source) for source in (SOURCE, *SAME)]
     assert set(digests) == {"0c84da897f4e27f1"}  # on every Python that the package supports
     assert len({digest_of_source(source) for source in OTHER} - set(digests)) == len(OTHER)
@@ -98,14 +98,14 @@ def change(file: Path, text: str) -> None:
         ("tracking/runs.py", {"register"}),
     ],
 )
-def test_a_change_concerns_the_stages_that_import_it(package: Path, file: str, stages: set[str]) -> None:
+def test_a_change_affects_the_stages_that_import_it(package: Path, file: str, stages: set[str]) -> None:
     before = {stage: code_of(stage, PACKAGE) for stage in STAGES}
     change(package / file, "CHANGED = 1")
     changed = {stage: changed_files(before[stage], code_of(stage, package)) for stage in STAGES}
     assert {stage: files for stage, files in changed.items() if files} == {stage: [file] for stage in stages}
 
 
-def test_confirming_records_the_code_and_names_what_it_means(package: Path, tmp_path: Path) -> None:
+def test_confirming_records_the_code_and_lists_the_consequences(package: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(RECORDED, tmp_path))
     confirm(package, file)
     assert confirm(package, file) == []
@@ -153,8 +153,8 @@ def test_a_stage_of_another_version_runs_again_and_names_the_reason(package: Pat
     assert run("c", "y")[0] == "done source b -> c, long changed {'extract': 4}"
 
 
-def test_a_result_from_before_there_were_versions_is_made_again(package: Path, tmp_path: Path) -> None:
-    """As the release before left it: a key of the inputs alone."""
+def test_a_result_without_version_is_made_again(package: Path, tmp_path: Path) -> None:
+    """A result of an earlier release has a key of the inputs only."""
     import hashlib
     import json
 

@@ -1,4 +1,4 @@
-"""The training stage with the real Ray: the same weights every time, also when it is killed on the way.
+"""The training stage with real Ray workers gives the same weights every time, also after a kill.
 
 The trainings that are compared run at the same time, since most of each is waiting for Ray to start.
 """
@@ -22,12 +22,12 @@ from slowfast_core.stages.flow import trained_already
 from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 
-EPOCHS, STEPS = 10, 4  # of the tiny recipe: 32 training videos in batches of 8
+EPOCHS, STEPS = 10, 4  # epochs and steps per epoch of the tiny recipe: 32 training videos in batches of 8
 EPOCH_ENDS = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
 
 
 def losses_of(training: Training) -> dict[int, float]:
-    """By step, at the ends of epochs. Steps that a resumed training did again must have the same loss."""
+    """Loss of each step at the end of an epoch; steps repeated by a resumed training must have the same loss."""
     losses: dict[int, float] = {}
     for line in lines_of(training.folder / "log.jsonl"):
         if line.get("step") in EPOCH_ENDS:
@@ -37,13 +37,13 @@ def losses_of(training: Training) -> dict[int, float]:
 
 @dataclass
 class Trained:
-    """`killed` was cut off, and then went on with settings that must not matter; `tuned` started from `plain`."""
+    """`killed` was killed and resumed with settings that must not matter; `tuned` was initialised from `plain`."""
 
     plain: Training
     killed: Training
     tuned: Training
     results: dict[str, dict[str, Any]]
-    checkpoints: list[str]  # that `killed` had; the last was then damaged
+    checkpoints: list[str]  # of `killed`, the last of which was then damaged
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def trained(
         killed.wait_for_checkpoints(2)
         killed.kill()
         checkpoints = sorted(path.name for path in (killed.partial / "checkpoints").glob("step-*"))
-        torn = killed.partial / "checkpoints" / checkpoints[-1] / "state.pt"
-        torn.write_bytes(torn.read_bytes()[:-100])
+        newest = killed.partial / "checkpoints" / checkpoints[-1] / "state.pt"
+        newest.write_bytes(newest.read_bytes()[:-100])
         changed = ("compute.loader_workers=1", "compute.frame_cache_mb=0", "train.keep_checkpoints=1")
-        killed.overrides = (*changed, "compute.gpus_per_worker=auto")  # which is 0 on a machine without GPUs
+        killed.overrides = (*changed, "compute.gpus_per_worker=auto")  # resolved to 0 on a machine without GPUs
         killed.start()
         results = {"plain": plain.finish()}
         changes = ("model.lateral_kernel=3", "train.epochs=1", "compute.workers=1")
@@ -76,24 +76,24 @@ def trained(
             training.kill()
 
 
-def test_the_digest_is_that_of_the_weights(trained: Trained) -> None:
+def test_the_result_records_the_digest_of_the_weights(trained: Trained) -> None:
     for training, name in ((trained.plain, "plain"), (trained.killed, "killed"), (trained.tuned, "tuned")):
         weights = load_weights(training.folder / "model.safetensors")
         assert weights_digest(weights) == trained.results[name]["weights_digest"]
         assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_a_killed_training_in_another_folder_and_with_other_loaders_ends_in_the_same_weights(trained: Trained) -> None:
+def test_a_killed_training_with_other_folder_and_loaders_reaches_the_same_weights(trained: Trained) -> None:
     assert trained.results["killed"]["weights_digest"] == trained.results["plain"]["weights_digest"]
     losses = losses_of(trained.plain)
     assert list(losses) == EPOCH_ENDS
     assert losses_of(trained.killed) == losses
 
 
-def test_a_killed_training_says_from_where_it_goes_on(trained: Trained) -> None:
-    *whole, torn = trained.checkpoints
+def test_a_killed_training_reports_where_it_resumes(trained: Trained) -> None:
+    *whole, damaged = trained.checkpoints
     summary = trained.results["killed"]["summary"]
-    assert f"checkpoint {torn} is torn and was passed over" in summary
+    assert f"checkpoint {damaged} is incomplete and was skipped" in summary
     assert f"resumed from checkpoint {whole[-1]}" in summary
     assert "resumed" not in trained.results["plain"]["summary"]
     log = lines_of(trained.killed.folder / "log.jsonl")
@@ -116,12 +116,12 @@ def test_a_finished_training_is_not_run_again(trained: Trained) -> None:
     assert again["status"] == "unchanged"
     assert again["weights_digest"] == trained.results["plain"]["weights_digest"]
     auto = load_recipe(str(trained.plain.recipe), ["compute.gpus_per_worker=auto"])
-    done = trained_already(auto, trained.plain.at)  # also on another machine, whatever GPUs it has
+    done = trained_already(auto, trained.plain.at)  # also on another machine, with any GPUs
     assert done is not None
     assert done.weights_digest == again["weights_digest"]
 
 
-def test_the_output_is_a_checkpoint_that_others_can_read(trained: Trained) -> None:
+def test_the_output_is_a_readable_checkpoint(trained: Trained) -> None:
     recipe, labels = read_checkpoint(trained.plain.folder)
     assert recipe == load_recipe(str(trained.plain.recipe))
     assert len(labels) == 8
@@ -131,7 +131,7 @@ def test_the_output_is_a_checkpoint_that_others_can_read(trained: Trained) -> No
     assert not trained.plain.partial.exists()
 
 
-def test_training_from_other_weights_prints_what_was_loaded(trained: Trained) -> None:
+def test_training_from_start_weights_reports_the_loaded_tensors(trained: Trained) -> None:
     result = trained.results["tuned"]
     assert "start weights: " in result["summary"]
     tensors = len(load_weights(trained.tuned.folder / "model.safetensors"))
@@ -167,41 +167,41 @@ def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (("model.classes=7",), "the data has 8 classes, the model 7"),
         (("model.classes=9",), "the data has 8 classes, the model 9 ("),
         (("train.init_from=nowhere",), "no model.safetensors (nowhere); name a checkpoint folder"),
-        (("model.width=16", "train.init_from={plain}"), "the start weights are of another kind of network"),
+        (("model.width=16", "train.init_from={plain}"), "the start weights belong to another kind of network"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_ray_starts(
+def test_settings_that_do_not_fit_are_refused_before_ray_starts(
     trained: Trained,
     tiny_recipe: Path,
     tiny_workspace: Callable[[Path], Workspace],
     tmp_path: Path,
     overrides: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     filled = tuple(override.format(plain=trained.plain.folder) for override in overrides)
     training = Training(tiny_recipe, tiny_workspace(tmp_path / "w"), filled)
-    assert said in training.refusal()
+    assert message in training.refusal()
     assert not training.folder.exists()
     assert not (training.partial / "ray").exists()
 
 
 @pytest.mark.exhaustive
-def test_too_many_bad_clips_end_every_worker_with_exit_2(
+def test_too_many_bad_clips_end_every_worker_with_exit_code_2(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     training = Training(tiny_recipe, tiny_workspace(tmp_path / "w"))
     for clip in sorted((training.at.data("motion", "extract") / "store/clips").glob("*.mp4"))[:20]:
         clip.unlink()
-    said = training.refusal()
-    assert " of 32 training clips do not decode (train.max_bad_share 0.01): clips/" in said
+    message = training.refusal()
+    assert " of 32 training clips cannot be decoded (train.max_bad_share 0.01): clips/" in message
     assert not training.folder.exists()
 
 
-def test_an_extraction_that_was_not_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_missing_extraction_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     assert "stage 'extract' has not been run" in Training(tiny_recipe, Workspace(tmp_path)).refusal()

@@ -31,7 +31,7 @@ def reasons(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
-    """A Kinetics-style set with one row of each fault, validated."""
+    """A validated Kinetics-style data set with one row for each kind of fault."""
     root = tmp_path_factory.mktemp("mixed")
     videos = root / "videos"
     for number in range(4):
@@ -105,7 +105,7 @@ def test_every_row_is_accounted_for(mixed: tuple[Path, StageResult]) -> None:
     assert len(good) + len(pd.read_csv(root / "validate" / "quarantine.csv")) == len(rows)
 
 
-def test_good_rows_know_their_frames(mixed: tuple[Path, StageResult]) -> None:
+def test_good_rows_have_their_number_of_frames(mixed: tuple[Path, StageResult]) -> None:
     good = read_manifest(mixed[0] / "validate" / "manifest.parquet").rows
     assert list(good["id"]) == ["good0", "good1", "good2", "good3", "undamaged"]
     assert list(good["frames"]) == [30, 10, 30, 30, 20]
@@ -114,7 +114,7 @@ def test_good_rows_know_their_frames(mixed: tuple[Path, StageResult]) -> None:
     assert good["path"].iloc[0] == "videos/good0.mp4"
 
 
-def test_the_report_needs_no_network(mixed: tuple[Path, StageResult]) -> None:
+def test_the_report_is_self_contained(mixed: tuple[Path, StageResult]) -> None:
     page = Path(mixed[1].outputs["report"]).read_text()
     assert "http" not in page
     assert "src=" not in page
@@ -128,7 +128,7 @@ def test_the_report_needs_no_network(mixed: tuple[Path, StageResult]) -> None:
     }
 
 
-def test_the_same_input_is_not_validated_again(mixed: tuple[Path, StageResult]) -> None:
+def test_unchanged_input_is_not_validated_again(mixed: tuple[Path, StageResult]) -> None:
     again = validate(settings(), mixed[0] / "ingest", mixed[0] / "validate")
     assert again.status == "unchanged"
     assert again.digest == mixed[1].digest
@@ -144,7 +144,7 @@ def good_videos(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_too_many_bad_rows_stop_the_run_in_one_line(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+def test_too_many_bad_rows_stop_the_stage_in_one_line(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
     rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
     folder = good_videos([*rows, kinetics_row("c", ""), kinetics_row("d", "")])
     with pytest.raises(InputError) as error:
@@ -161,7 +161,7 @@ def test_too_many_bad_rows_stop_the_run_in_one_line(tmp_path: Path, good_videos:
     assert not rejected.exists()
 
 
-def test_a_split_that_ends_empty_stops_the_run(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+def test_an_empty_split_stops_the_stage(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
     folder = good_videos([kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "", split="val")])
     with pytest.raises(InputError, match="split 'val' has no good row"):
         validate(settings(), folder, tmp_path / "validate")
@@ -198,7 +198,7 @@ def test_ava_boxes_and_key_frames(tmp_path: Path, good_videos: Callable[..., Pat
     assert np.array_equal(good["boxes"][0][0], [0.1, 0.1, 0.5, 0.9])
 
 
-def test_the_same_content_again_is_left_out_of_its_split_and_of_train(tmp_path: Path) -> None:
+def test_duplicate_content_is_left_out_within_a_split_and_of_train(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for name in ("a", "b", "c"):
         write_video(videos / f"{name}.mp4", moving_frames(60, seed=ord(name)))
@@ -249,7 +249,7 @@ def test_a_file_that_takes_too_much_memory(tmp_path: Path, good_videos: Callable
     assert reasons(tmp_path / "validate") == {"huge": "cannot decode: took more than 300 MB of memory"}
 
 
-def test_classes_out_of_balance_are_told_or_refused(tmp_path: Path) -> None:
+def test_unbalanced_classes_give_warnings_or_are_refused(tmp_path: Path) -> None:
     for number in range(6):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_frames(30, seed=number))
     rows = [kinetics_row(str(number), f"videos/{number}.mp4", label=int(number == 3)) for number in range(6)]
@@ -262,12 +262,12 @@ def test_classes_out_of_balance_are_told_or_refused(tmp_path: Path) -> None:
         "'right': 0 good clips in val; the largest class has 4 times as many clips in train",
         "'up': 0 good clips in train; 0 good clips in val",
     ]
-    with pytest.raises(InputError, match="the classes are not balanced, 2 times; 'right': 0 good clips in val"):
+    with pytest.raises(InputError, match="2 classes violate the limits on class balance; 'right': 0 good clips in val"):
         validate(settings(limits={"class_balance": "refuse"}), folder, tmp_path / "refused")
     assert (tmp_path / "refused.rejected" / "report.html").is_file()
 
 
-def test_coverage_counts_what_does_not_decode(mixed: tuple[Path, StageResult]) -> None:
+def test_coverage_counts_undecodable_rows(mixed: tuple[Path, StageResult]) -> None:
     coverage = json.loads((mixed[0] / "validate" / "coverage.json").read_text())
     everything = {"expected": 21, "present": 19, "missing": 2, "undecodable": 6, "quarantined": 16, "good": 5}
     assert {name: coverage[name] for name in everything} == everything

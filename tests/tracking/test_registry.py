@@ -156,11 +156,11 @@ def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: Regi
     recorded = json.loads(config.read_text())["weights_digest"]
     save_file({"w": np.ones(2, dtype=np.float32)}, weights)
     got = download_version(f"models:/{NAME}/1", flow.at.tracking_uri, flow.root / "got").folder / "artifacts"
-    with pytest.raises(InputError, match=rf"weights were changed: .* recorded is {recorded} \(.*/model\.safetensors"):
+    with pytest.raises(InputError, match=rf"weights were changed: .* recorded {recorded} \(.*/model\.safetensors"):
         load_verified(got)
     changed = weights_digest({"w": torch.ones(2)})
     config.write_text(config.read_text().replace(recorded, changed))
-    refusal = f"other weights than were registered: .* {changed}, .* tag has {recorded}"
+    refusal = f"the weights differ from the registered ones: .* {changed}, .* tagged with {recorded}"
     with pytest.raises(InputError, match=refusal), checkpoint_of(f"models:/{NAME}@champion", flow.at):
         pass
 
@@ -229,7 +229,7 @@ def test_incomplete_lineage_is_refused_by_name(flow: Flow, changes: dict[str, An
 
 
 def test_evaluation_of_other_weights_is_refused(flow: Flow) -> None:
-    with pytest.raises(InputError, match=r"the evaluation is of other weights \(([0-9a-f]{64})\)") as refused:
+    with pytest.raises(InputError, match=r"other weights were evaluated \(([0-9a-f]{64})\)") as refused:
         flow.register(flow.train("w1"), flow.evaluate("w2", 0.5))
     assert str(read_result(flow.root / "evaluate-w2").weights_digest) in str(refused.value)
 

@@ -1,4 +1,4 @@
-"""`compute.gpus_per_worker: auto`: what is found, what it comes to, and what the training depends on."""
+"""`compute.gpus_per_worker: auto`: detection of GPUs, the resolved number, and the inputs of the training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_auto_is_the_default() -> None:
     ("found", "workers", "least", "gpus"),
     [(0, 1, None, 0), (1, 1, None, 1), (8, 1, None, 1), (1, 2, None, 0), (2, 2, None, 1), (1, 4, 1, 1), (1, 4, 2, 0)],
 )
-def test_every_worker_gets_a_gpu_or_none_does(found: int, workers: int, least: int | None, gpus: int) -> None:
+def test_either_all_workers_get_a_gpu_or_none(found: int, workers: int, least: int | None, gpus: int) -> None:
     compute = Compute(workers=workers, min_workers=least)
     assert gpus_of_a_worker(compute, found) == gpus
     notes = unused_gpus(compute, found)
@@ -42,13 +42,13 @@ def test_every_worker_gets_a_gpu_or_none_does(found: int, workers: int, least: i
 
 
 @pytest.mark.parametrize("value", ["Auto", "1", -1, 0.5, True, None, [1]])
-def test_other_values_are_refused_by_name(value: object) -> None:
+def test_other_values_are_refused(value: object) -> None:
     tree = {"name": "r", "data": {"name": "d"}, "compute": {"gpus_per_worker": value}}
     with pytest.raises(InputError, match=r"^compute\.gpus_per_worker: .* is not 'auto', 0 or 1 "):
         parse_recipe(tree)
 
 
-def test_auto_is_settled_in_the_recipe_and_in_its_branch_and_what_is_written_stays() -> None:
+def test_auto_is_resolved_in_recipe_and_branch_and_explicit_values_stay() -> None:
     recipe = load_recipe("demo", ["finetune.compute.gpus_per_worker=0"]).with_gpus(1)
     assert recipe.finetune is not None
     assert (recipe.compute.gpus, recipe.finetune.compute.gpus) == (1, 0)
@@ -57,7 +57,7 @@ def test_auto_is_settled_in_the_recipe_and_in_its_branch_and_what_is_written_sta
 
 
 def train(at: Workspace, recipe: Path, *overrides: str) -> str:
-    """What a training says that is refused before any worker starts."""
+    """The error of a training that is refused before any worker starts."""
     command = [str(Path(sys.executable).with_name("slowfast")), "train", str(recipe), "--workspace", str(at.root)]
     for override in overrides:
         command += ["--set", override]
@@ -70,19 +70,19 @@ def test_without_a_gpu_auto_is_the_same_training_as_0(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "w")
-    begun = []
+    started = []
     for gpus in ("auto", "0"):
-        said = train(at, tiny_recipe, "train.batch_norm=sync", f"compute.gpus_per_worker={gpus}")
-        assert said.startswith("slowfast: synchronised batch norm needs GPUs")
+        message = train(at, tiny_recipe, "train.batch_norm=sync", f"compute.gpus_per_worker={gpus}")
+        assert message.startswith("slowfast: synchronised batch norm needs GPUs")
         partial = at.run("tiny", ".train.partial")
-        begun.append((partial / "inputs.sha256").read_text())
+        started.append((partial / "inputs.sha256").read_text())
         assert json.loads((partial / "inputs.json").read_text())["compute"]["gpus_per_worker"] == 0
-    assert begun[0] == begun[1]
+    assert started[0] == started[1]
 
 
 @pytest.mark.exhaustive
-def test_a_named_cluster_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ray believes what a node says of itself, so that none is needed; its driver reads the token once in a process."""
+def test_gpus_of_a_named_cluster_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No GPU is needed: Ray trusts the declared resources. A driver reads the token only once per process."""
     token = tmp_path / "token"
     token.write_text("0" * 64)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -93,7 +93,7 @@ def test_a_named_cluster_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch, 
     assert found.stdout == "2\n"
 
 
-def test_containers_get_gpus_only_where_this_machine_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_get_gpus_only_if_this_machine_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     auto = load_recipe("demo")
     assert gpus_found(auto.compute) == 0

@@ -1,4 +1,4 @@
-"""Clips that go bad while training: left out, counted, told, and too many of them end it."""
+"""Undecodable clips in training are left out, counted and logged; too many end the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.recipe.load import load_recipe
-from slowfast_core.training.collective import Together
+from slowfast_core.training.collective import Collective
 from slowfast_core.training.guards import BadClips
 from slowfast_core.training.job import Job
 from slowfast_core.training.loop import train_worker
@@ -28,7 +28,7 @@ Train = Callable[..., Trained]
 
 @pytest.fixture
 def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Train:
-    """One worker, in this process, without Ray; the clips of these rows of the store are no videos any more."""
+    """Train with one worker in this process, without Ray, after damaging the clips of the given rows."""
 
     def run(name: str, bad: list[int], *overrides: str) -> Trained:
         recipe = load_recipe(str(tiny_recipe), ["train.epochs=1", "compute.workers=1", *overrides])
@@ -36,8 +36,8 @@ def train(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_pa
         shutil.copytree(tiny_workspace(tmp_path / name).data("motion", "extract") / "store", store)
         rows = read_manifest(store / "manifest.parquet").split("train").rows
         for row in bad:
-            (store / rows["path"].iloc[row]).unlink()  # it may be a link to the one of another test
-            (store / rows["path"].iloc[row]).write_bytes(b"gone")
+            (store / rows["path"].iloc[row]).unlink()  # it may be a link to a file that other tests use
+            (store / rows["path"].iloc[row]).write_bytes(b"damaged")
         job = Job(recipe, "", store, tmp_path / name, None)
         job.prepare()
         threads = torch.get_num_threads()
@@ -52,7 +52,7 @@ def digest(job: Job) -> str:
     return weights_digest(load_weights(job.folder / "model.safetensors"))
 
 
-def test_a_part_without_clips_leaves_frozen_statistics_alone(train: Train) -> None:
+def test_a_part_without_clips_does_not_change_frozen_statistics(train: Train) -> None:
     settings = ("train.batch=2", "train.accumulate=2", "train.batch_norm=frozen", "train.max_bad_share=1")
     job, log = train("frozen", list(range(0, 24, 2)), *settings)
     assert any("loss" in line for line in log)
@@ -62,20 +62,20 @@ def test_a_part_without_clips_leaves_frozen_statistics_alone(train: Train) -> No
     assert not any(mean.any() for mean in means)
 
 
-def test_the_last_refusal_is_told_alone(train: Train) -> None:
+def test_a_shorter_refusal_replaces_a_longer_one(train: Train) -> None:
     job, _ = train("refused", [])
     job.prepare()
-    job.refuse(InputError("a long reason that many words are needed for", "somewhere", "mend it"))
-    job.refuse(InputError("short", "there", "mend it"))
-    with pytest.raises(InputError, match=r"^short \(there\); mend it$"):
+    job.refuse(InputError("a long reason of many words", "somewhere", "fix it"))
+    job.refuse(InputError("short", "there", "fix it"))
+    with pytest.raises(InputError, match=r"^short \(there\); fix it$"):
         job.check()
 
 
-def test_bad_clips_are_left_out_and_told_once(train: Train) -> None:
+def test_bad_clips_are_left_out_and_logged_once(train: Train) -> None:
     job, log = train("some", [3, 20], "train.max_bad_share=0.1", "train.epochs=2")
-    notes = [line["note"] for line in log if "do not decode" in line.get("note", "")]
+    notes = [line["note"] for line in log if "cannot be decoded" in line.get("note", "")]
     assert len(notes) == 1
-    assert notes[0].startswith("2 clips do not decode and are left out: clips/")
+    assert notes[0].startswith("2 clips cannot be decoded and are left out: clips/")
     steps = [line for line in log if "loss" in line]
     assert [line["bad_clips"] for line in steps] == [2, 2]
     job.check()
@@ -83,26 +83,28 @@ def test_bad_clips_are_left_out_and_told_once(train: Train) -> None:
     assert digest(again) == digest(job)
 
 
-def test_too_many_end_the_training_and_are_named(train: Train) -> None:
+def test_too_many_bad_clips_end_the_training_and_are_named(train: Train) -> None:
     job, _ = train("many", [3, 20], "train.max_bad_share=0.05")
     assert not (job.folder / "model.safetensors").exists()
     rows = read_manifest(job.store / "manifest.parquet").split("train").rows
     named = [rows["path"].iloc[row] for row in (3, 20)]
     with pytest.raises(InputError) as caught:
         job.check()
-    assert f"2 of 32 training clips do not decode (train.max_bad_share 0.05): {', '.join(named)}" in str(caught.value)
+    assert f"2 of 32 training clips cannot be decoded (train.max_bad_share 0.05): {', '.join(named)}" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
-def test_a_step_of_bad_clips_only_changes_no_statistics(train: Train) -> None:
+def test_a_step_without_good_clips_changes_no_statistics(train: Train) -> None:
     job, log = train("all", list(range(32)), "train.max_bad_share=1", "train.weight_decay=0")
     state = load_weights(job.folder / "model.safetensors")
     assert all(torch.equal(t, torch.zeros_like(t)) for name, t in state.items() if name.endswith("running_mean"))
     assert log[-1]["loss"] == log[-1]["clips_per_second"] == 0
 
 
-def test_the_share_is_of_the_rows_and_each_counts_once(tmp_path: Path) -> None:
-    bad = BadClips(rows=100, max_share=0.02, together=Together(0, 1, tmp_path, 1))
+def test_each_bad_row_counts_once(tmp_path: Path) -> None:
+    bad = BadClips(rows=100, max_share=0.02, collective=Collective(0, 1, tmp_path, 1))
     bad.add([])
     assert bad.gather() == []
     bad.add([7, 3])

@@ -1,4 +1,4 @@
-"""Batch norm in groups of clips, and precise statistics, against the definition."""
+"""Batch norm over groups of clips, and precise statistics, against their definitions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.schema import Train
-from slowfast_core.training.batch_norm import begin_step, take_statistics, with_norm
+from slowfast_core.training.batch_norm import begin_step, set_precise_statistics, with_norm
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def clips(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [24, 20, 8, 3])
-def test_statistics_are_those_of_groups_of_8(count: int) -> None:
+def test_statistics_are_computed_over_groups_of_8(count: int) -> None:
     train = Train(norm_clips=8)
     plain, grouped = network(), with_norm(network(), train, CPU)
     begin_step(grouped, train, [count])
@@ -36,7 +36,7 @@ def test_statistics_are_those_of_groups_of_8(count: int) -> None:
     torch.testing.assert_close(grouped(maps_BCTHW), expected)
 
 
-def test_running_statistics_move_once_a_step_to_the_mean_of_the_groups() -> None:
+def test_running_statistics_move_once_per_step_to_the_mean_of_the_groups() -> None:
     train = Train(norm_clips=8)
     grouped = with_norm(network(), train, CPU)
     maps_BCTHW = grouped[0](clips(24)).detach()  # type: ignore[index, operator]
@@ -50,20 +50,20 @@ def test_running_statistics_move_once_a_step_to_the_mean_of_the_groups() -> None
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_a_step_in_parts_is_a_step_at_once(parts: int) -> None:
+def test_a_step_in_parts_equals_a_whole_step(parts: int) -> None:
     train = Train(norm_clips=8, accumulate=parts)
     whole, split = with_norm(network(), train, CPU), with_norm(network(), train, CPU)
     for _ in range(2):
         begin_step(whole, train, [24])
         begin_step(split, train, [24 // parts] * parts)
-        together = whole(clips(24))
-        apart = torch.cat([split(part) for part in clips(24).chunk(parts)])
-        torch.testing.assert_close(apart, together)
+        expected = whole(clips(24))
+        found = torch.cat([split(part) for part in clips(24).chunk(parts)])
+        torch.testing.assert_close(found, expected)
     for mine, other in zip(split.buffers(), whole.buffers(), strict=True):
         torch.testing.assert_close(mine, other)
 
 
-def test_one_group_is_plain_batch_norm_and_the_names_of_weights_stay() -> None:
+def test_one_group_is_plain_batch_norm_with_the_same_weight_names() -> None:
     plain, grouped = network(), with_norm(network(), Train(), CPU)
     begin_step(grouped, Train(), [8])
     assert torch.equal(grouped(clips(8)), plain(clips(8)))
@@ -72,7 +72,7 @@ def test_one_group_is_plain_batch_norm_and_the_names_of_weights_stay() -> None:
             torch.testing.assert_close(grouped.state_dict()[name], value)
 
 
-def test_frozen_statistics_stay() -> None:
+def test_frozen_statistics_do_not_change() -> None:
     train = Train(batch_norm="frozen")
     frozen = with_norm(network(), train, CPU)
     before = copy.deepcopy(frozen.state_dict())
@@ -82,27 +82,27 @@ def test_frozen_statistics_stay() -> None:
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
 
 
-def test_synchronised_norms_need_gpus() -> None:
+def test_synchronised_batch_norm_needs_gpus() -> None:
     with pytest.raises(InputError, match="synchronised batch norm needs GPUs"):
         with_norm(network(), Train(batch_norm="sync"), CPU)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_precise_statistics_are_those_of_the_population(grouped: bool) -> None:
+def test_precise_statistics_equal_the_population(grouped: bool) -> None:
     net = with_norm(network(), Train(norm_clips=4), CPU) if grouped else network()
     batches = [clips(8), clips(8) * 3 + 1, clips(8) - 5]
     begin_step(net, Train(), [8])
-    net(clips(20))  # statistics of the way, to be forgotten
-    assert take_statistics(net, batches, lambda n, batch: n(batch)) == 3
+    net(clips(20))  # running statistics that must be replaced
+    assert set_precise_statistics(net, batches, lambda n, batch: n(batch)) == 3
     population = net[0](torch.cat(batches)).detach()  # type: ignore[index, operator]
     norm = net[1]  # type: ignore[index]
     torch.testing.assert_close(norm.running_mean, population.mean((0, 2, 3, 4)))  # type: ignore[union-attr, arg-type]
     torch.testing.assert_close(norm.running_var, population.var((0, 2, 3, 4)))  # type: ignore[union-attr, arg-type]
 
 
-def test_precise_statistics_keep_the_mode_and_leave_unused_norms_alone() -> None:
+def test_precise_statistics_keep_the_mode_and_skip_unused_norms() -> None:
     net = network().eval()
     net.add_module("unused", nn.BatchNorm3d(2))
-    take_statistics(net, [clips(4)], lambda n, batch: n[1](n[0](batch)))
+    set_precise_statistics(net, [clips(4)], lambda n, batch: n[1](n[0](batch)))
     assert not net.training
     assert net.unused.running_mean.tolist() == [0, 0]  # type: ignore[union-attr, operator]

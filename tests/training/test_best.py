@@ -1,4 +1,4 @@
-"""`train.final: best`: the weights of the checkpoint that did best on the held-out split are the result."""
+"""`train.final: best`: the result is the checkpoint with the best score on the held-out split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEST = ("train.final=best", "train.validate_every=1")
 
 
 def finish(job: Job) -> None:
-    """One worker, in this process, without Ray. Raises InputError."""
+    """Train with one worker in this process, without Ray. Raises InputError."""
     threads = torch.get_num_threads()
     job.prepare()
     train_worker(job, 0, 1, torch.device("cpu"), lambda epoch: None, lambda measured: None)
@@ -32,7 +32,7 @@ def finish(job: Job) -> None:
 
 @pytest.fixture
 def job(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Job:
-    """Two epochs of four steps are trained, of which the first has done best; the final weights are still to come."""
+    """A training after two epochs of four steps, the first of which was best; only the final weights are missing."""
     recipe = load_recipe(str(tiny_recipe), ["train.epochs=2", "compute.workers=1", *BEST])
     store = tiny_workspace(tmp_path / "data").data("motion", "extract") / "store"
     job = Job(recipe, "", store, tmp_path / "train", None)
@@ -44,41 +44,41 @@ def job(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path
     return job
 
 
-def test_the_best_are_the_result(job: Job) -> None:
+def test_the_best_weights_are_the_result(job: Job) -> None:
     finish(job)
     best = load_checkpoint(job.checkpoints / "step-000000004")["model"]
     assert weights_digest(load_weights(job.folder / "model.safetensors")) == weights_digest(best)
 
 
-def test_a_damaged_best_is_no_result(job: Job) -> None:
+def test_a_damaged_best_checkpoint_is_refused(job: Job) -> None:
     state = job.checkpoints / "step-000000004" / "state.pt"
-    sound = state.read_bytes()
-    damaged = bytearray(sound)
+    original = state.read_bytes()
+    damaged = bytearray(original)
     damaged[len(damaged) // 2] ^= 1
     state.write_bytes(damaged)
     with pytest.raises(
-        InputError, match=r"the best checkpoint is damaged or lost \(.*/step-000000004\); put back a copy"
+        InputError, match=r"the best checkpoint is damaged or lost \(.*/step-000000004\); restore a copy"
     ):
         finish(job)
     assert not (job.folder / "model.safetensors").exists()
-    state.write_bytes(sound)
+    state.write_bytes(original)
     finish(job)
     assert (job.folder / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (BEST, "an unfinished train with other inputs exists: evaluate.size 32 -> 48"),
-        (BEST[1:], "no Ray cluster"),  # it would go on
+        (BEST[1:], "no Ray cluster"),  # the training would resume
     ],
 )
-def test_the_size_of_the_held_out_views_chooses_the_best(
+def test_the_size_of_the_held_out_views_is_an_input_of_the_best_weights(
     tiny_recipe: Path,
     tiny_workspace: Callable[[Path], Workspace],
     tmp_path: Path,
     settings: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     at = tiny_workspace(tmp_path / "data")
     nowhere = f"compute.address=127.0.0.1:{free_port()}"
@@ -92,4 +92,4 @@ def test_the_size_of_the_held_out_views_chooses_the_best(
     assert "no Ray cluster" in refusal("evaluate.size=32")
     (at.run("tiny", ".train.partial") / "checkpoints" / "step-000000004").mkdir(parents=True)
     assert "no Ray cluster" in refusal("evaluate.size=32", "evaluate.clips=3")
-    assert said in refusal("evaluate.size=48")
+    assert message in refusal("evaluate.size=48")

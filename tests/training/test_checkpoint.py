@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, a damaged one passed over, the last k kept."""
+"""Checkpoints are written atomically, damaged ones are skipped, and the last k are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_loaded(tmp_path: Path) -> None:
     path = save(tmp_path, 12)
     assert newest_checkpoint(tmp_path) == (path, [])
     assert step_of(path) == 12
@@ -30,19 +30,19 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert torch.equal(state["model"]["w"], torch.full((4, 4), 12.0))
 
 
-def test_no_folder_and_an_empty_one_have_none(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "none") == (None, [])
     assert newest_checkpoint(tmp_path) == (None, [])
 
 
-def test_the_last_k_are_kept_by_step(tmp_path: Path) -> None:
+def test_the_last_k_steps_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 11, 100, 1000):
         save(tmp_path, step, keep=2)
     assert names(tmp_path) == ["step-000000100", "step-000001000"]
     assert newest_checkpoint(tmp_path)[0] == tmp_path / "step-000001000"
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     state = path / "state.pt"
     state.write_bytes(state.read_bytes()[:-7])
 
@@ -53,24 +53,26 @@ def change_a_byte(path: Path) -> None:
     (path / "state.pt").write_bytes(data)
 
 
-def empty_the_sums(path: Path) -> None:
+def empty_the_checksum(path: Path) -> None:
     (path / "sha256.json").write_text("")
 
 
-def spoil_the_sums(path: Path) -> None:
+def replace_the_checksum(path: Path) -> None:
     (path / "sha256.json").write_text(json.dumps(["state.pt"]))
 
 
-def lose_the_state(path: Path) -> None:
+def remove_the_state(path: Path) -> None:
     (path / "state.pt").unlink()
 
 
-def lose_the_sums(path: Path) -> None:
+def remove_the_checksum(path: Path) -> None:
     (path / "sha256.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, change_a_byte, empty_the_sums, spoil_the_sums, lose_the_state, lose_the_sums])
-def test_a_torn_newest_is_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "damage", [truncate, change_a_byte, empty_the_checksum, replace_the_checksum, remove_the_state, remove_the_checksum]
+)
+def test_an_incomplete_newest_checkpoint_is_skipped(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     older, newest = save(tmp_path, 1), save(tmp_path, 2)
     damage(newest)
     assert newest_checkpoint(tmp_path) == (older, [newest])
@@ -78,24 +80,24 @@ def test_a_torn_newest_is_passed_over(tmp_path: Path, damage: Callable[[Path], N
     assert newest_checkpoint(tmp_path) == (None, [newest, older])
 
 
-def test_a_torn_one_is_written_anew(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_written_again(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
-    cut(path)
+    truncate(path)
     save(tmp_path, 2)
     assert newest_checkpoint(tmp_path) == (path, [])
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_torn_ones_do_not_take_the_place_of_whole_ones(tmp_path: Path, keep: int) -> None:
+def test_incomplete_checkpoints_do_not_count_as_kept(tmp_path: Path, keep: int) -> None:
     for step in (1, 2, 9):
-        torn = save(tmp_path, step)
-    cut(torn)
+        incomplete = save(tmp_path, step)
+    truncate(incomplete)
     newest = save(tmp_path, 3, keep)
     assert newest_checkpoint(tmp_path) == (newest, [])
     assert names(tmp_path) == ["step-000000002", "step-000000003"][-keep:]
 
 
-def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_ignored_and_deleted(tmp_path: Path) -> None:
     (tmp_path / ".step-000000007").mkdir()
     (tmp_path / ".step-000000007" / "state.pt").write_bytes(b"half")
     assert newest_checkpoint(tmp_path) == (None, [])

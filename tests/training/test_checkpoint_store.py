@@ -1,4 +1,4 @@
-"""Checkpoints in an object store: the last k and the best, from where a training goes on that lost its machine."""
+"""Checkpoints in an object store: the last k and the best; a training on another machine resumes from them."""
 
 from __future__ import annotations
 
@@ -53,62 +53,62 @@ def test_the_last_k_and_the_best_are_kept(store: CheckpointStore, tmp_path: Path
     assert steps_in(store) == [9, 100, 1000]
     store.put(tmp_path, 1000, 1000, keep=1)
     assert steps_in(store) == [1000]
-    store.put(tmp_path, 1000, 10, keep=1)  # the best was left out when it was the newest
+    store.put(tmp_path, 1000, 10, keep=1)  # the best was not uploaded when it was the newest
     assert steps_in(store) == [10, 1000]
 
 
-def lost_on_the_way(store: CheckpointStore, step: int) -> None:
+def remove_checksum(store: CheckpointStore, step: int) -> None:
     store.objects.remove(f"step-{step:09d}/sha256.json")
 
 
-def test_a_best_that_was_sent_by_half_is_sent_again(store: CheckpointStore, tmp_path: Path) -> None:
+def test_an_incomplete_upload_of_the_best_is_repeated(store: CheckpointStore, tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     save(there, 10, (10, 0.5))
     store.put(there, 10, 10, keep=2)
-    lost_on_the_way(store, 10)
+    remove_checksum(store, 10)
     for step in (20, 30, 40):
         save(there, step, (10, 0.5))
         store.put(there, step, 10, keep=2)
     assert steps_in(store) == [10, 30, 40]
     (note,) = store.fetch_newest(here, with_best=True)
-    assert "step-000000040 came from" in note
+    assert "step-000000040 was downloaded from" in note
     assert sorted(path.name for path in here.iterdir()) == ["step-000000010", "step-000000040"]
     shutil.rmtree(there / "step-000000010")
-    lost_on_the_way(store, 10)
+    remove_checksum(store, 10)
     save(there, 50)
-    store.put(there, 50, 10, keep=2)  # what nobody has keeps nothing from being sent
+    store.put(there, 50, 10, keep=2)  # a best checkpoint that no longer exists does not prevent uploads
 
 
-def test_what_was_sent_by_half_is_cleared_and_not_counted(store: CheckpointStore, tmp_path: Path) -> None:
+def test_incomplete_uploads_are_deleted_and_do_not_count(store: CheckpointStore, tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
         store.put(tmp_path, step, None, keep=3)
-    lost_on_the_way(store, 3)
+    remove_checksum(store, 3)
     save(tmp_path, 4)
     store.put(tmp_path, 4, None, keep=3)
     assert steps_in(store) == [1, 2, 4]
 
 
-def test_the_newest_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_downloaded(store: CheckpointStore, tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     assert store.fetch_newest(here, with_best=False) == []
     for step in (4, 8):
         save(there, step)
         store.put(there, step, None, keep=3)
     (note,) = store.fetch_newest(here, with_best=False)
-    assert "step-000000008 came from" in note
-    path, torn = newest_checkpoint(here)
+    assert "step-000000008 was downloaded from" in note
+    path, skipped = newest_checkpoint(here)
     assert path is not None
-    assert ([path.name], torn) == ([one.name for one in here.iterdir()], [])
+    assert ([path.name], skipped) == ([one.name for one in here.iterdir()], [])
     assert torch.equal(load_checkpoint(path)["model"]["w"], torch.full((100,), 8.0))
     assert store.fetch_newest(here, with_best=False) == []
     save(here, 9)
-    (path / "state.pt").write_bytes(b"torn")
-    assert store.fetch_newest(here, with_best=False) == []  # its own is newer
+    (path / "state.pt").write_bytes(b"damaged")
+    assert store.fetch_newest(here, with_best=False) == []  # the local checkpoint is newer
     assert not is_whole(path)
 
 
-def lose_the_sums(folder: Path) -> None:
+def remove_the_checksum(folder: Path) -> None:
     (folder / "sha256.json").unlink()
 
 
@@ -116,32 +116,32 @@ def change_the_state(folder: Path) -> None:
     (folder / "state.pt").write_bytes(b"something else")
 
 
-@pytest.mark.parametrize("damage", [lose_the_sums, change_the_state])
-def test_a_torn_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [remove_the_checksum, change_the_state])
+def test_an_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     for step in (4, 8):
         save(there, step)
     damage(there / "step-000000008")
     notes = CheckpointStore(str(there)).fetch_newest(here, with_best=False)
     assert "step-000000008" in notes[0]
-    assert "not whole and was passed over" in notes[0]
+    assert "is incomplete and was skipped" in notes[0]
     assert [path.name for path in here.iterdir()] == ["step-000000004"]
     damage(there / "step-000000004")
     assert len(CheckpointStore(str(there)).fetch_newest(tmp_path / "empty", with_best=False)) == 2
     assert list((tmp_path / "empty").glob("*")) == []
 
 
-def test_with_the_best_or_not_at_all(tmp_path: Path) -> None:
+def test_checkpoints_are_downloaded_only_with_their_best(tmp_path: Path) -> None:
     there = tmp_path / "there"
     for step, best in ((2, None), (4, (4, 0.5)), (6, (4, 0.5)), (8, (7, 0.6))):
         save(there, step, best)
     notes = CheckpointStore(str(there)).fetch_newest(tmp_path / "here", with_best=True)
-    assert ["step-000000008" in notes[0], "step-000000006 came" in notes[1]] == [True, True]
+    assert ["step-000000008" in notes[0], "step-000000006 was downloaded" in notes[1]] == [True, True]
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["step-000000004", "step-000000006"]
 
 
 class Cut(Folder):
-    """A store whose connection ends in the middle of a checkpoint."""
+    """A store whose connection breaks in the middle of a checkpoint."""
 
     def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
         if item.key.endswith("state.pt"):
@@ -149,7 +149,7 @@ class Cut(Folder):
         return super().fetch(item, target, arrived)
 
 
-def test_what_a_fetch_left_that_was_cut_off_is_cleared(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_download_are_deleted(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     save(there, 4)
     cut = CheckpointStore(str(there))
@@ -162,7 +162,7 @@ def test_what_a_fetch_left_that_was_cut_off_is_cleared(tmp_path: Path) -> None:
 
 
 class Slow(Folder):
-    """A store that takes nothing before it is let."""
+    """A store whose uploads wait for the event LET."""
 
     def put(self, source: Path, key: str) -> StoredObject:
         PUTTING.set()
@@ -173,41 +173,44 @@ class Slow(Folder):
 PUTTING, LET = threading.Event(), threading.Event()
 
 
-def test_a_slow_store_holds_up_nothing_and_gets_the_newest(tmp_path: Path) -> None:
-    there, here, told = CheckpointStore(str(tmp_path / "there")), tmp_path / "here", list[str]()
+def test_a_slow_store_delays_nothing_and_gets_the_newest_checkpoint(tmp_path: Path) -> None:
+    there = CheckpointStore(str(tmp_path / "there"))
+    here = tmp_path / "here"
+    messages: list[str] = []
     there.objects = Slow(str(tmp_path / "there"))
-    saver = Saver(here, 1, Uploader(there, here, 1, told.append))
+    saver = Saver(here, 1, Uploader(there, here, 1, messages.append))
     saver.save(state_of(1))
     assert PUTTING.wait(30)
     for step in range(2, 6):
         saver.save(state_of(step))
         saver.wait()
-    # What is being sent stays, and what was the next when the last one was saved.
+    # The checkpoint in upload stays, and so does the one that was queued when the last one was saved.
     assert [int(path.name[-9:]) for path in sorted(here.iterdir())] == [1, 4, 5]
     LET.set()
     saver.finish()
-    assert (steps_in(there), told) == ([5], [])
+    assert (steps_in(there), messages) == ([5], [])
 
 
-def test_a_failing_store_is_told_of_once_and_tried_again(tmp_path: Path) -> None:
-    here, told = tmp_path / "here", list[str]()
-    (tmp_path / "there").write_text("in the way")
-    saver = Saver(here, 3, Uploader(CheckpointStore(str(tmp_path / "there")), here, 3, told.append))
+def test_a_failing_store_is_logged_once_and_tried_again(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    messages: list[str] = []
+    (tmp_path / "there").write_text("a file in place of the folder")
+    saver = Saver(here, 3, Uploader(CheckpointStore(str(tmp_path / "there")), here, 3, messages.append))
     for step in (1, 2, 3):
         saver.save(state_of(step))
         saver.finish()
-    assert len(told) == 1
-    assert told[0].startswith("checkpoint step-000000001 is only here: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("checkpoint step-000000001 was not uploaded: ")
     (tmp_path / "there").unlink()
     saver.save(state_of(4))
     saver.finish()
-    assert told[1:] == ["checkpoint step-000000004 is in the store again"]
+    assert messages[1:] == ["checkpoint step-000000004 was uploaded; the store works again"]
     assert steps_in(CheckpointStore(str(tmp_path / "there"))) == [4]
 
 
 @pytest.fixture
 def job_in(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Callable[..., Job]:
-    """A training of one worker, without Ray, in a folder of its own; all are of the same inputs."""
+    """Make trainings of one worker, without Ray, each in its own folder and all with the same inputs."""
     store = tiny_workspace(tmp_path / "data").data("motion", "extract") / "store"
 
     def make(name: str, *overrides: str) -> Job:
@@ -220,11 +223,11 @@ def job_in(tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_p
 
 
 class LostError(Exception):
-    """The machine is gone."""
+    """Stands for the loss of the machine."""
 
 
 def trained(job: Job, until: int = 100) -> str | None:
-    """The digest of the weights; None where the machine was lost at the end of epoch `until`."""
+    """Train and return the digest of the weights, or None if the machine is lost at the end of epoch `until`."""
 
     def epoch_done(epoch: int) -> None:
         if epoch == until:
@@ -241,21 +244,21 @@ def trained(job: Job, until: int = 100) -> str | None:
     return weights_digest(load_weights(job.folder / "model.safetensors"))
 
 
-def test_another_machine_ends_in_the_same_weights(
+def test_another_machine_reaches_the_same_weights(
     job_in: Callable[..., Job], new_bucket: Callable[[], str], s3: str
 ) -> None:
     settings = (f"train.checkpoint_store=s3://{new_bucket()}/runs", f"train.checkpoint_endpoint_url={s3}")
     lost, found = job_in("lost", *settings), job_in("found", *settings)
     assert fetch_newest(lost) == []
     assert trained(lost, until=2) is None
-    notes = fetch_newest(found)  # the newest may still be on its way, and is then told as torn
+    notes = fetch_newest(found)  # the newest may still be in upload, and is then reported as incomplete
     assert any(note.endswith("/runs/0123456789abcdef") for note in notes)
     digest = trained(found)
     assert "resumed from checkpoint" in found.log.read_text()
     assert digest == trained(job_in("plain"))
 
 
-def test_a_store_that_cannot_be_read_starts_no_training(job_in: Callable[..., Job], s3: str) -> None:
+def test_an_unreadable_store_is_refused(job_in: Callable[..., Job], s3: str) -> None:
     job = job_in("none", "train.checkpoint_store=s3://no-such-bucket/runs", f"train.checkpoint_endpoint_url={s3}")
     with pytest.raises(InputError, match=r"no such bucket.*train\.checkpoint_store") as caught:
         fetch_newest(job)

@@ -1,4 +1,4 @@
-"""A training that was stopped anywhere, by anything, ends in the weights of one that was not."""
+"""A training that is stopped at any point, in any way, reaches the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ("worker", "driver", "group", "sigterm")
 
 @pytest.fixture(scope="module")
 def start(tiny_recipe: Path, tiny_workspace: MakeWorkspace) -> Iterator[Callable[..., Training]]:
-    """Start a training in a folder; none is left running."""
+    """Start trainings in folders; they are killed at the end."""
     started: list[Training] = []
 
     def begin(folder: Path, *overrides: str) -> Training:
@@ -44,7 +44,7 @@ def digest(plain: Training) -> str:
 
 
 def stop(training: Training, how: str, epoch: float) -> None:
-    """Stop it after `epoch`; all but a lost worker need it to be started again."""
+    """Stop the training after `epoch` and start it again, except after the loss of a worker."""
     training.wait_for_epoch(epoch)
     if how == "worker":
         training.kill_worker()
@@ -57,7 +57,7 @@ def stop(training: Training, how: str, epoch: float) -> None:
 
 
 def points() -> list[tuple[str, float]]:
-    """Ten random moments of each kind."""
+    """Ten random moments for each way of stopping."""
     moments = random.Random(20)
     return [(how, round(moments.uniform(0.2, EPOCHS - 1), 2)) for _ in range(10) for how in KINDS]
 
@@ -82,10 +82,10 @@ def test_stopped_once(
 
 
 @pytest.mark.exhaustive
-def test_the_machine_is_lost(
+def test_resume_on_another_machine(
     start: Callable[..., Training], digest: str, tmp_path: Path, new_bucket: Callable[[], str], s3: str
 ) -> None:
-    """Another one goes on from the checkpoints in the bucket, the newest of which is torn."""
+    """Another machine resumes from the checkpoints in the bucket, the newest of which is incomplete."""
     root = f"s3://{new_bucket()}/runs"
     settings = (f"train.checkpoint_store={root}", f"train.checkpoint_endpoint_url={s3}")
     lost = start(tmp_path / "lost", *settings)
@@ -94,8 +94,8 @@ def test_the_machine_is_lost(
     newest = max(item.key for item in store.objects() if item.key.endswith("sha256.json"))
     store.remove(newest)
     result = start(tmp_path / "found", *settings).finish()
-    assert f"{Path(newest).parent.name} of {root}/{Path(newest).parts[0]} is not whole" in result["summary"]
-    assert "came from s3://" in result["summary"]
+    assert f"{Path(newest).parent.name} in {root}/{Path(newest).parts[0]} is incomplete" in result["summary"]
+    assert "was downloaded from s3://" in result["summary"]
     assert "resumed from checkpoint" in result["summary"]
     assert result["weights_digest"] == digest
 
@@ -110,14 +110,14 @@ def test_stopped_anywhere(start: Callable[..., Training], digest: str, tmp_path:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("epoch", [2.5, 6.0])
-def test_the_newest_checkpoint_truncated(
+def test_a_truncated_newest_checkpoint(
     start: Callable[..., Training], digest: str, tmp_path: Path, epoch: float
 ) -> None:
-    training = start(tmp_path / "torn")
+    training = start(tmp_path / "truncated")
     training.kill_in_epoch(epoch)
     newest = max((training.partial / "checkpoints").glob("step-*"))
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
     training.start()
     result = training.finish()
-    assert f"checkpoint {newest.name} is torn and was passed over" in result["summary"]
+    assert f"checkpoint {newest.name} is incomplete and was skipped" in result["summary"]
     assert result["weights_digest"] == digest

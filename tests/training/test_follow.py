@@ -1,4 +1,4 @@
-"""The log of a training whose process died in the middle of a line: the next one's are whole, and each sent once."""
+"""The log of a training: an incomplete line of a killed process is removed, and each line is sent once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
 
 
 def follow(log: Path) -> tuple[Sent, list[str]]:
-    """The steps that were sent, and the notes, of what a new process finds in the log."""
+    """Read the log as a new process does; return the steps that were sent to MLflow, and the notes."""
     steps, notes = Sent(), list[str]()
     with progress("train", 100) as advance:
         Display(log, "run", notes, advance).catch_up()
@@ -46,7 +46,7 @@ log(step=3, epoch=0.75, loss=1.0, accuracy=0.5, clips_per_second=9.0)
 """
 
 
-def test_a_line_for_which_the_disk_had_no_room(tmp_path: Path) -> None:
+def test_an_incomplete_line_on_a_full_disk(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     JsonLines(log, enabled=True)(step=1, **METRICS)
     ended = subprocess.run([sys.executable, "-c", SHORT, str(log)], capture_output=True, text=True, timeout=120)
@@ -64,11 +64,11 @@ def test_a_line_for_which_the_disk_had_no_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
-def test_torn_lines_of_any_length_are_cut_off(tmp_path: Path, size: int) -> None:
+def test_incomplete_lines_of_any_length_are_removed(tmp_path: Path, size: int) -> None:
     log = tmp_path / "samples-1.jsonl"
     log.write_bytes(b"x" * size)
     JsonLines(log, enabled=False)
-    assert log.stat().st_size == size  # another worker's
+    assert log.stat().st_size == size  # the log of another worker
     JsonLines(log, enabled=True)
     assert log.read_bytes() == b""
     log.write_bytes(b"{}\n{}\n" + b"x" * size)
@@ -76,7 +76,7 @@ def test_torn_lines_of_any_length_are_cut_off(tmp_path: Path, size: int) -> None
     assert log.read_bytes() == b"{}\n{}\n"
 
 
-def test_a_log_that_a_power_cut_made_shorter_than_what_was_sent(tmp_path: Path) -> None:
+def test_a_log_that_lost_sent_lines_in_a_power_cut(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     for step in (1, 2, 3):
         JsonLines(log, enabled=True)(step=step, **METRICS)

@@ -1,4 +1,4 @@
-"""What runs on a GPU is what runs on a CPU: rendering, networks, steps and whole trainings.
+"""Rendering, networks, steps and trainings give the same results on a GPU as on a CPU.
 
 B clips, C channels, T frames, H height, W width, R rows of coded planes, K boxes.
 """
@@ -43,7 +43,7 @@ BOXES_K5 = torch.tensor([[0, 3.0, 4, 60, 50], [1, 10, 20, 30, 60], [1, 0, 0, 64,
 
 @pytest.fixture(autouse=True)
 def exact_products() -> Iterator[None]:
-    """No TF32, so that what is left is the order of sums."""
+    """Disable TF32, so that results differ only by the order of sums."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
@@ -58,12 +58,12 @@ def samples(count: int) -> list[Sample]:
     return [Sample(i, planes_TRW, view, i % 5, none, none) for i, planes_TRW in enumerate(frames)]
 
 
-def test_planes_become_the_same_bytes() -> None:
+def test_planes_are_converted_to_the_same_bytes() -> None:
     planes_TRW = samples(1)[0].frames
     assert torch.equal(rgb_of_planes(planes_TRW.to(GPU)).cpu(), rgb_of_planes(planes_TRW))
 
 
-def test_views_are_rendered_alike() -> None:
+def test_views_are_rendered_equally() -> None:
     chosen = samples(3)
     frames, views = [sample.frames for sample in chosen], [sample.view for sample in chosen]
     here, there = (render_batch(frames, views, Pixels(), device) for device in (CPU, GPU))
@@ -105,7 +105,7 @@ def test_networks_for_inference_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_step_in_half_precision_is_near_one_in_full(precision: Precision) -> None:
+def test_a_step_in_half_precision_is_close_to_full_precision(precision: Precision) -> None:
     losses: list[Tensor] = []
     for chosen in ("fp32", precision):
         torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_a_step_in_half_precision_is_near_one_in_full(precision: Precision) -> N
     torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.05)
 
 
-def test_the_fused_optimizer_takes_the_step_of_the_plain_one() -> None:
+def test_the_fused_optimizer_equals_the_plain_one() -> None:
     weights = torch.randn(1000)
     results = []
     for device in (CPU, GPU):
@@ -145,7 +145,7 @@ def test_the_fused_optimizer_takes_the_step_of_the_plain_one() -> None:
 def start(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> Iterator[Callable[..., Training]]:
-    """Start `slowfast train` with a worker on a GPU."""
+    """Start `slowfast train` with one worker on a GPU."""
     started: list[Training] = []
 
     def begin(name: str, *overrides: str) -> Training:
@@ -159,7 +159,7 @@ def start(
         training.kill()
 
 
-def test_the_deterministic_mode_gives_the_same_weights_and_a_kill_changes_none(start: Callable[..., Training]) -> None:
+def test_deterministic_trainings_give_the_same_weights_also_after_a_kill(start: Callable[..., Training]) -> None:
     settings = ("compute.deterministic=true", "model.dropout=0.5")
     digests = {start(name, *settings).finish()["weights_digest"] for name in ("first", "second")}
     assert len(digests) == 1
@@ -174,7 +174,7 @@ def test_the_deterministic_mode_gives_the_same_weights_and_a_kill_changes_none(s
 @pytest.mark.parametrize(
     "setting", ["compute.precision=bf16", "compute.precision=fp16", "compute.compile=true", "train.batch_norm=sync"]
 )
-def test_trainings_of_each_kind_learn(start: Callable[..., Training], setting: str) -> None:
+def test_the_loss_decreases_with_each_setting(start: Callable[..., Training], setting: str) -> None:
     training = start("one", setting)
     training.finish()
     losses = [line["loss"] for line in lines_of(training.folder / "log.jsonl") if "loss" in line]

@@ -22,14 +22,14 @@ SETTINGS = ("train.log_samples=true", "train.checkpoint_steps=2", "train.max_res
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Node]]]:
-    """Its address and its nodes: the head, which trains nothing while the others can, and two more."""
+    """Address and nodes of a cluster: the head, which trains only if the others cannot, and two workers."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with cluster_of(3, "--include-dashboard=false") as cluster:
         yield cluster
 
 
 def trained_ids(folder: Path, steps: int, workers: int) -> list[list[str]]:
-    """What each step trained on, by rank; a step that was done again counts as it was done last."""
+    """Ids of the clips of each step, ordered by rank; for a repeated step those of the last time."""
     lines = [json.loads(line) for rank in range(workers) for line in _lines(folder / f"samples-{rank}.jsonl", rank)]
     last = {(line["step"], line["rank"]): line["ids"] for line in lines}
     return [[i for rank in range(workers) for i in last[step, rank]] for step in range(steps)]
@@ -40,7 +40,7 @@ def _lines(path: Path, rank: int) -> list[str]:
 
 
 @pytest.mark.exhaustive
-def test_a_worker_and_a_node_are_lost(
+def test_loss_of_a_worker_and_of_a_node(
     cluster: tuple[str, list[Node]], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     address, nodes = cluster

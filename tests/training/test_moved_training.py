@@ -1,4 +1,4 @@
-"""A training that is killed, and whose workspace is then moved, or copied while it tracks to a server."""
+"""A killed training resumes after its workspace was moved, or copied while it tracks to a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def steps_in(training: Training) -> set[int]:
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-def test_a_moved_training_goes_on_in_the_same_run(
+def test_a_moved_training_resumes_in_the_same_run(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     training = Training(tiny_recipe, tiny_workspace(tmp_path / "workspace"))
@@ -48,7 +48,7 @@ def test_a_moved_training_goes_on_in_the_same_run(
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
-def test_a_copied_training_has_a_run_of_its_own_on_a_server(
+def test_a_copied_training_has_its_own_run_on_a_server(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     (tmp_path / "server").mkdir()

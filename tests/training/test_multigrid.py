@@ -1,4 +1,4 @@
-"""The multigrid schedule against the numbers that PySlowFast prints for Kinetics-400."""
+"""The multigrid schedule against the values that PySlowFast prints for Kinetics-400."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_14_steps_and_358_epochs_of_kinetics_400() -> None:
     assert starts == [0, 73, 110, 142, 158, 205, 228, 248, 259, 291, 308, 322, 329, 343, 358]
 
 
-def test_frames_sides_and_batches_of_each_stage() -> None:
+def test_frames_sides_and_batches_of_each_cycle() -> None:
     stage = [(8, 158, 8), (16, 158, 4), (16, 224, 2), (32, 224, 1)]
     assert [(c.grid.frames, c.grid.side, c.grid.batch_factor) for c in CYCLES] == [
         *stage,
@@ -37,7 +37,7 @@ def test_rates_follow_the_batch_and_the_steps() -> None:
     ("epoch", "rate"),
     [
         (0, 0.01),
-        (17, 0.405),  # half way from 0.01 to 8 x 0.1, at which the warm-up ends
+        (17, 0.405),  # halfway from 0.01 to 8 x 0.1, the rate at the end of the warm-up
         (34, 0.8),
         (72.99, 0.8),
         (73, 0.4),

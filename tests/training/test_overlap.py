@@ -1,4 +1,4 @@
-"""A model is no start for data whose validation it has learned from."""
+"""Start weights that were trained on validation videos are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from slowfast_core.workspace import Workspace
 
 
 def manifest(train: list[str], val: list[str], contents: str = "") -> Manifest:
-    """Each video is a row; its content is its id and `contents`."""
+    """A manifest with one row per video; the content hash is made of its id and `contents`."""
     rows = [
         {"id": video, "video": video, "split": split, "labels": [0], "sha256": f"{video} {contents}"}
         for split, videos in (("train", train), ("val", val))
@@ -39,7 +39,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
 
 
 def checkpoint(folder: Path, of: Recipe, learned: Manifest | None = None, start: Path | None = None) -> Path:
-    """The record of a training, without its weights; a converted checkpoint does not know its videos."""
+    """The record of a training, without weights; without `learned`, as a converted checkpoint that lists no videos."""
     folder.mkdir()
     (folder / "checkpoint.json").write_text(json.dumps({**json.loads(of.to_json()), "labels": ["class"]}))
     if learned is not None:
@@ -51,17 +51,19 @@ K600 = manifest(["new"], ["mine", "held"], "600")
 
 
 def test_kinetics_600_is_not_started_from_kinetics_400(tmp_path: Path) -> None:
-    """The same videos were cut at other times: only their ids are the same."""
+    """The videos were cut at other times, so only their ids are equal."""
     start = checkpoint(tmp_path / "k400", recipe("kinetics400"), manifest(["a", "held", "b"], ["c"], "400"))
-    said = r"trained on 1 of the 2 val clips, such as 'held' \(.*k400\); start from another model, or set train\.allow"
-    with pytest.raises(InputError, match=said) as error:
+    message = (
+        r"trained on 1 of the 2 val clips, such as 'held' \(.*k400\); start from another model, or set train\.allow"
+    )
+    with pytest.raises(InputError, match=message) as error:
         check_overlap(recipe("kinetics600"), K600, start)
     assert "\n" not in str(error.value)
     allowed = check_overlap(recipe("kinetics600", **{"train.allow_overlap": True}), K600, start)
     assert allowed == ["allowed: the start weights were trained on 1 of the 2 val clips, such as 'held'"]
 
 
-def test_the_same_bytes_under_another_name_are_seen(tmp_path: Path) -> None:
+def test_the_same_content_with_another_id_is_detected(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "s", recipe("kinetics400"), manifest(["a"], []))
     renamed = manifest(["new"], ["other"])
     renamed.rows.loc[renamed.rows["split"] == "val", "sha256"] = "a "
@@ -69,34 +71,34 @@ def test_the_same_bytes_under_another_name_are_seen(tmp_path: Path) -> None:
         check_overlap(recipe("kinetics600"), renamed, start)
 
 
-def test_what_the_start_of_the_start_saw_counts(tmp_path: Path) -> None:
+def test_videos_of_earlier_start_weights_count(tmp_path: Path) -> None:
     first = checkpoint(tmp_path / "first", recipe("kinetics400"), manifest(["held"], ["x"], "400"))
     second = checkpoint(tmp_path / "second", recipe("ava21"), manifest(["movie"], ["y"]), first)
     with pytest.raises(InputError, match="1 of the 2 val clips"):
         check_overlap(recipe("kinetics600"), K600, second)
 
 
-def test_disjoint_data_pass_without_a_word(tmp_path: Path) -> None:
-    """Also when they are Kinetics-400 and 600: what counts is the videos."""
+def test_disjoint_data_passes_without_a_note(tmp_path: Path) -> None:
+    """Also between Kinetics-400 and 600: only the videos count."""
     start = checkpoint(tmp_path / "k400", recipe("kinetics400"), manifest(["a"], ["b"], "400"))
     assert check_overlap(recipe("kinetics600"), K600, start) == []
     assert check_overlap(recipe("ava21"), manifest(["movie"], ["film"]), start) == []
 
 
-def test_weights_that_do_not_know_their_videos_go_by_their_data(tmp_path: Path) -> None:
+def test_weights_without_a_list_of_videos_are_judged_by_their_data_set(tmp_path: Path) -> None:
     converted = checkpoint(tmp_path / "converted", recipe("kinetics400", **{"data.name": "kinetics"}))
-    said = "are of kinetics400, which trains on validation videos of kinetics600"
-    with pytest.raises(InputError, match=said):
+    message = "were trained on kinetics400, which contains validation videos of kinetics600"
+    with pytest.raises(InputError, match=message):
         check_overlap(recipe("kinetics600"), K600, converted)
     ava = manifest(["movie"], ["film"])
     [note] = check_overlap(recipe("ava21"), ava, converted)
-    assert note == "the start weights do not tell which videos they were trained on"
+    assert note == "the start weights do not record which videos they were trained on"
     tuned = checkpoint(tmp_path / "tuned", recipe("ava21"), ava, converted)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         check_overlap(recipe("kinetics600"), K600, tuned)
 
 
-def test_eight_bytes_a_name(tmp_path: Path) -> None:
+def test_a_name_takes_eight_bytes(tmp_path: Path) -> None:
     write_learned_from(tmp_path, manifest([str(n) for n in range(1000)], ["x"]), None)
     hashes = np.load(tmp_path / LEARNED_FROM, allow_pickle=False)
     assert (hashes.dtype, len(hashes)) == (np.uint64, 2000)
@@ -104,7 +106,7 @@ def test_eight_bytes_a_name(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / LEARNED_FROM), hashes)
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "s", recipe("kinetics400"), manifest(["a"], []))
     (start / LEARNED_FROM).write_bytes((start / LEARNED_FROM).read_bytes()[:-1])
     with pytest.raises(InputError, match=r"damaged: .*learned_from\.npy"):

@@ -1,4 +1,4 @@
-"""The number of workers does not change what is learnt: a step is the same clips in the same groups of 8."""
+"""The number of workers does not change the training: a step uses the same clips in the same groups of 8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainings import Training, lines_of
 from slowfast_core.workspace import Workspace
 
 STEPS = 20
-LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # workers, parts: 32 clips a step in parts of 8
+LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # (workers, parts): 32 clips per step in parts of 8
 
 
 @pytest.mark.exhaustive

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a training from the nodes of a Ray cluster."""
+"""Metrics of a training that Prometheus reads from the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _shown(port: int) -> dict[str, float]:
 
 
 @pytest.mark.exhaustive
-def test_throughput_is_among_them(
+def test_training_metrics_are_exported(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine that starts slowly, or not at all."""
+"""A local Ray cluster that starts slowly or not at all."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def temporary() -> Iterator[Path]:
 
 
 def start(temporary: Path, how: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    told = {**os.environ, "TMPDIR": str(temporary), **environment}
+    variables = {**os.environ, "TMPDIR": str(temporary), **environment}
     command = [sys.executable, "-c", START, how]
-    return subprocess.run(command, env=told, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280, check=False)
 
 
 def left(temporary: Path) -> list[str]:
-    """Files, and processes by their commands."""
+    """Files and processes (by their commands) that remain."""
     found = [str(path) for path in temporary.rglob("*") if path.is_file() and path.name != ".lock"]
     for file in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -62,12 +62,12 @@ def left(temporary: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["impatient", pytest.param("stopped", marks=pytest.mark.exhaustive)])
-def test_a_slow_start_is_tried_again_with_more_patience(temporary: Path, how: str) -> None:
+def test_a_slow_start_is_retried_with_a_longer_limit(temporary: Path, how: str) -> None:
     done = start(temporary, how)
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("Ray has not started in ")]
-    assert said[0].startswith("Ray has not started in ")
-    assert len(said) <= 2  # a busy machine may need one try more
+    messages = [line for line in done.stderr.splitlines() if line.startswith("Ray has not started in ")]
+    assert messages[0].startswith("Ray has not started in ")
+    assert len(messages) <= 2  # a busy machine may need one more try
     assert left(temporary) == []
 
 

@@ -1,4 +1,4 @@
-"""What `slowfast train` refuses: one line that says what is wrong and how to mend it, exit 2, and nothing lost."""
+"""Errors of `slowfast train`: one line with problem and fix, exit code 2, and no loss of work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def at(tiny_workspace: Callable[[Path], Workspace], tmp_path_factory: pytest.Tem
 def refused(
     at: Workspace, tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Refused:
-    """What the command says, in this process: Ray must not start for any of it."""
+    """Run the command in this process and return its error; Ray must not start."""
 
     def run(*overrides: str, options: tuple[str, ...] = ()) -> str:
         command = ["slowfast", "train", str(tiny_recipe), "--workspace", str(at.root), *options]
@@ -56,7 +56,7 @@ def refused(
 
 
 def checkpoint(folder: Path, recipe: Path, *overrides: str) -> Path:
-    """The folder of fresh weights, as a training or a conversion leaves it."""
+    """A folder with new weights, as training or conversion writes it."""
     resolved = load_recipe(str(recipe), overrides)
     weights = build_model(resolved.model, resolved.clip).state_dict()
     folder.mkdir()
@@ -74,39 +74,39 @@ def test_no_cluster_answers(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("train.batch=9",), "train.batch 9 is not divisible by compute.workers 2"),
-        (("train.accumulate=3",), "a batch of 8 does not divide by 2 workers x 3 parts"),
+        (("train.accumulate=3",), "a batch of 8 is not divisible by 2 workers x 3 parts"),
         (("train.batch=64",), "32 training samples are fewer than train.batch = 64"),
         (
             ("train.multigrid={}", "train.schedule=steps", "train.steps=[[5, 0.1]]"),
             "32 training samples are fewer than the largest batch of train.multigrid, 128",
         ),
-        (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); take 'groups' on CPUs"),
+        (("train.batch_norm=sync",), "synchronised batch norm needs GPUs (train.batch_norm); use 'groups' on CPUs"),
         (("compute.gpus_per_worker=2",), "a worker trains on one GPU, not 2: raise workers"),
         (
             ("compute.workers=32", "train.batch=32", "compute.gpus_per_worker=1"),
-            "32 GPUs are asked for (32 x 1), this machine has",
+            "32 GPUs are required (32 x 1), but this machine has",
         ),
         (("compute.workers=1024", "train.batch=1024"), "1024 workers are too many for"),
         (("train.init_from=models:/nothing@champion",), "no model registry"),
-        (("train.init_from=models:/nothing",), "is no model version"),
+        (("train.init_from=models:/nothing",), "is not a model version"),
     ],
 )
-def test_what_does_not_go_together(refused: Refused, overrides: tuple[str, ...], said: str) -> None:
-    assert said in refused(*overrides)
+def test_settings_that_do_not_fit(refused: Refused, overrides: tuple[str, ...], message: str) -> None:
+    assert message in refused(*overrides)
 
 
 def test_start_weights_of_another_kind_of_network(refused: Refused, tiny_recipe: Path, tmp_path: Path) -> None:
     deeper = checkpoint(tmp_path / "r50", tiny_recipe, "model.depth=50")
-    said = refused(options=("--init-from", str(deeper)))
-    assert "the start weights are of another kind of network: 204 of their 662 tensors fit, " in said
+    message = refused(options=("--init-from", str(deeper)))
+    assert "the start weights belong to another kind of network: 204 of 662 tensors match, " in message
     weights = deeper / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "cannot read weights" in refused(f"train.init_from={deeper}", "model.depth=50")
     (deeper / "checkpoint.json").write_text("{}")
-    assert "does not record the digest of its weights" in refused(f"train.init_from={deeper}", "model.depth=50")
+    assert "the digest of the weights is missing" in refused(f"train.init_from={deeper}", "model.depth=50")
 
 
 @pytest.fixture
@@ -122,26 +122,26 @@ def start(tiny_recipe: Path) -> Iterator[Callable[..., Training]]:
         training.kill()
 
 
-def test_a_training_that_diverges_and_others_in_its_place(
+def test_a_diverging_training_and_trainings_with_other_inputs(
     start: Callable[..., Training], refused: Refused, at: Workspace, tiny_recipe: Path
 ) -> None:
-    """It keeps its batch and its checkpoints; one of other inputs does not go on from them."""
+    """The batch and the checkpoints are kept; a training with other inputs does not resume from them."""
     wild = ("train.learning_rate=1e9", "train.warmup_epochs=0", "train.checkpoint_steps=1")
     training = start(at, *wild)
-    said = training.refusal()
-    kept = training.partial / "diverged"
-    assert "the loss is " in said
-    assert "lower train.learning_rate" in said
-    assert str(kept) in said
-    batch = json.loads(next(kept.glob("batch-*.json")).read_text())
-    frames = torch.load(next(kept.glob("frames-*.pt")), weights_only=True)
-    assert len(batch["samples"]) == len(frames) == 4  # of the worker
-    newest, torn = newest_checkpoint(training.partial / "checkpoints")
+    message = training.refusal()
+    saved = training.partial / "diverged"
+    assert "the loss is " in message
+    assert "lower train.learning_rate" in message
+    assert str(saved) in message
+    batch = json.loads(next(saved.glob("batch-*.json")).read_text())
+    frames = torch.load(next(saved.glob("frames-*.pt")), weights_only=True)
+    assert len(batch["samples"]) == len(frames) == 4  # the share of one worker
+    newest, skipped = newest_checkpoint(training.partial / "checkpoints")
     assert newest
-    assert not torn
+    assert not skipped
 
-    said = refused(*wild[1:], "train.learning_rate=0.02")
-    assert "an unfinished train with other inputs exists: train.learning_rate 1000000000.0 -> 0.02" in said
+    message = refused(*wild[1:], "train.learning_rate=0.02")
+    assert "an unfinished train with other inputs exists: train.learning_rate 1000000000.0 -> 0.02" in message
     version = read_result(at.data("motion", "extract")).data_version
     run_extract(load_recipe(str(tiny_recipe), ["data.store.crf=30"]), at)
     changed = read_result(at.data("motion", "extract")).data_version
@@ -169,12 +169,12 @@ except InputError as error:
 """
 
 
-def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
     )
-    mend = "make room and run again; it goes on from the last one"
-    assert ended.stdout == f"cannot save a checkpoint: File too large ({tmp_path}); {mend}\n"
+    fix = "free disk space and run again; training resumes from the previous checkpoint"
+    assert ended.stdout == f"cannot save a checkpoint: File too large ({tmp_path}); {fix}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
     assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", [])
 
@@ -189,9 +189,9 @@ def test_a_full_disk_in_a_training(
 ) -> None:
     at = tiny_workspace(small_disk / "w")
     training = start(at, "train.checkpoint_steps=1", f"compute.workers={workers}")
-    said = training.refusal()
-    assert "No space left on device" in said
-    assert "make room and run again" in said
-    newest, torn = newest_checkpoint(training.partial / "checkpoints")
+    message = training.refusal()
+    assert "No space left on device" in message
+    assert "free disk space and run again" in message
+    newest, skipped = newest_checkpoint(training.partial / "checkpoints")
     assert newest
-    assert not torn
+    assert not skipped

@@ -1,4 +1,4 @@
-"""Learning rates against numbers worked out by hand from the paper's formula."""
+"""Learning rates against values computed by hand from the paper's formula."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_half_cosine(epoch: float, rate: float) -> None:
     ("epoch", "rate"),
     [
         (0, 0.01),
-        (17, 0.77068390),  # half way to what the cosine has at epoch 34: 0.8 (cos(34 pi / 256) + 1) = 1.5313678
+        (17, 0.77068390),  # halfway to the cosine at epoch 34: 0.8 (cos(34 pi / 256) + 1) = 1.5313678
         (34, 1.53136780),
         (128, 0.8),
         (192, 0.8 * (1 - 0.5**0.5)),
         (256, 0.0),
     ],
 )
-def test_warm_up_is_a_line_that_meets_the_cosine(epoch: float, rate: float) -> None:
+def test_warm_up_is_linear_and_ends_at_the_cosine(epoch: float, rate: float) -> None:
     assert learning_rate(PAPER, epoch) == pytest.approx(rate, rel=2e-5, abs=1e-12)
 
 
-def test_there_is_no_step_where_the_warm_up_ends() -> None:
+def test_the_rate_is_continuous_at_the_end_of_the_warm_up() -> None:
     assert learning_rate(PAPER, 34 - 1e-9) == pytest.approx(learning_rate(PAPER, 34), rel=1e-8)
 
 
@@ -69,7 +69,7 @@ def test_steps_of_pyslowfast_8x8_step(epoch: float, rate: float) -> None:
     assert learning_rate(STEPS, epoch) == pytest.approx(rate)
 
 
-def test_absolute_steps_are_rates() -> None:
+def test_absolute_steps_are_learning_rates() -> None:
     train = Train(
         epochs=20, learning_rate=0.1, warmup_epochs=0, schedule="steps", steps=((10, 0.03),), absolute_steps=True
     )
@@ -98,10 +98,10 @@ def test_the_line_about_scaling() -> None:
     assert scaling_line(train, 4) == line
 
 
-def test_what_differs_from_the_recipe_is_warned_of() -> None:
+def test_differences_from_the_recipe_give_warnings() -> None:
     assert warnings(Train(batch=64, reference_batch=64), 8) == []
     assert warnings(Train(batch=32, reference_batch=64), 8) == [
         "warning: the learning rate is for a batch of 64 and was scaled to 32",
-        "warning: batch norm sees 4 clips at a time, the recipe means 8",
+        "warning: batch norm uses 4 clips at a time, the recipe asks for 8",
     ]
     assert warnings(Train(batch=32, reference_batch=None, batch_norm="frozen"), 8) == []

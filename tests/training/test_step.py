@@ -1,4 +1,4 @@
-"""One training step: losses of clips and of boxes, and what the optimizer decays.
+"""Losses of clips and boxes, weight decay and momentum of the optimizer.
 
 B clips, C channels, T frames, H height, W width, K boxes over all clips, A classes.
 """
@@ -27,7 +27,7 @@ TRAIN = Train(weight_decay=0.5, learning_rate=0.1, momentum=0.9)
 
 
 class Fixed(nn.Module):
-    """Gives these logits, and remembers what it was called with."""
+    """Returns the given logits and records its inputs."""
 
     def __init__(self, logits: Sequence[Sequence[float]]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def sample(label: int, boxes: Sequence[Sequence[float]] = (), targets: Sequence[
     return Sample(0, frames, View(0, 0, 32, 32, 32, 32), label, pixels, actions)
 
 
-def test_clips_have_cross_entropy() -> None:
+def test_the_loss_of_clips_is_cross_entropy() -> None:
     network = Fixed([[2, 0, 0], [0, 0, 0]])
     outcome = forward_loss(network, [sample(0), sample(1)], TRAIN, TINY, CPU)
     first, second = math.log(1 + 2 * math.exp(-2)), math.log(3)
@@ -63,7 +63,7 @@ def test_labels_may_be_smoothed() -> None:
     assert outcome.mean.item() == pytest.approx(0.8 * right + 0.2 * (right + 2))
 
 
-def test_clips_with_several_labels_have_a_sigmoid_for_every_class() -> None:
+def test_the_loss_of_multi_label_clips_is_sigmoid_cross_entropy() -> None:
     logits = [[4.0, -1, 0.5], [-3, 2, 1]]
     samples = [sample(0, targets=[[1, 0, 1]]), sample(1, targets=[[0, 1, 0]])]
     network = Fixed(logits)
@@ -74,7 +74,7 @@ def test_clips_with_several_labels_have_a_sigmoid_for_every_class() -> None:
     assert network.boxes_K5 is None
 
 
-def test_boxes_have_a_sigmoid_for_every_class() -> None:
+def test_the_loss_of_boxes_is_sigmoid_cross_entropy() -> None:
     logits = [[4.0, -1, 0.5], [-3, 2, 1], [0, 0, 0]]
     targets = [[1.0, 0, 1], [0, 1, 0], [0, 0, 0]]
     samples = [
@@ -96,14 +96,14 @@ def test_boxes_have_a_sigmoid_for_every_class() -> None:
     assert (network.logits.grad.sign() == torch.tensor([[-1, 1, -1], [1, -1, 1], [1, 1, 1]])).all()
 
 
-def test_boxes_point_to_their_clip() -> None:
+def test_boxes_have_the_index_of_their_clip() -> None:
     samples = [sample(-1), sample(-1, [[1, 2, 3, 4]], [[0, 0, 1]]), sample(-1, [[5, 6, 7, 8]], [[0, 0, 1]])]
     assert boxes_of(samples, CPU).tolist() == [[1, 1, 2, 3, 4], [2, 5, 6, 7, 8]]
     assert boxes_of([sample(-1)], CPU).shape == (0, 5)
 
 
-def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
-    """Another worker may have boxes: this one has to take part in the reduction with zeros."""
+def test_a_step_without_boxes_has_zero_loss_and_zero_gradients() -> None:
+    """Other workers may have boxes, so this worker must take part in the reduction with zeros."""
     torch.manual_seed(0)
     network = build_model(DETECT, CLIP)
     outcome = forward_loss(network, [sample(-1), sample(-1)], TRAIN, DETECT, CPU)
@@ -114,16 +114,16 @@ def test_a_step_without_boxes_has_no_loss_but_gradients() -> None:
         assert not parameter.grad.any()
 
 
-def test_a_detector_learns_every_weight_from_boxes() -> None:
+def test_boxes_give_gradients_to_every_weight_of_a_detector() -> None:
     torch.manual_seed(0)
     network = build_model(DETECT, CLIP)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
-            nn.init.ones_(module.weight)  # blocks that start as identity hide what is before their last BN
+            nn.init.ones_(module.weight)  # blocks that start as identity have no gradient before their last BN
     outcome = forward_loss(network, [sample(-1, [[2, 2, 30, 30]], [[1, 0, 1]]), sample(-1)], TRAIN, DETECT, CPU)
     outcome.mean.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-    # the gradient of the bias is (sigmoid - target) / classes, and the first logits are near zero
+    # The gradient of the bias is (sigmoid - target) / classes; initial logits are close to zero.
     assert network.projection.bias.grad.tolist() == pytest.approx([-0.5 / 3, 0.5 / 3, -0.5 / 3], abs=0.02)
 
 
@@ -132,13 +132,13 @@ def test_only_batch_norm_is_not_decayed() -> None:
     optimizer = make_optimizer(network, TRAIN)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(network.parameters()))
-    normal = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
-    assert normal
+    norms = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
+    assert norms
     for parameter in network.parameters():
-        assert decay[id(parameter)] == (0.0 if id(parameter) in normal else 0.5)
+        assert decay[id(parameter)] == (0.0 if id(parameter) in norms else 0.5)
 
 
-def test_a_step_is_nesterov_momentum() -> None:
+def test_steps_use_nesterov_momentum() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
     optimizer = make_optimizer(network, TRAIN)
@@ -153,7 +153,7 @@ def test_a_step_is_nesterov_momentum() -> None:
 
 
 @pytest.mark.parametrize("model", [TINY, DETECT], ids=["classify", "detect"])
-def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
+def test_only_the_network_computes_in_bf16(model: Model) -> None:
     torch.manual_seed(0)
     network = build_model(model, CLIP).train()
     dtypes: list[torch.dtype] = []
@@ -170,7 +170,7 @@ def test_under_bf16_only_the_network_computes_in_it(model: Model) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_steps_learn_to_tell_two_clips_apart(precision: Precision) -> None:
+def test_steps_learn_to_distinguish_two_clips(precision: Precision) -> None:
     torch.manual_seed(0)
     network = build_model(TINY, CLIP).train()
     train = TRAIN.model_copy(update={"weight_decay": 0.0})

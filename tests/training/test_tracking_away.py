@@ -1,4 +1,4 @@
-"""An MLflow server that is killed for good while something is tracked to it: a real process, SIGKILLed."""
+"""Trainings that track to a real MLflow server process, which is killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainings import Training, lines_of
 from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 
-SOON = 60.0  # seconds; the command used to wait for 8 minutes and more
+SOON = 60.0  # seconds; without a limit, the command waited for more than 8 minutes
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def assert_refused(done: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
-def test_a_training_ends_well_and_its_metrics_are_sent_later(
+def test_a_training_succeeds_and_its_metrics_are_sent_later(
     server: Server, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     password = "correct-horse"
@@ -73,11 +73,11 @@ def test_a_training_ends_well_and_its_metrics_are_sent_later(
         _, errors = training.processes[-1].communicate(timeout=SOON)
         assert training.processes[-1].returncode == 0, errors
         assert time.monotonic() - since < SOON
-        said = [line for line in errors.splitlines() if "MLflow" in line]
-        assert len(said) == 1, errors
-        assert f"MLflow ({server.uri}) did not take the end of 1 run" in said[0]
-        assert "Connection refused" in said[0]
-        assert "the next `slowfast run` sends them" in said[0]
+        messages = [line for line in errors.splitlines() if "MLflow" in line]
+        assert len(messages) == 1, errors
+        assert f"MLflow ({server.uri}) did not take the end of 1 run" in messages[0]
+        assert "Connection refused" in messages[0]
+        assert "the next `slowfast run` sends them" in messages[0]
     finally:
         training.kill()
 
@@ -102,7 +102,7 @@ def test_a_training_ends_well_and_its_metrics_are_sent_later(
     evaluated = slowfast("evaluate", *flags)
     assert evaluated.returncode == 0, evaluated.stderr
     server.kill()
-    assert_refused(slowfast("register", *flags))  # and does not say that the lineage has gaps
+    assert_refused(slowfast("register", *flags))  # and does not report an incomplete lineage
     server.start()
     registered = slowfast("register", *flags)
     assert registered.returncode == 0, registered.stderr
@@ -114,7 +114,7 @@ def test_a_training_ends_well_and_its_metrics_are_sent_later(
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_heard_while_mlflow_is_away(
+def test_signals_work_while_mlflow_does_not_answer(
     server: Server, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path, number: int
 ) -> None:
     at = tiny_workspace(tmp_path / "workspace")
@@ -123,7 +123,7 @@ def test_signals_are_heard_while_mlflow_is_away(
         training.start()
         training.wait_for_epoch(2)
         server.kill()
-        time.sleep(20)  # MLflow's client is between two of its attempts
+        time.sleep(20)  # MLflow's client waits between two attempts
         since = time.monotonic()
         training.processes[-1].send_signal(number)
         _, errors = training.processes[-1].communicate(timeout=SOON)
@@ -136,7 +136,7 @@ def test_signals_are_heard_while_mlflow_is_away(
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-def test_a_training_goes_on_from_its_checkpoint_while_mlflow_is_away(
+def test_a_training_resumes_while_mlflow_does_not_answer(
     server: Server, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "workspace")
@@ -148,7 +148,7 @@ def test_a_training_goes_on_from_its_checkpoint_while_mlflow_is_away(
         server.kill()
         training.start()
         result = training.finish()
-        assert "MLflow could not be used when the training went on" in result["summary"]
+        assert "MLflow was not available when the training resumed" in result["summary"]
     finally:
         training.kill()
     server.start()
@@ -164,7 +164,7 @@ def test_a_training_goes_on_from_its_checkpoint_while_mlflow_is_away(
 
 
 @pytest.mark.exhaustive
-def test_a_training_does_not_begin_where_nothing_answers(
+def test_a_new_training_is_refused_if_mlflow_does_not_answer(
     tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "workspace")
