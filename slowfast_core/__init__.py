@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slowfast_core.serving.classifier import Classifier as Classifier
+    from slowfast_core.serving.classifier import Prediction as Prediction
     from slowfast_core.serving.classifier import load as load
 
     __version__: str
 
-__all__ = ["Classifier", "__version__", "load"]
+__all__ = ["Classifier", "Prediction", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
-    if name in ("Classifier", "load"):
+    if name in ("Classifier", "Prediction", "load"):
         from slowfast_core.serving import classifier
 
         return getattr(classifier, name)

@@ -90,4 +90,4 @@ def test_detection_model_raises_one_clear_error(
 def test_unknown_attributes_raise_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         sf.nothing  # noqa: B018
-    assert {"load", "Classifier", "__version__"} <= set(dir(sf))
+    assert {"load", "Classifier", "Prediction", "__version__"} <= set(dir(sf))
