@@ -2,8 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params confirm-stages images image-cpu image-gpu \
-	lock upgrade
+.PHONY: setup demo test test-all coverage test-gpu test-containers lint params confirm-stages images image-cpu \
+	image-gpu lock upgrade
 
 # Installs what dev.lock pins and refuses any file with another checksum. Only torch goes by its version: whether its build
 # is for CUDA, and brings CUDA's packages, is up to where pip finds it. `pip check` fails if the lock leaves out anything.
@@ -32,13 +32,24 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
+PYTEST_OPTIONS ?=
+
 # In two processes, of a thread each, and file by file, since the tests of a file share what takes long to make. The files
 # that mostly wait for Ray and for KFP go first, so that none of them begins when the other process has finished.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/training tests/pipelines tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS) \
+		tests/training tests/pipelines tests
 
 test-all: lint
 	$(BIN)/pytest -q -m 'not gpu and not containers'
+
+# Line and branch coverage of the tests and of the processes that they start; the report is in htmlcov/index.html.
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q $(PYTEST_OPTIONS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered
 
 # params.yaml is the active recipe of the DVC pipeline, resolved.
 params: setup
