@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test test-all test-gpu test-containers lint params reference confirm-stages images image-cpu \
+.PHONY: setup demo test test-all coverage test-gpu test-containers lint params reference confirm-stages images image-cpu \
 	image-gpu lock upgrade
 
 # Installs the versions pinned in dev.lock and refuses files with other checksums. Only torch has no checksum: the index
@@ -32,13 +32,24 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
+PYTEST_OPTIONS ?=
+
 # Uses two processes with one thread each. A file's tests run in one process because they share expensive fixtures. Files
 # that mostly wait for Ray and KFP run first, so that no process is left with one of them at the end.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/training tests/pipelines tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS) \
+		tests/training tests/pipelines tests
 
 test-all: lint
 	$(BIN)/pytest -q -m 'not gpu and not containers'
+
+# Line and branch coverage of the tests and of the processes that they start; the report is in htmlcov/index.html.
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q $(PYTEST_OPTIONS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered
 
 # Writes params.yaml, the resolved recipe of the DVC pipeline.
 params: setup

@@ -1,10 +1,10 @@
-"""Do the networks cost what the paper says? GFLOPs of one 256^2 view of Tables 2, 5a, 5b and 5c beside ours.
+"""Compares the cost of the networks with the paper: GFLOPs of one 256^2 view in Tables 2, 5a, 5b and 5c.
 
     python benchmarks/cost.py
 
-Prints a Markdown table for each, and for every row that is more than 1 % off why. Ours are multiply-adds of
-convolutions, matrix products and the classifier, counted by torch's operator counter; batch norm (0.24 G at 4x16 R50)
-is not counted, and the paper's rows fit only so.
+Prints a Markdown table for each, with the cause of every difference above 1 %. Our counts are multiply-adds of
+convolutions, matrix products and the classifier, from torch's operator counter. Batch norm (0.24 G at 4x16 R50) is not
+counted, because the rows of the paper match only without it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, paper in rows.items():
             print(row(name, paper))
-    print("\nParameters\n\n| recipe | paper (M) | ours (M) | what the paper may count |\n| --- | --- | --- | --- |")
+    print(
+        "\nParameters\n\n| recipe | paper (M) | ours (M) | what the paper may have counted |\n| --- | --- | --- | --- |"
+    )
     for name, (million, note) in PARAMETERS.items():
         print(f"| {name} | {million} | {cost(name).parameters / 1e6:.3f} | {note} |")
 

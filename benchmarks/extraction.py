@@ -1,13 +1,13 @@
-"""What do GOP, quality and codec of the clip store cost, and does extraction use all cores?
+"""Measures the cost of GOP, quality and codec of the clip store, and how extraction scales with the cores.
 
     python benchmarks/extraction.py [--videos FILE...]
     python benchmarks/extraction.py --scaling
 
-The first prints a Markdown table, a row for each way to write the store: clips/s that one core decodes from it, with
-decord, as training samples them (random starts, 32 frames 2 apart), its bytes beside the source's, its PSNR against the
-frames of the source at the same size, and the frames/s of writing it. Seconds are the processor's, so that other jobs
-on the machine count little. Without --videos it generates some. All rows are measured in turn, and the median of the
-rounds counts. The second extracts 200 generated videos with 1, 2 and 4 workers.
+The first command prints a Markdown table with one row per encoding of the store: clips/s that one core decodes with
+decord, sampled as in training (random starts, 32 frames 2 apart), bytes relative to the source, PSNR against the frames
+of the source at the same size, and frames/s of writing. Times are CPU seconds, so that other jobs on the machine matter
+little. Without --videos, videos are generated. Rows are measured in turn; values are medians over the rounds. The
+second command extracts 200 generated videos with 1, 2 and 4 workers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from slowfast_core.stages.extract import extract
 from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace
 
-CLIPS_A_VIDEO = 4  # in a round
+CLIPS_A_VIDEO = 4  # per round
 GOPS = (1, 4, 8, 12, 16, 32, 250)
 SCALING = {
     "data.name": "scaling",
@@ -45,7 +45,7 @@ SCALING = {
 
 @dataclass
 class Way:
-    """One way to write the store, and what was measured of it."""
+    """One encoding of the store and its measurements."""
 
     name: str
     store: Store
@@ -53,8 +53,8 @@ class Way:
     files: list[Path] = field(default_factory=list)
     bytes: int = 0
     writing: float = 0.0  # seconds
-    errors: list[float] = field(default_factory=list)  # mean squared, by video
-    clips_a_second: list[float] = field(default_factory=list)  # by round
+    errors: list[float] = field(default_factory=list)  # mean squared error of each video
+    clips_a_second: list[float] = field(default_factory=list)  # of each round
 
 
 def ways() -> Iterator[Way]:
@@ -87,7 +87,7 @@ def write(way: Way, source: Path, file: Path) -> None:
 
 
 def sample(files: list[Path], frames: list[int], seed: int) -> float:
-    """Clips decoded a second; the same of every way in a round."""
+    """Clips decoded per second; a round uses the same clips for every encoding."""
     random = np.random.default_rng(seed)
     started = time.process_time()
     for file, count in zip(files, frames, strict=True):
@@ -104,22 +104,24 @@ def compare(videos: list[Path], rounds: int) -> None:
         for number, source in enumerate(sources):
             for turn, way in enumerate(measured):
                 write(way, source, Path(folder) / f"{turn}_{number}.mp4")
-        plain = Way("the sources as they are", Store(short_side=0), files=list(sources))
+        plain = Way("the sources", Store(short_side=0), files=list(sources))
         plain.bytes = sum(source.stat().st_size for source in sources)
         for seed in range(rounds):
             for way in (plain, *measured):
                 way.clips_a_second.append(sample(way.files, frames, seed))
     print(f"{len(sources)} videos, {sum(frames)} frames; load {os.getloadavg()[0]:.1f}\n")
-    print("| store | clips/s a core | of the sources | bytes of the sources' | PSNR (dB) | written frames/s a core |")
+    columns = ["store", "clips/s per core", "relative to the sources", "bytes relative to the sources"]
+    columns += ["PSNR (dB)", "frames/s written per core"]
+    print(f"| {' | '.join(columns)} |")
     print("| --- | --- | --- | --- | --- | --- |")
     for way in (plain, *measured):
-        speed, ratio = (statistics.median(rates) for rates in (way.clips_a_second, beside(way, plain)))
+        speed, ratio = (statistics.median(rates) for rates in (way.clips_a_second, relative_speeds(way, plain)))
         psnr = f"{np.mean(10 * np.log10(255**2 / np.array(way.errors))):.1f}" if way.errors else ""
         writing = f"{sum(frames) / way.writing:.0f}" if way.writing else ""
         print(f"| {way.name} | {speed:.1f} | {ratio:.2f} | {way.bytes / plain.bytes:.2f} | {psnr} | {writing} |")
 
 
-def beside(way: Way, plain: Way) -> list[float]:
+def relative_speeds(way: Way, plain: Way) -> list[float]:
     return [ours / theirs for ours, theirs in zip(way.clips_a_second, plain.clips_a_second, strict=True)]
 
 
@@ -136,22 +138,22 @@ def scaling(rounds: int) -> None:
         for turn in range(rounds):
             for workers in seconds:
                 loads.append(os.getloadavg()[0])
-                before = processor_seconds()
+                before = cpu_seconds()
                 output = at.root / f"{workers}_{turn}"
                 result = extract(recipe.data, recipe.clip, ingested, validated, output, workers)
-                cpu[workers] = processor_seconds() - before
+                cpu[workers] = cpu_seconds() - before
                 seconds[workers].append(result.seconds)
     print(f"{result.summary}; best of {rounds}; load {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores\n")
-    print("| workers | seconds | speed-up | of linear | processor seconds |")
+    print("| workers | seconds | speed-up | of linear | CPU seconds |")
     print("| --- | --- | --- | --- | --- |")
-    alone = min(seconds[1])
+    one_worker = min(seconds[1])
     for workers, taken in seconds.items():
-        gain = alone / min(taken)
+        gain = one_worker / min(taken)
         print(f"| {workers} | {min(taken):.1f} | {gain:.2f} | {100 * gain / workers:.0f} % | {cpu[workers]:.1f} |")
 
 
-def processor_seconds() -> float:
-    """Of this process and of the workers that have ended."""
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of the workers that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 

@@ -1,14 +1,14 @@
-"""How fast do clips and videos load? The clip store beside the originals, a plain decord loop, and what the peers do.
+"""Measures how fast clips and videos load: clip store, originals, a plain decord loop, MMAction2 and PyTorchVideo.
 
     taskset -c 3 python benchmarks/loading.py [--videos DIR] [--repeats 15] [--only training|views]
 
 Prints two Markdown tables. Training: a 64-frame span (32 frames at stride 2), jitter 256-320, crop 224, flip. Views:
-10 clips x 3 crops of 256 of a video. Interleaved on one core; medians, in seconds of CPU time, of many clips.
+10 clips x 3 crops of 256 per video. Interleaved on one core; medians over many clips, in CPU seconds.
 
-`loaded` is what a loader hands over: our uint8 frames, to be rendered on the device; of the plain loop frames that are
-not cropped yet either; of the peers what theirs hands over. `rendered` has everything done on this core: float32,
-cropped, resized, normalised. `decoding` is the share of `loaded` that FFmpeg takes to open the same file and decode the
-same frames, doing nothing with them. Originals are generated (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), or the
+`loaded` is the output of the loader: ours returns uint8 frames, which the device renders; the plain loop returns frames
+that are not cropped either; the peers return what their loaders return. `rendered` includes everything on this core:
+float32, cropped, resized, normalized. `decoding` is the share of `loaded` that FFmpeg takes to open the same file and
+decode the same frames. Originals are generated (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), or the
 videos of DIR that are about that large.
 """
 
@@ -73,7 +73,11 @@ STORES = {
     "the default": Store(),
     "every 2": Store(every=2),
 }
-PLAIN, BY_VIEW, WHOLE = "decord loop, originals", "decord, a decode a view, originals", "MMAction2's way, originals"
+PLAIN, BY_VIEW, WHOLE = (
+    "decord loop, originals",
+    "decord, one decode per view, originals",
+    "MMAction2's method, originals",
+)
 TORCHVIDEO = "PyTorchVideo (PyAV), originals"
 Stores = dict[str, tuple[Path, Recipe]]
 Case = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any] | None]  # load, render, decode only
@@ -84,9 +88,9 @@ def main() -> None:
     parser.add_argument("--videos", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", choices=["training", "views"])
-    parser.add_argument("--workspace", type=Path, help="where the stores are kept for the next run")
+    parser.add_argument("--workspace", type=Path, help="keep the stores in this folder for the next run")
     options = parser.parse_args()
-    if not KEEP_MEMORY.items() <= os.environ.items():  # as our trainings have it, for all paths alike
+    if not KEEP_MEMORY.items() <= os.environ.items():  # the settings of our training, for all loaders
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -109,7 +113,7 @@ def main() -> None:
 
 
 def measure(cases: Callable[[int], Iterable[tuple[str, Case]]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
-    """Seconds to load, to render, and to decode only, of each case in each round but the first."""
+    """Seconds to load, to render and to only decode, for each case and round; the first round is a warm-up."""
     times: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for number in range(rounds + 1):
         for name, (load, rendered, decode) in cases(number):
@@ -123,7 +127,10 @@ def measure(cases: Callable[[int], Iterable[tuple[str, Case]]], rounds: int) -> 
 
 def table(title: str, unit: str, times: dict[str, list[tuple[float, ...]]], bases: list[str]) -> None:
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
-    against = " | ".join(f"of {base.partition(',')[0]}" if base != BY_VIEW else "of a decode a view" for base in bases)
+    against = " | ".join(
+        f"relative to {base.partition(',')[0]}" if base != BY_VIEW else "relative to one decode per view"
+        for base in bases
+    )
     print(f"\n| {title} | loaded ({unit}/s) | {against} | rendered ({unit}/s) | {against} | decoding | MB |")
     print("| --- |" + " --- |" * (4 + 2 * len(bases)))
     for name, (load, more, only, size) in medians.items():
@@ -192,7 +199,7 @@ def rendered(scorer: Scorer, video: Any) -> None:
 
 
 def tiny_network(folder: Path) -> Path:
-    """A checkpoint for the scorer, whose network is not run."""
+    """A trained-model folder for the scorer; the network is not run."""
     recipe = parse_recipe(
         {
             "name": "tiny",
@@ -213,7 +220,7 @@ def tiny_network(folder: Path) -> Path:
 
 
 def decode(path: Path, indices: Sequence[int]) -> None:
-    """What no loader can do without: open the file, go to the key frame before, decode up to the last frame."""
+    """The minimum work of any loader: open the file, seek to the key frame before, decode up to the last frame."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -229,14 +236,14 @@ def decode(path: Path, indices: Sequence[int]) -> None:
 
 
 def size_of(loaded: Any) -> int:
-    """Bytes that the loader hands over."""
+    """Bytes of the loader's output."""
     if isinstance(loaded, list):
         return sum(size_of(getattr(part, "frames", part)) for part in loaded)
     return int(getattr(loaded, "frames", loaded).nbytes)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """CPU seconds, of all threads: what else runs on the machine does not count."""
+    """The result and the CPU seconds of all threads, which other jobs on the machine do not affect."""
     started = time.process_time()
     result = work()
     return result, time.process_time() - started

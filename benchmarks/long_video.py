@@ -1,10 +1,10 @@
-"""What do validation and extraction of a very long video cost, in memory and in time?
+"""Measures memory and time of validation and extraction of a very long video.
 
     python benchmarks/long_video.py [--minutes 60] [--segments 1000] [--folder FOLDER]
 
-Generates 1080p video (one minute, encoded once and repeated without encoding it again) and cuts segments from it, of
-about two seconds, one in each 3.6 seconds. For `validate` and `extract` it prints the seconds, the good rows and the
-largest resident memory that any worker had. With --folder the video is kept there and used again.
+Generates 1080p video (one minute, encoded once, its packets repeated) with segments of about two seconds, one in every
+3.6 seconds. Prints the seconds, the result and the largest resident memory of any worker for each stage. With --folder,
+the video is stored there and reused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from slowfast_core.stages.flow import STAGES
 from slowfast_core.workspace import Workspace
 
 FPS, HEIGHT, WIDTH = 25, 1080, 1920
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def write_minute(path: Path) -> None:
@@ -46,7 +46,7 @@ def write_minute(path: Path) -> None:
 
 
 def repeat(minute: Path, target: Path, times: int) -> None:
-    """The packets again and again, each time a minute later."""
+    """Write the packets of the minute `times` times, each time one minute later."""
     with av.open(str(target), "w") as output:
         stream = None
         for turn in range(times):
@@ -61,11 +61,11 @@ def repeat(minute: Path, target: Path, times: int) -> None:
 
 
 class PeakOfWorkers:
-    """The largest resident memory (MB) of any child of this process, by the peak that the system keeps of each."""
+    """The largest resident memory (MB) of any child process, from the peak that the system records for each."""
 
     def __enter__(self) -> PeakOfWorkers:
         self.megabytes, self._done = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
@@ -73,14 +73,14 @@ class PeakOfWorkers:
         self._done.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._done.wait(LOOK_SECONDS):
+    def _watch(self) -> None:
+        while not self._done.wait(POLL_SECONDS):
             for children in Path("/proc/self/task").glob("*/children"):
                 try:
                     for child in children.read_text().split():
                         self.megabytes = max(self.megabytes, peak_megabytes(child))
                 except OSError:
-                    continue  # it has just ended
+                    continue  # the thread or the process has just ended
 
 
 def peak_megabytes(process: str) -> float:
@@ -89,7 +89,10 @@ def peak_megabytes(process: str) -> float:
 
 
 def write_annotations(folder: Path, minutes: int, segments: int) -> None:
-    random, room = np.random.default_rng(0), 60 * minutes / segments  # seconds: none overlap, so that none leak
+    random, room = (
+        np.random.default_rng(0),
+        60 * minutes / segments,
+    )  # seconds; segments do not overlap, so none is in both splits
     with (folder / "annotations.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])

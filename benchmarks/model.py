@@ -1,11 +1,11 @@
-"""How fast are the networks? Forward and training step of SlowFast R50 beside PyTorchVideo's, on CPU or a GPU.
+"""Compares forward pass and training step of SlowFast R50 with PyTorchVideo, on a CPU or a GPU.
 
     python benchmarks/model.py [--threads 2] [--repeats 7] [--only forward|train] [--bf16]
 
-Prints a Markdown table: medians of interleaved runs in one process, the ratio to PyTorchVideo as it is, and the peak
-memory of each variant, measured in a process of its own. Both sides get the large malloc thresholds that our trainings
-have: on CPU glibc otherwise gives memory back at every step. bf16 is left out where the CPU only emulates it, unless
-asked for. PyTorchVideo's head imports torchvision's RoIAlign, which these models do not use: a stand-in is imported.
+Prints a Markdown table: medians of interleaved runs in one process, the ratio to unchanged PyTorchVideo, and the peak
+memory of each variant, measured in a separate process. Both sides use the large malloc thresholds of our training;
+otherwise glibc returns memory to the system at every step on a CPU. bf16 is skipped if the CPU only emulates it, unless
+--bf16 is given. PyTorchVideo's head imports torchvision's RoIAlign, which these models do not use: a stub replaces it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def packed(clips_BCTHW: Tensor, clip: Clip) -> list[Tensor]:
 
 
 def forward(network: nn.Module, *, peer: bool, last: bool = True) -> Run:
-    """One test view through the network. PyTorchVideo's writes to the list that it is given."""
+    """One test view through the network. PyTorchVideo's network modifies its input list, so it gets a copy."""
     clips_BCTHW = torch.randn(1, 3, TEST_CLIP.fast_frames, TEST_SIZE, TEST_SIZE, device=DEVICE)
     given = packed(clips_BCTHW, TEST_CLIP) if peer else [clips_BCTHW]
     given = [x.contiguous(memory_format=LAST) for x in given] if last else given
@@ -80,7 +80,7 @@ def forward(network: nn.Module, *, peer: bool, last: bool = True) -> Run:
 
 
 def ours(precision: Precision | None = "fp32") -> nn.Module:
-    """As the Scorer has it; None: not folded."""
+    """Our network as the Scorer prepares it; None: not folded."""
     network = build_model(TEST_MODEL, TEST_CLIP).to(DEVICE)
     return for_inference(network, precision) if precision else network
 
@@ -102,7 +102,7 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 FORWARD: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo as it is": lambda: forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True, last=False),
+    "PyTorchVideo, unchanged": lambda: forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True, last=False),
     "PyTorchVideo, channels last": lambda: forward(theirs(TEST_CLIP, 7, TEST_SIZE), peer=True),
     "ours, channels last": lambda: forward(ours(None), peer=False),
     "ours, not folded, compiled": lambda: forward(compiled(ours(None)), peer=False),
@@ -139,7 +139,7 @@ def trained() -> nn.Module:
 
 
 TRAIN: dict[str, Callable[[], Run]] = {
-    "PyTorchVideo as it is": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=False),
+    "PyTorchVideo, unchanged": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=False),
     "PyTorchVideo, channels last": lambda: step(theirs(TRAIN_CLIP, 5, TRAIN_SIZE), peer=True, last=True),
     "**ours, channels last** (as training has it)": lambda: step(trained(), peer=False, last=True),
 }
@@ -163,7 +163,7 @@ def timed(run: Run) -> float:
 
 
 def medians(makers: dict[str, Callable[[], Run]], repeats: int) -> dict[str, float]:
-    """Milliseconds of each, after two runs of warming up; one run of each in turn."""
+    """Median milliseconds of each variant, interleaved, after two warm-up runs each."""
     runs = {name: make() for name, make in makers.items()}
     for run in runs.values():
         run(), run()
@@ -175,7 +175,7 @@ def medians(makers: dict[str, Callable[[], Run]], repeats: int) -> dict[str, flo
 
 
 def peak_memory(table: str, name: str, options: argparse.Namespace) -> float:
-    """MiB that three runs of a variant need, beyond those that the imports take, in a process of its own."""
+    """Peak MiB of three runs of a variant in a separate process, minus the memory of its imports."""
     command = [sys.executable, __file__, "--peak", table, name, "--threads", str(options.threads), "--bf16"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -191,7 +191,7 @@ def print_peak(table: str, name: str) -> None:
 
 
 def resident() -> float:
-    """Peak MiB of this process; `ru_maxrss`, where there is no /proc, may still be that of its parent."""
+    """Peak MiB of this process. Without /proc it is `ru_maxrss`, which may be inherited from the parent."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=["forward", "train"])
-    parser.add_argument("--bf16", action="store_true", help="also where the CPU only emulates it")
+    parser.add_argument("--bf16", action="store_true", help="measure bf16 even if the CPU only emulates it")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if os.environ.keys().isdisjoint(KEEP_MEMORY):
@@ -223,15 +223,15 @@ def main() -> None:
         return
     bf16 = options.bf16 or DEVICE.type == "cuda" or cpu_has_bf16()
     print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, medians of {options.repeats}")
-    print("" if bf16 else "bf16 was left out: this CPU has no instructions for it")
+    print("" if bf16 else "bf16 was skipped: this CPU has no instructions for it")
     titles = {"forward": "One view, SlowFast 8x8 R50, 256^2", "train": "Training step, batch 2, 4x16 R50, 224^2"}
     for table in [options.only] if options.only else titles:
-        print(f"\n| {titles[table]} | ms | of PyTorchVideo | peak memory (MiB) |\n| --- | --- | --- | --- |")
+        print(f"\n| {titles[table]} | ms | relative to PyTorchVideo | peak memory (MiB) |\n| --- | --- | --- | --- |")
         makers = variants(table, bf16)
         found = medians(makers, options.repeats)
         for name, ms in found.items():
             memory = peak_memory(table, name, options)
-            print(f"| {name} | {ms:.0f} | {ms / found['PyTorchVideo as it is']:.2f} | {memory:.0f} |", flush=True)
+            print(f"| {name} | {ms:.0f} | {ms / found['PyTorchVideo, unchanged']:.2f} | {memory:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

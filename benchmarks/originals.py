@@ -1,4 +1,4 @@
-"""Videos like Kinetics' copies (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), their stores, and a plain loader."""
+"""Generated videos like Kinetics' (H.264, 340x256, 30 fps, 10 s, GOP 250, B-frames), clip stores, a plain loader."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_original(path: Path, seed: int, frames: int = 300, height: int = 256, 
 
 
 def scene(frames: int, height: int, width: int, seed: int) -> Iterator[Frames]:
-    """A camera that sways over a picture with the spectrum of natural ones, things that move across it, and noise."""
+    """Frames of a swaying camera over a texture with a natural spectrum, with moving patches and noise."""
     random = np.random.default_rng(seed)
     ground = texture(2 * height, 2 * width, random)
     things = [texture(2 * height, 2 * width, random)[: height // 2, : width // 4] for _ in range(4)]
@@ -53,7 +53,7 @@ def scene(frames: int, height: int, width: int, seed: int) -> Iterator[Frames]:
         picture = cv2.warpAffine(ground, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
         for thing, place in zip(things, places + speeds * time_, strict=True):
             room = np.array([height, width]) - thing.shape[:2]
-            y, x = np.abs((place % (2 * room)) - room).astype(int)  # to the border and back
+            y, x = np.abs((place % (2 * room)) - room).astype(int)  # reflect at the border
             picture[y : y + thing.shape[0], x : x + thing.shape[1]] = thing
         yield (picture + random.normal(0, 2, picture.shape)).clip(0, 255).astype(np.uint8)
 
@@ -73,7 +73,7 @@ def decord_frames(path: Path, indices: Sequence[int]) -> Frames:
 
 
 def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -> tuple[Path, Recipe]:
-    """The clip store, written by the stages, and the recipe that they had."""
+    """The clip store that the stages write for these originals, and their recipe."""
     source = originals[0].parent
     table = at.root / f"{number}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -
 
 
 def usable(path: Path) -> bool:
-    """Long enough for a span, and about the size of Kinetics' copies."""
+    """Whether the video is long enough for a span and about the size of Kinetics videos."""
     if path.suffix not in ENDINGS:
         return False
     try:

@@ -1,9 +1,10 @@
-"""Does SlowFast need both pathways, and which lateral connection? The paper's Table 5a on the demo's motions.
+"""Compares both pathways, each alone, and the lateral connections: the paper's Table 5a on the demo's motions.
 
     python benchmarks/pathways.py [--seeds 0 1 2] [--detect] [--only slow fast ...] [--workspace DIR] [--set ...]
 
-Trains each network alike, once a seed, and prints a Markdown table: top-1 on held-out motions as mean and sample
-standard deviation over the seeds, and the cost of a test view. With --detect each is also fine-tuned for detection.
+Trains each network in the same way, once per seed, and prints a Markdown table: top-1 on held-out motions as mean and
+sample standard deviation over the seeds, and the cost of a test view. With --detect each is also fine-tuned for
+detection.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def row(key: str, seeds: list[int], detect: bool, at: Workspace, overrides: list
 
 
 def _mean(shares: list[float]) -> str:
-    """In per cent, with what they spread by and each of them."""
+    """Mean, sample standard deviation and the single values, in percent."""
     values = [100 * share for share in shares]
     each = ", ".join(f"{value:.1f}" for value in values)
     spread = f" ± {statistics.stdev(values):.1f} ({each})" if len(values) > 1 else ""
@@ -70,8 +71,8 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    columns = ["network", "top-1 (%)", "GFLOPs a view", "parameters (M)"]
-    columns += ["mAP (%)", "GFLOPs a key frame"] if options.detect else []
+    columns = ["network", "top-1 (%)", "GFLOPs per view", "parameters (M)"]
+    columns += ["mAP (%)", "GFLOPs per key frame"] if options.detect else []
     print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|", flush=True)
     for key in options.only:
         line = row(key, options.seeds, options.detect, Workspace.at(options.workspace), options.overrides)

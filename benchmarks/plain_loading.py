@@ -1,4 +1,4 @@
-"""How clips and views load without a clip store: a plain decord loop, MMAction2's steps, PyTorchVideo's own."""
+"""Loading of clips and views without a clip store: a plain decord loop, MMAction2's steps, PyTorchVideo's decoder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Frames = NDArray[np.uint8]
 
 
 def crop_and_resize(frames: Frames, view: View) -> Tensor:
-    """The cheapest rendering of the plain loop: whole pixels, uint8."""
+    """The cheapest rendering for the plain loop: crop at whole pixels, resize as uint8."""
     x, y, side = round(view.x), round(view.y), round(view.width)
     small = [cv2.resize(frame[y : y + side, x : x + side], (view.out_width, view.out_height)) for frame in frames]
     return normalised(np.stack(small)[:, :, ::-1] if view.flip else np.stack(small))
 
 
 def whole_pictures(frames: Frames, view: View) -> Frames:
-    """MMAction2's order: the whole picture is resized, then cropped."""
+    """Resize whole pictures, as MMAction2 does before it crops."""
     scale = view.out_width / view.width
     size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
     return np.stack([cv2.resize(frame, size) for frame in frames])
@@ -50,8 +50,12 @@ def normalised(frames_THWC: Frames) -> Tensor:
 
 
 def torchvideo(path: Path, start: float, end: float) -> Tensor:
-    """PyTorchVideo's own decoding: every frame of the span, RGB, float. Then its subsampling, to 32 of them."""
-    names = ("torchvision", "torchvision.datasets", "torchvision.datasets.folder")  # which it imports, but not for this
+    """PyTorchVideo's decoding of every frame of the span to RGB floats, then its subsampling to 32 frames."""
+    names = (
+        "torchvision",
+        "torchvision.datasets",
+        "torchvision.datasets.folder",
+    )  # imported by PyTorchVideo, but not used here
     sys.modules |= {name: sys.modules.get(name) or ModuleType(name) for name in names}
     sys.modules[names[-1]].make_dataset = None  # type: ignore[attr-defined]
     from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
@@ -64,7 +68,7 @@ def torchvideo(path: Path, start: float, end: float) -> Tensor:
 
 
 def torchvideo_view(clip_CTHW: Tensor, view: View) -> Tensor:
-    """The steps of its transforms: normalise, resize the whole picture by its short side, crop, flip."""
+    """The steps of PyTorchVideo's transforms: normalize, resize by the short side, crop, flip."""
     scale = view.out_width / view.width
     clip_CTHW = (clip_CTHW / 255 - PIXELS.mean[0]) / PIXELS.std[0]
     size = [round(side * scale) for side in clip_CTHW.shape[2:]]
@@ -75,7 +79,7 @@ def torchvideo_view(clip_CTHW: Tensor, view: View) -> Tensor:
 
 
 def whole_views(path: Path, clips: list[list[int]]) -> list[Frames]:
-    """MMAction2's way: one opening, the frames of all clips one after the other, resized whole, three crops of each."""
+    """MMAction2's method: open once, decode the frames of all clips, resize whole pictures, three crops of each."""
     frames = decord_frames(path, list(chain(*clips)))
     scale = SIZE / min(frames.shape[1:3])
     size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)

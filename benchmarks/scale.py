@@ -1,8 +1,8 @@
-"""Kinetics-400 on paper: what 8, 64 and 128 GPUs need of cores, bytes, storage and money, and what gives way first.
+"""Estimates cores, bandwidth, storage and cost of Kinetics-400 on 8, 64 and 128 GPUs, and the first bottleneck.
 
     python benchmarks/scale.py [--gpus 8 64 128] [--gpu-tflops 40] [--recipe kinetics400/slowfast_8x8_r50] ...
 
-Every figure below is an argument; the first table says of each whether it was measured (where) or assumed.
+Every input figure is an option; the first table lists for each whether it was measured (and where) or assumed.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """What training on `gpus` asks for while the GPUs are the limit, and who gives way first."""
+    """Resources that training on `gpus` needs while the GPUs are the bottleneck, and the first other bottleneck."""
 
     gpus: int
-    clips: float  # a second, all GPUs
+    clips: float  # per second, over all GPUs
     steps: float
     cores: float
-    volume_gb: float  # a second
+    volume_gb: float  # per second
     gradients_gbps: float  # into and out of a node
     hours: float
     usd: float
-    slowed: tuple[str, float]  # by what, and to which share of the speed
+    slowed: tuple[str, float]  # the bottleneck, and the share of the speed that remains
 
 
 @cache
@@ -76,9 +76,9 @@ def load_of(recipe: Recipe, figures: Figures, gpus: int) -> Load:
     clips = gpus * figures.gpu_tflops * 1e3 / (3 * 2 * view.gflops)  # backward costs twice the forward
     steps = clips / batch
     cores = clips / (figures.decode_clips * figures.real_clips)
-    frames = recipe.clip.T * recipe.clip.tau + recipe.data.store.gop  # the span, and what lies before it in its GOP
+    frames = recipe.clip.T * recipe.clip.tau + recipe.data.store.gop  # the span and the part of the GOP before it
     volume = clips * store_mb(figures) / 1e3 * min(frames / (FPS * figures.seconds), 1)
-    gradients = 2 * view.parameters * 4 * 8 / 1e9 * steps if gpus > 8 else 0.0  # a ring: twice its bytes a step
+    gradients = 2 * view.parameters * 4 * 8 / 1e9 * steps if gpus > 8 else 0.0  # ring: twice the bytes per step
     limits = {
         "the GPUs": 1.0,
         "decoding": gpus * figures.cores_per_gpu / cores,
@@ -143,7 +143,7 @@ def print_rest(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
 
 
 def print_breaks(recipe: Recipe, figures: Figures) -> None:
-    """The speed of a GPU, or their number, at which each part gives way."""
+    """Print the speed of a GPU, or the number of GPUs, at which each part becomes the bottleneck."""
     load = load_of(recipe, figures, 128)
     decoding = figures.cores_per_gpu / (load.cores / load.gpus) * figures.gpu_tflops
     clips = figures.volume_gb / load.volume_gb * load.clips

@@ -1,19 +1,19 @@
-"""What does the training loop cost, from decoding to the step? The real loop of one worker beside the bare step.
+"""Measures the overhead of the training loop: the real loop of one worker compared with the bare step.
 
     python benchmarks/training.py [--recipe kinetics400/slowfast_4x16_r50] [--batch 4] [--side 112] [--steps 8]
         [--precision bf16] [--peer] [--set SECTION.KEY=VALUE ...]
 
 Prints a Markdown table of medians of interleaved rounds of `--steps` steps in one process, all on the same network:
 
-- *bare*: forward, loss, backward and update on one batch that is rendered and on the device already;
-- *rendered*: the same from decoded frames, as a loader hands them over;
-- *loop*: the training loop on such batches, with its log, its checks and its schedule;
+- *bare*: forward, loss, backward and update on one batch that is already rendered and on the device;
+- *rendered*: the same from decoded frames, the output of the loader;
+- *loop*: the training loop on such batches, with log, checks and schedule;
 - *full*: the training loop with its loader, which decodes clips of a generated store (340x256, 5 s).
 
-Utilisation is what the network's multiply-adds, twice, and thrice for the backward, are of the measured peak of a
-matrix product in that precision. Peak memory is the GPU's, with weights, gradients and momentum. Checkpoints are timed
-apart, as they come by the clock: what a step waits for, and what a thread then does beside the steps. PyTorchVideo's
-network (`--peer`) has the layout that it comes with, under plain autocast, and its batch is ready as for the bare step.
+Utilization is the FLOPs of a step (two per multiply-add, three times the forward pass) relative to the measured peak of
+a matrix product in that precision. Peak memory is that of the GPU, with weights, gradients and momentum. Checkpoints
+are timed separately, because they follow the clock: the wait of a step, and the time of the thread that writes.
+PyTorchVideo's network (`--peer`) has its original memory layout, plain autocast, and a rendered batch as in *bare*.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from slowfast_core.training.step import AUTOCAST, make_optimizer
 from slowfast_core.workspace import Workspace
 
 FULL, LOOP, RENDERED, BARE, PEER = "full", "loop", "rendered", "bare", "PyTorchVideo, bare"
-VIDEOS, FRAMES = 4, 150  # generated; the last is not trained on
-Run = Callable[[], float]  # seconds that its steps took
+VIDEOS, FRAMES = 4, 150  # generated; the last video is held out
+Run = Callable[[], float]  # returns the seconds of its steps
 
 
 class TimedSaver(Saver):
-    """Tells what the loop waited for a checkpoint, and what its thread did after that."""
+    """Measures how long the loop waits for a checkpoint, and how long the writing thread takes after that."""
 
     waited = written = 0.0
 
@@ -66,12 +66,12 @@ class TimedSaver(Saver):
         started = time.perf_counter()
         super().save(state, best)
         saved = time.perf_counter()
-        self.wait()  # or it would disturb whoever is measured next
+        self.wait()  # otherwise the thread would disturb the next measurement
         self.waited, self.written = saved - started, time.perf_counter() - saved
 
 
 class Trainer:
-    """One worker of a real training, and the parts of its step apart."""
+    """One worker of a real training run, whose parts can be run separately."""
 
     def __init__(self, recipe: Recipe, store: Path, folder: Path, device: torch.device) -> None:
         self.device = device
@@ -84,7 +84,7 @@ class Trainer:
         self.data_wait: list[float] = []
 
     def epoch(self, batches: Iterable[Batch]) -> float:
-        """Seconds of an epoch of the real loop, but for its checkpoint."""
+        """Seconds of an epoch of the real loop, without its checkpoint."""
         worker, log = self.worker, self.worker.job.log
         worker.loader = batches  # type: ignore[assignment]
         worker.meter = Meter(worker.collective, self.device)
@@ -96,8 +96,8 @@ class Trainer:
         self._synchronise()
         seconds = time.perf_counter() - started - self.saver.waited - self.saver.written
         if batches is self.loader:
-            told = [json.loads(line) for line in log.read_text().splitlines()[lines:]]
-            self.data_wait.append(statistics.mean(line["data_wait"] for line in told if "data_wait" in line))
+            records = [json.loads(line) for line in log.read_text().splitlines()[lines:]]
+            self.data_wait.append(statistics.mean(line["data_wait"] for line in records if "data_wait" in line))
         return seconds
 
     def full(self) -> float:
@@ -121,7 +121,7 @@ class Trainer:
         return lambda: self._timed(loss)
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Rendered on the device: `[B, C, T, H, W]`, and labels `[B]`."""
+        """Clips `[B, C, T, H, W]`, rendered on the device, and labels `[B]`."""
         samples = self.ready[0].samples
         frames, views = [sample.frames for sample in samples], [sample.view for sample in samples]
         labels_B = torch.tensor([sample.label for sample in samples], device=self.device)
@@ -132,7 +132,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
     def peer(self) -> Run:
-        """PyTorchVideo's network with an optimizer of its own; it writes to the list that it is given."""
+        """PyTorchVideo's network with its own optimizer. It modifies its input list, so it gets a copy."""
         clip = self.worker.job.recipe.clip
         clips_BCTHW, labels_B = self.batch()
         clips_BCTHW = clips_BCTHW.contiguous()
@@ -154,7 +154,7 @@ class Trainer:
         network: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> float:
-        """Seconds of `steps` steps, of the worker's own network unless another is given."""
+        """Seconds of `steps` steps, with the worker's network unless another is given."""
         worker, optimizer = self.worker, optimizer or self.worker.state.optimizer
         self._synchronise()
         started = time.perf_counter()
@@ -173,7 +173,7 @@ class Trainer:
 
 
 def peak_memory(run: Run, device: torch.device, before: int) -> float:
-    """MiB on the GPU beyond `before` bytes; the run also warms up what it runs."""
+    """Peak GPU memory (MiB) of a run above `before` bytes. The run is also the warm-up."""
     if device.type != "cuda":
         run()
         return 0.0
@@ -183,7 +183,7 @@ def peak_memory(run: Run, device: torch.device, before: int) -> float:
 
 
 def matrix_peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of the best of some products of square matrices."""
+    """FLOP/s of the fastest of several products of square matrices."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=AUTOCAST.get(precision, torch.float32)) for _ in range(2))
     best = float("inf")
@@ -198,7 +198,7 @@ def matrix_peak(device: torch.device, precision: str) -> float:
 
 
 def measure(trainer: Trainer, rounds: int, peer: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds a step, and peak MiB, of each. Whole loops come first, before rendered batches stay on the device."""
+    """Seconds per step and peak MiB of each variant. Whole loops run first, before rendered batches use memory."""
     runs: dict[str, Run] = {}
     memory: dict[str, float] = {}
     makers: dict[str, Callable[[], Run]] = {
@@ -220,7 +220,7 @@ def measure(trainer: Trainer, rounds: int, peer: bool) -> tuple[dict[str, float]
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """That of the name, of one worker, with epochs of `--steps` steps or a few more, for all rounds and warming up."""
+    """The named recipe with one worker, and with epochs of at least `--steps` steps for all rounds and the warm-up."""
     clips = -(-options.steps * options.batch // (VIDEOS - 1))
     changes = {
         "train.batch": options.batch,
@@ -241,7 +241,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 def main() -> None:
     options = arguments()
-    if not KEEP_MEMORY.items() <= os.environ.items():  # as our trainings have it, for all alike
+    if not KEEP_MEMORY.items() <= os.environ.items():  # the settings of our training, for all variants
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     device, recipe = torch.device(options.device), recipe_of(options)
     with tempfile.TemporaryDirectory() as scratch:
@@ -270,7 +270,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
     if options.device == "cuda" and not cuda:
-        parser.error("there is no GPU that torch can use here")
+        parser.error("torch finds no GPU on this machine")
     if options.device == "cpu" and options.precision == "bf16" and not cpu_has_bf16():
         parser.error("this CPU has no instructions for bf16: emulated, a step takes 25 times as long")
     return options
@@ -290,7 +290,7 @@ def report(
     print(f"{where}, torch {torch.__version__}, {options.threads} threads, {compute.loader_workers} loader workers")
     print(f"{options.recipe}, {compute.precision}, batch {batch}, {recipe.train.crop}^2;", end=" ")
     print(f"{options.rounds} rounds of {trainer.steps} steps; a matrix product reaches {peak / 1e12:.2f} TFLOP/s\n")
-    print("| step | ms | clips/s | of bare | utilisation | peak memory (MiB) |")
+    print("| step | ms | clips/s | relative to bare | utilization | peak memory (MiB) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in (BARE, RENDERED, LOOP, FULL, PEER):
         if took := seconds.get(name):
@@ -301,7 +301,7 @@ def report(
     saving = (saver.waited + saver.written) / interval
     print(f"\nWaiting for data: {statistics.median(trainer.data_wait):.1%} of the full loop.")
     print(f"The loop costs {loop:+.2%} of the bare step; a checkpoint {saver.waited:.2f} s, and {saver.written:.2f} s")
-    print(f"of a thread beside the steps: every {interval:.0f} s {saving:.2%} at most. Together {loop + saving:+.2%}.")
+    print(f"of a background thread: every {interval:.0f} s {saving:.2%} at most. Together {loop + saving:+.2%}.")
 
 
 if __name__ == "__main__":

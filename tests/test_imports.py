@@ -26,6 +26,8 @@ LAYERS = (
     ("components",),
     ("pipelines",),
 )
+# The package's own namespace: slowfast_core/__init__.py may import the Python API inside functions, from any layer.
+NAMESPACE = "slowfast_core"
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 
 
@@ -62,7 +64,7 @@ def test_every_package_has_a_layer() -> None:
     assert {package.replace("/", ".") for package in packages} <= LEVEL.keys()
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {NAMESPACE}))
 def test_a_module_imports_from_its_own_package_or_from_lower_layers(module: str) -> None:
     own = package_of(module)
     others = {name: package_of(name) for name in imported(module)}
@@ -77,6 +79,13 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_the_library_does_not_know_kubeflow() -> None:
     library = [path for name, path in MODULES.items() if name.startswith("slowfast_core")]
     assert [path for path in library if "import kfp" in path.read_text() or "from kfp" in path.read_text()] == []
+
+
+def test_importing_the_library_loads_no_other_module(tmp_path: Path) -> None:
+    code = "import sys; before = set(sys.modules); import slowfast_core; print(*(sys.modules.keys() - before))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    others = {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == {"slowfast_core"}
 
 
 def test_importing_the_command_line_loads_no_heavy_library(tmp_path: Path) -> None:

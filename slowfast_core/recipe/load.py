@@ -32,7 +32,9 @@ from slowfast_core.recipe.schema import (
 
 # Keys of `data` that describe the files of its format; they are not inherited by a recipe with another format.
 OF_FORMAT = ("annotations", "labels", "excluded", "person_boxes", "key_seconds", "first_second", "frame_rate")
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+PACKAGE = Path(__file__).resolve().parents[1]
+# In an installed wheel the recipes are in the package (setup.py copies them), in the repository next to it.
+RECIPES = next((f for f in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if f.is_dir()), PACKAGE / "recipes")
 
 __all__ = [
     "RECIPES",

@@ -25,14 +25,19 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
         if not video.is_file():
             raise InputError("no such video", video, "name files that exist")
     with checkpoint_of(model, at) as checkpoint:
-        record = read_json_object(checkpoint / "checkpoint.json", "no checkpoint", "name a folder written by `train`")
-        if isinstance(record.get("model"), dict) and record["model"].get("head") == "detect":
-            what = "this model needs boxes of people in addition to the video"
-            raise InputError(what, model, "name a classification model")
-        from slowfast_core.evaluation.scoring import Scorer
-
-        scorer = Scorer(checkpoint)
+        scorer = scorer_of(checkpoint, model)
         return [{"video": str(video), "top": best(scorer, video, top)} for video in videos]
+
+
+def scorer_of(checkpoint: Path, model: str) -> Scorer:
+    """The network in a trained-model folder. Raises InputError, which names `model`, for a detection model."""
+    record = read_json_object(checkpoint / "checkpoint.json", "no checkpoint", "name a folder written by `train`")
+    if isinstance(record.get("model"), dict) and record["model"].get("head") == "detect":
+        what = "this model needs boxes of people in addition to the video"
+        raise InputError(what, model, "name a classification model")
+    from slowfast_core.evaluation.scoring import Scorer
+
+    return Scorer(checkpoint)
 
 
 def best(scorer: Scorer, video: Path, top: int = 5) -> list[dict[str, Any]]:

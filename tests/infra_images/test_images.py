@@ -10,7 +10,17 @@ import pytest
 from images import ROOT, docker, pins
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
-CODE = ("README.md", "components", "infra/images/*.lock", "pipelines", "pyproject.toml", "recipes", "slowfast_core")
+CODE = (
+    "LICENSE",
+    "README.md",
+    "components",
+    "infra/images/*.lock",
+    "pipelines",
+    "pyproject.toml",
+    "recipes",
+    "setup.py",
+    "slowfast_core",
+)
 SOURCE = "/opt/slowfast/src"
 
 
