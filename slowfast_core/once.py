@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.verbosity import is_verbose, report
 
 RECORD, BEGUN, INPUTS = "stage.json", "inputs.sha256", "inputs.json"
 RERUN = "run the stage again"
 VERSIONS = Path(__file__).with_name("stage_versions.yaml")
 VERSION = "stage_version"  # among the inputs of a stage: its name and the version of its code
 LONGEST = 80  # characters of a value that a reason shows
+NO_RESULT = "no result yet"
 
 
 class StageResult(BaseModel):
@@ -37,7 +38,9 @@ class StageResult(BaseModel):
     seconds: float = 0.0
     outputs: dict[str, str] = {}
     summary: str = ""  # one line for people
-    reason: str = ""  # why it was run again, as "extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
+    reason: str = (
+        ""  # why it was run again, as "code of extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
+    )
     digest: str = ""  # identity of what the next stage reads
     versions: dict[str, int] = {}  # of the code of this stage, and of those whose results it read
     weights_digest: str | None = None
@@ -67,11 +70,15 @@ def run_once(
     output.parent.mkdir(parents=True, exist_ok=True)
     with alone(output):
         if result := _unchanged(output, key):
+            if is_verbose():
+                report(f"{stage} is skipped: the result in {output} has the same inputs and code")
             return result
         if _key_of(partial) != key:
             _start_partial(partial, key, inputs, keep, salvages)
             if reason := _reason(output, key, inputs):
-                print(f"{stage} runs again: {reason}", file=sys.stderr)
+                report(f"{stage} runs again: {reason}")
+            elif is_verbose():
+                report(f"{stage} runs: {NO_RESULT}")
             _work(stage, partial, key, work, reason)
         _publish(partial, output)
         return _result(output)
@@ -89,6 +96,18 @@ def _work(stage: str, partial: Path, key: str, work: Callable[[Path], Mapping[st
 def finished(stage: str, output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
     """The whole result in `output`, if it is of these inputs and of the stage's present code."""
     return _unchanged(output, _key(_versioned(stage, inputs)))
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a stage has finished in `folder`, with any inputs."""
+    return _key_of(folder) is not None
+
+
+def reason_to_run(stage: str, output: Path, inputs: Mapping[str, Any]) -> str:
+    """Why `run_once` would run the stage, as `train.epochs 30 -> 12`; "" where its result is up to date."""
+    inputs = _versioned(stage, inputs)
+    key = _key(inputs)
+    return "" if _unchanged(output, key) else _reason(output, key, inputs) or NO_RESULT
 
 
 def stage_version(stage: str) -> int:
@@ -220,8 +239,9 @@ def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
 
 
 def _change(name: str, old: Any, new: Any) -> str:
-    """`extract 3 -> 4`; what is too long for a line is only named."""
-    name = name.removeprefix(f"{VERSION}.")
+    """`train.epochs 3 -> 4` or `code of extract 3 -> 4`; a value that is too long for a line is left out."""
+    if name.startswith(f"{VERSION}."):
+        name = f"code of {name.removeprefix(f'{VERSION}.')}"
     return f"{name} {old} -> {new}" if len(f"{old}{new}") <= LONGEST else f"{name} changed"
 
 
