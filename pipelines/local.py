@@ -1,4 +1,4 @@
-"""The whole DAG on this machine, by KFP's own local runner, with a line and a bar for each stage."""
+"""The whole DAG on this machine, with KFP's local runner; reports the progress of each stage."""
 
 from __future__ import annotations
 
@@ -14,42 +14,45 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from pipelines.docker import docker_runner, give_to_owner
 from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
-from slowfast_core.once import StageResult
-from slowfast_core.progress import PROGRESS_FILE, bar
+from slowfast_core.once import NO_RESULT, StageResult
+from slowfast_core.progress import PROGRESS_FILE, displayed
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.scratch import scratch
+from slowfast_core.verbosity import is_verbose
 from slowfast_core.workspace import Workspace
 
 
 class StageFailed(Exception):
-    """A stage broke for another reason than its input; the log has the rest."""
+    """A stage failed for another reason than its input; the log has the details."""
 
 
 def run_local(
     recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
 ) -> list[tuple[str, StageResult]]:
-    """Run every stage; return (recipe name, result) of each. Raises InputError or StageFailed."""
+    """Run every stage and return (recipe name, result) of each. Raises InputError or StageFailed."""
     logs = at.below("logs", time.strftime("%Y%m%d-%H%M%S"))
-    events, kfp_log = logs / "events.jsonl", logs / "kfp.log"
+    events = logs / "events.jsonl"
+    kfp_log = logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
     with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        variables = _environment(PROGRESS_FILE, str(events)), _environment(VARIABLE, for_stages(recipe))
-        with display.follow(events), _kfp_output_to(kfp_log), variables[0], variables[1]:
+        events_file = _environment(PROGRESS_FILE, str(events))
+        credentials = _environment(VARIABLE, for_stages(recipe))
+        with display.follow(events), _kfp_output_to(kfp_log), events_file, credentials:
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
                 _run_pipeline(recipe, at, runner, temporary)
-            except Exception as error:  # noqa: BLE001  whatever KFP raises; the events tell the cause
+            except Exception as error:  # noqa: BLE001  whatever KFP raises; the events name the cause
                 problem = error
     if display.refusal:
         raise InputError.from_line(display.refusal)
@@ -57,7 +60,7 @@ def run_local(
         if line := explained(problem, at.root) or without_room(at.root):
             raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
-    if unfinished := display.unfinished(recipe):  # KFP can miss how a container ended, and goes on
+    if unfinished := display.unfinished(recipe):  # KFP may miss that a container failed, and continue
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
     return display.results
 
@@ -78,32 +81,34 @@ def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -
 
     from pipelines.dag import classification, with_finetuning
 
-    warnings.filterwarnings("ignore", module="kfp")
+    if not is_verbose():
+        warnings.filterwarnings("ignore", module="kfp")
     folders = {"pipeline_root": str(at.below("kfp")), "workspace_root": str(temporary)}
     local.init(runner, **folders, raise_on_error=True)
     if recipe.finetune is None:
         classification(recipe=recipe.to_json(), workspace=str(at.root))
         return
-    first = recipe.model_copy(update={"finetune": None})
-    with_finetuning(recipe=first.to_json(), finetune_recipe=recipe.finetune.to_json(), workspace=str(at.root))
+    main_recipe = recipe.model_copy(update={"finetune": None})
+    with_finetuning(recipe=main_recipe.to_json(), finetune_recipe=recipe.finetune.to_json(), workspace=str(at.root))
 
 
 class Display:
-    """What the events of the components look like on a terminal: a line a stage, a bar in the long ones."""
+    """Shows the events of the components: a line for each finished stage, and the progress of the running one."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.results: list[tuple[str, StageResult]] = []
         self.refusal = ""
         self.failure = ""
-        self.bars = bar(console)
+        self.tasks: Progress | None = None
         self.task: TaskID | None = None
 
     @contextlib.contextmanager
     def follow(self, events: Path) -> Iterator[None]:
+        """Read the file of events in a thread until the block ends."""
         stop = threading.Event()
         thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
-        with self.bars:
+        with displayed(self.console) as self.tasks:
             thread.start()
             try:
                 yield
@@ -113,13 +118,13 @@ class Display:
 
     def _watch(self, events: Path, stop: threading.Event) -> None:
         with events.open(encoding="utf-8") as file:
-            rest = ""
+            incomplete = ""
             while True:
-                last_look = stop.is_set()
-                *lines, rest = (rest + file.read()).split("\n")
+                stopping = stop.is_set()
+                *lines, incomplete = (incomplete + file.read()).split("\n")
                 for line in lines:
                     self._show(json.loads(line))
-                if last_look:
+                if stopping:
                     return
                 stop.wait(0.1)
 
@@ -127,36 +132,43 @@ class Display:
         match event.get("event"):
             case "start":
                 name = f"{event['recipe']} {event['stage']}"
-                self.task = self.bars.add_task(name, total=None, note="")
+                self.task = self.tasks.add_task(name, total=None, note="") if self.tasks else None
             case "end":
                 self._end(event["recipe"], StageResult(**event["result"]))
             case "refused":
                 self.refusal = event["message"]
             case "failed":
                 self.failure = f"{event['recipe']} {event['stage']}: {event['message']}"
-            case _ if self.task is not None:
-                told = {name: event[name] for name in ("total", "note", "unit")}
-                self.bars.update(self.task, completed=event["done"], **told)
+            case _ if self.tasks and self.task is not None:
+                fields = {name: event[name] for name in ("total", "note", "unit")}
+                self.tasks.update(self.task, completed=event["done"], **fields)
 
     def unfinished(self, recipe: Recipe) -> str:
-        """The recipes whose last stage has told no result."""
+        """The names of the recipes whose last stage reported no result."""
         names = [part.name for part in (recipe, recipe.finetune) if part]
-        ended = {name for name, result in self.results if result.stage == "register"}
-        return " and ".join(name for name in names if name not in ended)
+        finished = {name for name, result in self.results if result.stage == "register"}
+        return " and ".join(name for name in names if name not in finished)
 
     def _end(self, recipe: str, result: StageResult) -> None:
         self.results.append((recipe, result))
-        if self.task is not None:
-            self.bars.remove_task(self.task)
+        if self.tasks and self.task is not None:
+            self.tasks.remove_task(self.task)
             self.task = None
-        unchanged = "nothing to do: its inputs are as they were; " if result.status == "unchanged" else ""
-        again = f"run again: {result.reason}; " if result.reason else ""
-        said = unchanged + again + result.summary
-        self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {said}", soft_wrap=True)
+        line = "; ".join(filter(None, [_why(result), result.summary]))
+        self.console.print(f"{recipe:<10} {result.stage:<9} {result.seconds:>6.1f} s  {line}", soft_wrap=True)
+
+
+def _why(result: StageResult) -> str:
+    """Why the stage ran or was skipped; "" where only a verbose command reports it."""
+    if result.status == "unchanged":
+        return "up to date (same inputs and code)" if is_verbose() else "up to date"
+    if result.reason:
+        return f"ran again: {result.reason}"
+    return f"ran: {NO_RESULT}" if is_verbose() else ""
 
 
 def summary_table(results: list[tuple[str, StageResult]]) -> Table:
-    table = Table("recipe", "stage", "seconds", "status", "result")
+    table = Table("recipe", "stage", "seconds", "status", "result", box=None)
     table.columns[2].justify = "right"
     for recipe, result in results:
         table.add_row(recipe, result.stage, f"{result.seconds:.1f}", result.status, result.summary)
@@ -171,6 +183,7 @@ def _kfp_output_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable within the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

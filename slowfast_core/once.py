@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,14 +18,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.verbosity import is_verbose, report
 
 RECORD = "stage.json"  # StageResult and key of a finished stage
 BEGUN = "inputs.sha256"  # key of the inputs that a stage was started with
 INPUTS = "inputs.json"  # the inputs themselves, to report what changed
 RERUN = "run the stage again"
 VERSIONS = Path(__file__).with_name("stage_versions.yaml")
-VERSION = "stage_version"  # key in a stage's inputs: the stage's name and the version of its code
-LONGEST = 80  # characters in the old and new value of an input, above which a message only names the input
+VERSION = "stage_version"  # among the inputs of a stage: its name and the version of its code
+LONGEST = 80  # characters of a value that a reason shows
+NO_RESULT = "no result yet"
 
 
 class StageResult(BaseModel):
@@ -39,9 +40,11 @@ class StageResult(BaseModel):
     seconds: float = 0.0
     outputs: dict[str, str] = {}  # name -> path
     summary: str = ""  # one line for people
-    reason: str = ""  # why the stage ran again, such as "extract 3 -> 4" or "train.epochs 3 -> 4"; "" for a first run
-    digest: str = ""  # identifies the part of the output that the next stage reads
-    versions: dict[str, int] = {}  # code versions of this stage and of the stages it read results from
+    reason: str = (
+        ""  # why it was run again, as "code of extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
+    )
+    digest: str = ""  # identity of what the next stage reads
+    versions: dict[str, int] = {}  # of the code of this stage, and of those whose results it read
     weights_digest: str | None = None
     data_version: str | None = None
     metrics: dict[str, float] = {}
@@ -70,11 +73,15 @@ def run_once(
     output.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(output):
         if result := _unchanged(output, key):
+            if is_verbose():
+                report(f"{stage} is skipped: the result in {output} has the same inputs and code")
             return result
         if _key_of(partial) != key:
             _start_partial(partial, key, inputs, keep, salvages)
             if reason := _reason(output, key, inputs):
-                print(f"{stage} runs again: {reason}", file=sys.stderr)
+                report(f"{stage} runs again: {reason}")
+            elif is_verbose():
+                report(f"{stage} runs: {NO_RESULT}")
             _work(stage, partial, key, work, reason)
         _publish(partial, output)
         return _result(output)
@@ -92,6 +99,18 @@ def _work(stage: str, partial: Path, key: str, work: Callable[[Path], Mapping[st
 def finished(stage: str, output: Path, inputs: Mapping[str, Any]) -> StageResult | None:
     """Return the complete result in `output` if it has these inputs and the stage's current code version."""
     return _unchanged(output, _key(_versioned(stage, inputs)))
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a stage has finished in `folder`, with any inputs."""
+    return _key_of(folder) is not None
+
+
+def reason_to_run(stage: str, output: Path, inputs: Mapping[str, Any]) -> str:
+    """Why `run_once` would run the stage, as `train.epochs 30 -> 12`; "" where its result is up to date."""
+    inputs = _versioned(stage, inputs)
+    key = _key(inputs)
+    return "" if _unchanged(output, key) else _reason(output, key, inputs) or NO_RESULT
 
 
 def stage_version(stage: str) -> int:
@@ -226,8 +245,9 @@ def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
 
 
 def _change(name: str, old: Any, new: Any) -> str:
-    """Return `name old -> new`; only `name changed` if the values are longer than LONGEST characters."""
-    name = name.removeprefix(f"{VERSION}.")
+    """`train.epochs 3 -> 4` or `code of extract 3 -> 4`; a value that is too long for a line is left out."""
+    if name.startswith(f"{VERSION}."):
+        name = f"code of {name.removeprefix(f'{VERSION}.')}"
     return f"{name} {old} -> {new}" if len(f"{old}{new}") <= LONGEST else f"{name} changed"
 
 

@@ -1,17 +1,18 @@
-"""Reports the progress of a long stage: a bar on a terminal, or JSON lines in a file that the caller reads."""
+"""Progress of a long stage: a bar on a terminal, lines every 30 s elsewhere, events for the process that runs it."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,8 +26,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-PROGRESS_FILE = "SLOWFAST_PROGRESS"  # environment variable: JSON lines are appended to this file instead of a bar
+from slowfast_core.verbosity import is_quiet
 
+PROGRESS_FILE = "SLOWFAST_PROGRESS"  # environment variable: events are appended to this file as JSON lines
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
+SPEED_SECONDS = 300.0  # over which the rate of such a line is averaged
 
 Unit = Literal["items", "bytes"]
 
@@ -36,7 +40,7 @@ class Advance(Protocol):
 
 
 class DoneColumn(ProgressColumn):
-    """Column with the completed and the total number of items or bytes."""
+    """Completed and total number of items or bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,24 +52,72 @@ class DoneColumn(ProgressColumn):
 
 
 def bar(console: Console) -> Progress:
+    """A rich Progress whose tasks have the fields `note` and, optionally, `unit`."""
     columns = (TextColumn("{task.description:<18}"), BarColumn(), DoneColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
 
 
 @contextmanager
-def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance]:
-    """Yield a thread-safe function `advance(steps, note)` that reports completed steps."""
-    if target := os.environ.get(PROGRESS_FILE):
-        yield _lines(Path(target), {"stage": stage, "total": total, "unit": unit})
-    elif sys.stderr.isatty():
-        with bar(Console(stderr=True)) as display:
-            task = display.add_task(stage, total=total, note="", unit=unit)
-            yield lambda steps=1, note="": display.update(task, advance=steps, note=note)
+def displayed(console: Console, every: float | None = None) -> Iterator[Progress]:
+    """Yield a Progress: shown as bars on a terminal, printed as lines every `every` (30) seconds elsewhere."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        with bar(console) as tasks:
+            yield tasks
+        return
+    tasks = Progress(console=console, disable=True, speed_estimate_period=SPEED_SECONDS)
+    stop = threading.Event()
+    thread = threading.Thread(target=_print_lines, args=(tasks, console, stop, every or LINE_SECONDS), daemon=True)
+    thread.start()
+    try:
+        yield tasks
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _print_lines(tasks: Progress, console: Console, stop: threading.Event, every: float) -> None:
+    while not stop.wait(every):
+        for task in tasks.tasks:
+            console.print(progress_line(task), soft_wrap=True, markup=False, highlight=False)
+
+
+def progress_line(task: Task) -> str:
+    """E.g. `train: 45 % (540/1200), 3.20/s, ETA 0:03:26, epoch 4.5 loss 2.123`."""
+    is_bytes = task.fields.get("unit") == "bytes"
+    shown = decimal if is_bytes else "{:,}".format
+    done = shown(int(task.completed))
+    if task.total:
+        parts = [f"{task.description}: {task.percentage:.0f} % ({done}/{shown(int(task.total))})"]
     else:
-        yield lambda steps=1, note="": None
+        parts = [f"{task.description}: {done} done, {timedelta(seconds=int(task.elapsed or 0))} elapsed"]
+    if speed := task.speed:
+        parts.append(f"{decimal(int(speed))}/s" if is_bytes else f"{speed:.2f}/s")
+    if (left := task.time_remaining) is not None:
+        parts.append(f"ETA {timedelta(seconds=int(left))}")
+    return ", ".join([*parts, *filter(None, [task.fields.get("note", "")])])
 
 
-def _lines(target: Path, fields: dict[str, object]) -> Advance:
+@contextmanager
+def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance]:
+    """Yield `advance(steps, note)`, which reports the progress of a stage; threads may share it.
+
+    Where $SLOWFAST_PROGRESS names a file, each call appends an event to it, and stderr gets lines, never a bar.
+    """
+    target = os.environ.get(PROGRESS_FILE)
+    console = Console(stderr=True, quiet=is_quiet(), force_terminal=False if target else None)
+    with displayed(console) as tasks:
+        task = tasks.add_task(stage, total=total, note="", unit=unit)
+        append = _events(Path(target), {"stage": stage, "total": total, "unit": unit}) if target else None
+
+        def advance(steps: float = 1, note: str = "") -> None:
+            tasks.update(task, advance=steps, note=note)
+            if append:
+                append(steps, note)
+
+        yield advance
+
+
+def _events(target: Path, fields: dict[str, object]) -> Advance:
     done = 0.0
     lock = threading.Lock()
 

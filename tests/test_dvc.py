@@ -68,11 +68,11 @@ def inputs_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Callable
     for name in ("run.json", "metrics.json"):
         (root / "evaluate" / name).write_text("{}")
     return {
-        "validate": lambda recipe: validation._inputs(recipe.data, root / "ingest", []),
-        "extract": lambda recipe: extraction._inputs(recipe.data, recipe.clip, root / "validate"),
-        "train": lambda recipe: launch._inputs(recipe, root / "extract", None),
-        "evaluate": lambda recipe: evaluate._inputs(recipe, "v", "w"),
-        "register": lambda recipe: registration._inputs(recipe, root / "train", root / "evaluate", "uri"),
+        "validate": lambda recipe: validation.validate_inputs(recipe.data, root / "ingest"),
+        "extract": lambda recipe: extraction.extract_inputs(recipe.data, recipe.clip, root / "validate"),
+        "train": lambda recipe: launch.train_inputs(recipe, root / "extract", None),
+        "evaluate": lambda recipe: evaluate.evaluate_inputs(recipe, "v", "w"),
+        "register": lambda recipe: registration.register_inputs(recipe, root / "train", root / "evaluate", "uri"),
     }
 
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pipelines.cli.library import At, Json, print_result, stdout
+from pipelines.cli.library import HELP_OPTIONS, At, Json, print_result, print_table
 from slowfast_core.data.versions.remote import Address
 from slowfast_core.recipe.load import Recipe, Tracking, load_recipe
 from slowfast_core.workspace import Workspace
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List data versions and bring them back.")
+data = typer.Typer(no_args_is_help=True, context_settings=HELP_OPTIONS, help="List and restore data versions.")
 
-Remote = Annotated[str | None, typer.Option(help="A DVC remote, s3://bucket/prefix or a folder, besides the default.")]
-Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="Of an S3-compatible store.")]
-Which = Annotated[
-    str, typer.Argument(metavar="WHICH", help="A hash or its beginning, a run's id, or models:/NAME@ALIAS.")
+Remote = Annotated[
+    str | None, typer.Option(help="DVC remote (s3://bucket/prefix or a folder) to search besides the default one.")
 ]
-To = Annotated[Path | None, typer.Option(help="A new folder for it; else it becomes the workspace's extracted data.")]
-RecipeOption = Annotated[str | None, typer.Option(help="Take its data.remote and tracking.uri.")]
-RecipeArgument = Annotated[str | None, typer.Argument(metavar="RECIPE", help="Only its data set, and its remote.")]
+Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="URL of an S3-compatible store.")]
+Which = Annotated[
+    str, typer.Argument(metavar="WHICH", help="Data version (or its first characters), run id, or models:/NAME@ALIAS.")
+]
+To = Annotated[
+    Path | None, typer.Option(help="New folder for the files.", show_default="the workspace's extracted data")
+]
+RecipeOption = Annotated[str | None, typer.Option(help="Recipe to take data.remote and tracking.uri from.")]
+RecipeArgument = Annotated[
+    str | None, typer.Argument(metavar="RECIPE", help="Show only the data set of this recipe, also from its remote.")
+]
 
 
 @data.command()
@@ -34,29 +41,30 @@ def versions(
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """List data versions: what is in each, where its bytes are, and which runs and models used it."""
+    """List data versions: their contents, where the files are, and which runs and models used them."""
     from slowfast_core.data.versions.catalogue import located
     from slowfast_core.tracking.data_use import uses
 
-    resolved, workspace = load_recipe(recipe) if recipe else None, Workspace.at(at)
-    held = located(workspace, _address(resolved, remote, endpoint))
-    held = [(version, where) for version, where in held if resolved is None or version.data == resolved.data.name]
-    used = uses((version.hash for version, _ in held), _tracking(resolved, workspace))
+    workspace = Workspace.at(at)
+    resolved = load_recipe(recipe) if recipe else None
+    found = located(workspace, _address(resolved, remote, endpoint))
+    found = [(version, places) for version, places in found if resolved is None or version.data == resolved.data.name]
+    used = uses((version.hash for version, _ in found), _tracking(resolved, workspace))
     rows: list[dict[str, Any]] = [
         {
             **version.model_dump(exclude={"stage", "remotes"}),
-            "where": where,
+            "where": places,
             "runs": used[version.hash].runs,
             "models": used[version.hash].models,
         }
-        for version, where in held
+        for version, places in found
     ]
     if as_json:
         print(json.dumps(rows))
     elif rows:
-        stdout.print(_table(rows))
+        _print_versions(rows)
     else:
-        print("no data versions: `slowfast extract RECIPE` makes one, --remote names where others are")
+        print("no data versions: create one with `slowfast extract RECIPE`, or name another remote with --remote")
 
 
 @data.command()
@@ -69,11 +77,12 @@ def checkout(
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Bring back exactly the data of a version, a run or a model, and verify every file of it."""
+    """Restore the data of a version, a run or a model, and verify the checksum of every file."""
     from slowfast_core.data.versions.checkout import checkout as restore
     from slowfast_core.tracking.data_use import used_by
 
-    resolved, workspace = load_recipe(recipe) if recipe else None, Workspace.at(at)
+    workspace = Workspace.at(at)
+    resolved = load_recipe(recipe) if recipe else None
     version = used_by(which, _tracking(resolved, workspace)) or which
     print_result(restore(version, workspace, _address(resolved, remote, endpoint), to), as_json)
 
@@ -88,14 +97,25 @@ def _tracking(recipe: Recipe | None, at: Workspace) -> str:
     return (recipe.tracking if recipe else Tracking()).uri or at.tracking_uri
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("version", "made", "data set", "clips", "videos", "files", "MB", "where", "runs", "models", box=None)
-    for column in table.columns[3:7]:
+def _print_versions(rows: list[dict[str, Any]]) -> None:
+    """A table of the versions; below it, for each version, where it is and what used it."""
+    table = Table("version", "created", "data set", "clips", "videos", "files", "MB", box=None)
+    for column in table.columns[3:]:
         column.justify = "right"
     for row in rows:
         counts = ["?" if row[name] is None else f"{row[name]:,}" for name in ("clips", "videos", "files")]
-        runs = [f"{run['name']} {run['id'][:8]}" for run in row["runs"]]
-        listed = ["\n".join(cell) for cell in (row["where"], runs, row["models"])]
-        made = row["created"][:16].replace("T", " ")
-        table.add_row(row["hash"][:12], made, row["data"], *counts, f"{row['bytes'] / 1e6:.1f}", *listed)
-    return table
+        created = row["created"][:10]
+        table.add_row(row["hash"][:12], created, row["data"], *counts, f"{row['bytes'] / 1e6:.1f}")
+    print_table(table)
+    for row in rows:
+        print()
+        for line in _uses(row):
+            print(line)
+
+
+def _uses(row: dict[str, Any]) -> Iterator[str]:
+    yield row["hash"][:12]
+    runs = [f"{run['name']} {run['id'][:8]}" for run in row["runs"]]
+    for title, values in (("where", row["where"]), ("run", runs), ("model", row["models"])):
+        for value in values:
+            yield f"  {title}: {value}"

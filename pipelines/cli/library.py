@@ -2,74 +2,131 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
+from slowfast_core.verbosity import report
 from slowfast_core.workspace import Workspace
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+PIPELINE, DATA, MODELS, KUBERNETES, SETUP = PANELS = ("Run the pipeline", "Data", "Models", "Kubernetes", "Setup")
+WIDTH = 80  # columns of tables and lists where stdout is not a terminal
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `slowfast recipes`, or a YAML file.")]
+
+class CommandsByPanel(TyperGroup):
+    """Lists the commands in the order of PANELS, and `run` first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        def position(name: str) -> tuple[int, bool]:
+            panel = getattr(self.commands[name], "rich_help_panel", None)
+            return (PANELS.index(panel) if panel in PANELS else len(PANELS), name != "run")
+
+        return sorted(super().list_commands(ctx), key=position)
+
+
+app = typer.Typer(
+    cls=CommandsByPanel, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name (see `slowfast recipes`) or YAML file.")]
 Overrides = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="section.key=value", help="Change the recipe.", default_factory=list, show_default=False
+        "--set",
+        metavar="section.key=value",
+        help="Override a recipe setting; may be repeated.",
+        default_factory=list,
+        show_default=False,
     ),
 ]
 At = Annotated[
     Path | None,
     typer.Option(
-        "--workspace", help="Where runs keep things.", envvar="SLOWFAST_WORKSPACE", show_default="./workspace"
+        "--workspace",
+        help="Directory for data, runs, models and logs.",
+        envvar="SLOWFAST_WORKSPACE",
+        show_default="./workspace",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Branch = Annotated[bool, typer.Option("--finetune", help="Work on the recipe's finetune branch.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Branch = Annotated[bool, typer.Option("--finetune", help="Run the stage for the recipe's fine-tuning branch.")]
 stdout = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def print_version(requested: bool) -> None:
+    if requested:
+        print(f"slowfast {importlib.metadata.version('slowfast')}")
+        raise typer.Exit
 
 
 @app.callback()
 def slowfast(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print why stages run or are skipped, and library warnings.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only results, warnings and errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
 ) -> None:
-    """SlowFast video recognition, from raw video to a registered model.
+    """Train and run SlowFast video recognition, from raw video to a registered model.
 
-    Exit codes: 0 done; 2 the input or the recipe is wrong; 1 anything else.
+    --verbose, --quiet and --debug may be anywhere on the command line.
+
+    Exit codes: 0 done; 2 wrong input, recipe or command line; 143 stopped by SIGTERM; 1 any other error.
     """
 
 
-@app.command()
+@app.command("version", rich_help_panel=SETUP)
+def version_(as_json: Json = False) -> None:
+    """Print the versions of slowfast and Python."""
+    versions = {"slowfast": importlib.metadata.version("slowfast"), "python": platform.python_version()}
+    print(json.dumps(versions) if as_json else f"slowfast {versions['slowfast']}, Python {versions['python']}")
+
+
+@app.command(rich_help_panel=SETUP)
 def recipes(as_json: Json = False) -> None:
-    """List the recipes that come with the project."""
+    """List the recipes of the project."""
     described = {name: load_recipe(name).description for name in recipe_names()}
     if as_json:
         print(json.dumps(described))
         return
-    width = max(len(name) for name in described)
     for name, description in described.items():
-        print(f"{name:<{width}}  {description}")
+        print(name)
+        print(textwrap.fill(description, WIDTH, initial_indent="  ", subsequent_indent="  "))
 
 
-@app.command()
+@app.command(rich_help_panel=SETUP)
 def show(recipe: RecipeName, overrides: Overrides, as_json: Json = False) -> None:
-    """Print a recipe resolved: everything it leaves out has its default."""
+    """Print a recipe with all defaults and overrides."""
     resolved = load_recipe(recipe, overrides)
     print(resolved.to_json() if as_json else resolved.to_yaml(), end="")
 
 
-@app.command()
-def cost(recipe: RecipeName, overrides: Overrides, size: int = 256, as_json: Json = False) -> None:
-    """Parameters and GFLOPs (multiply-adds) of one view, by stage and by pathway."""
+@app.command(rich_help_panel=MODELS)
+def cost(
+    recipe: RecipeName,
+    overrides: Overrides,
+    size: Annotated[int, typer.Option(help="Height and width of the view, in pixels.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Print the parameters and GFLOPs (multiply-adds) of one view, by stage and by pathway."""
     from slowfast_core.model.cost import cost_of
 
     resolved = load_recipe(recipe, overrides)
@@ -84,17 +141,17 @@ def cost(recipe: RecipeName, overrides: Overrides, size: int = 256, as_json: Jso
             column.justify = "right"
         for part, gflops in [*parts.items(), ("one view", counted.gflops)]:
             table.add_row(part, f"{gflops:.4f}", f"{100 * gflops / counted.gflops:.1f} %")
-        stdout.print(table)
+        print_table(table)
     print(f"{counted.parameters:,} parameters; the Fast pathway takes {100 * counted.fast_share:.1f} % of a view")
 
 
 STAGES = {
-    "ingest": "Copy videos and official annotations from a directory or S3 into one manifest.",
-    "validate": "Pass the manifest through the quality gate; bad rows go into quarantine.",
-    "extract": "Write the clip store; its DVC hash is the data version.",
-    "train": "Train with Ray; killed, the next call goes on from the last checkpoint.",
-    "evaluate": "Score the held-out split and write the report.",
-    "register": "Give the weights a version in the registry; the gate decides on `champion`.",
+    "ingest": "Copy videos and annotations from a folder or S3 into one manifest.",
+    "validate": "Check the manifest and quarantine bad rows.",
+    "extract": "Write the clip store and its data version.",
+    "train": "Train the model with Ray, or resume an interrupted training.",
+    "evaluate": "Score the validation split and write the report.",
+    "register": "Register the weights as a model version, and promote it if it passes the gate.",
 }
 
 
@@ -148,7 +205,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
 @contextmanager
 def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
-    """Before the block, send what an MLflow server did not take when it was away; after it, say what it has not got."""
+    """Send metrics that an unreachable MLflow server missed before the block; report those still unsent after it."""
     from slowfast_core.tracking.unsent import all_of, described
 
     if all_of(at):
@@ -157,9 +214,11 @@ def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _say(line for line in described(at) if line not in before)  # an error is one line where nothing new was kept
+        _warn(
+            line for line in described(at) if line not in before
+        )  # so an error stays one line unless there are new ones
         raise
-    _say(described(at))
+    _warn(described(at))
 
 
 def _send_unsent(recipe: Recipe, at: Workspace) -> None:
@@ -167,90 +226,107 @@ def _send_unsent(recipe: Recipe, at: Workspace) -> None:
 
     for part in filter(None, (recipe, recipe.finetune)):
         for sent in send_unsent(part.tracking, at):
-            kept = f"{len(sent.points)} points of {sent.name} that were kept"
-            _say([f"{kept} are now in MLflow ({sent.store or at.tracking_uri})"])
+            store = sent.store or at.tracking_uri
+            report(f"slowfast: sent {len(sent.points)} delayed points of {sent.name} to MLflow ({store})")
 
 
-def _say(lines: Iterable[str]) -> None:
+def _warn(lines: Iterable[str]) -> None:
     for line in lines:
         print(f"slowfast: {line}", file=sys.stderr)
 
 
 for _stage, _help in STAGES.items():
-    app.command(_stage, help=_help)(_train_command if _stage == "train" else _stage_command(_stage))
+    app.command(_stage, help=_help, rich_help_panel=PIPELINE)(
+        _train_command if _stage == "train" else _stage_command(_stage)
+    )
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def predict(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...")],
-    model: Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/3, or a training's folder.")],
-    top: int = 5,
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="Video files.")],
+    model: Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/3, or a checkpoint folder.")],
+    top: Annotated[int, typer.Option(help="Number of labels to print for each video.")] = 5,
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is done in videos."""
-    from slowfast_core.serving.predict import predict as score
+    """Predict actions in video files."""
+    from slowfast_core.serving.predict import predict as predict_videos
 
-    scored = score(videos, model, Workspace.at(at), top)
+    predictions = predict_videos(videos, model, Workspace.at(at), top)
     if as_json:
-        print(json.dumps(scored))
+        print(json.dumps(predictions))
         return
-    for video in scored:
+    for video in predictions:
         print(video["video"])
         for guess in video["top"]:
             print(f"  {100 * guess['score']:5.1f} %  {guess['label']}")
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .pyth, .pth or (Caffe2's) .pkl file.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The checkpoint folder to write.")],
-    peer: Annotated[Literal["pyslowfast", "mmaction2", "pytorchvideo"], typer.Option("--from", help="Its codebase.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .pyth, .pth or (Caffe2) .pkl file.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.")],
+    peer: Annotated[
+        Literal["pyslowfast", "mmaction2", "pytorchvideo"], typer.Option("--from", help="Codebase of the checkpoint.")
+    ],
     overrides: Overrides,
-    recipe: Annotated[str | None, typer.Option(help="What it was trained with; else read from the weights.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class in each line.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of the model.", show_default="settings read from the weights")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a published checkpoint into a checkpoint folder that gives the same outputs."""
+    """Convert a published checkpoint to a checkpoint folder that gives the same outputs."""
     from slowfast_core.convert.convert import convert as convert_checkpoint
 
     if overrides and recipe is None:
         raise InputError("there is no recipe to change", "--set", "name one with --recipe")
     resolved = load_recipe(recipe, overrides) if recipe else None
-    result, report = convert_checkpoint(peer, source, output, resolved, labels)
+    result, details = convert_checkpoint(peer, source, output, resolved, labels)
     print_result(result, as_json)
-    for setting in () if as_json else report.assumed:
-        print(f"  assumed, for the file does not say: {setting} (--recipe names another)")
+    for setting in () if as_json else details.assumed:
+        print(f"  assumed, because the file does not record it: {setting} (override with --recipe)")
 
 
-@app.command()
-def ui(host: str = "127.0.0.1", port: int = 5000, at: At = None) -> None:
-    """Serve the MLflow UI on the workspace."""
+@app.command(rich_help_panel=SETUP)
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    at: At = None,
+) -> None:
+    """Serve the MLflow UI of the workspace."""
     from slowfast_core.tracking.ui import serve_ui
 
     serve_ui(Workspace.at(at), host, port)
 
 
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what is installed, what this machine has, and what is missing for `cluster`."""
+@app.command(rich_help_panel=SETUP)
+def doctor(at: At = None, as_json: Json = False) -> None:
+    """Check the installation, the machine and the workspace."""
     from slowfast_core.doctor import examine
+    from slowfast_core.recipe.schema import Compute
+    from slowfast_core.training.gpus import where_training_runs
 
-    findings = examine()
+    findings = examine(Workspace.at(at), lambda gpus: where_training_runs(Compute(), gpus))
     if as_json:
         print(json.dumps(findings))
         return
     table = Table("what", "found", box=None)
     for what, found in findings.items():
         table.add_row(what, found)
-    stdout.print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table that fits the terminal, or 80 columns where stdout is not one."""
+    stdout.print(table, soft_wrap=False, width=None if stdout.is_terminal else WIDTH)
 
 
 def print_result(result: StageResult, as_json: bool) -> None:
     if as_json:
         print(result.model_dump_json())
         return
-    said = "nothing to do: " if result.status == "unchanged" else ""
-    print(f"{result.stage}: {said}{result.summary} ({result.seconds:.1f} s)")
+    unchanged = "up to date: " if result.status == "unchanged" else ""
+    print(f"{result.stage}: {unchanged}{result.summary} ({result.seconds:.1f} s)")
     for name, path in result.outputs.items():
         print(f"  {name}: {path}")

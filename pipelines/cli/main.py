@@ -5,27 +5,43 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from rich.table import Table
 
 from pipelines.cli.data import data
 from pipelines.cli.kubernetes import pipeline
-from pipelines.cli.library import At, Json, Overrides, RecipeName, app, stdout, tracked
+from pipelines.cli.library import (
+    DATA,
+    KUBERNETES,
+    PIPELINE,
+    At,
+    Json,
+    Overrides,
+    RecipeName,
+    app,
+    print_table,
+    tracked,
+)
 from slowfast_core.credentials import without_credentials
 from slowfast_core.environment import explained, machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe
 from slowfast_core.training.job import Stopped
+from slowfast_core.verbosity import is_quiet, is_verbose, set_verbosity
 from slowfast_core.workspace import Workspace
 
-app.add_typer(data, name="data")
-app.add_typer(pipeline, name="pipeline")
+app.add_typer(data, name="data", rich_help_panel=DATA)
+app.add_typer(pipeline, name="pipeline", rich_help_panel=KUBERNETES)
 
 
 LONGEST_LINE = 500  # characters of another library's message
+ANYWHERE = {"--debug": "debug", "-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet"}
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
 
 
 class Runner(StrEnum):
@@ -33,56 +49,81 @@ class Runner(StrEnum):
     docker = "docker"
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE)
 def run(
     recipe: RecipeName,
     overrides: Overrides,
-    runner: Annotated[Runner, typer.Option(help="What each stage runs in.")] = Runner.subprocess,
+    runner: Annotated[Runner, typer.Option(help="Where each stage runs.")] = Runner.subprocess,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which stages would run and why; run none.")] = False,
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole Kubeflow DAG on this machine; a second run has nothing to do."""
-    from pipelines.local import run_local, summary_table
-
+    """Run the whole pipeline on this machine; stages that are up to date are skipped."""
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
+    if dry_run:
+        _print_plan(resolved, workspace, as_json)
+        return
+    from pipelines.local import run_local, summary_table
+
     with machine_failures_in_one_line(workspace.root), tracked(resolved, workspace):
-        results = run_local(resolved, workspace, quiet=as_json, in_containers=runner is Runner.docker)
+        results = run_local(resolved, workspace, quiet=as_json or is_quiet(), in_containers=runner is Runner.docker)
     if as_json:
         print(json.dumps([{"recipe": name, **result.model_dump()} for name, result in results]))
         return
-    stdout.print(summary_table(results))
-    _say_what_next(resolved, results, workspace)
+    print_table(summary_table(results))
+    if not is_quiet():
+        _print_next_steps(resolved, results, workspace)
 
 
-def _say_what_next(recipe: Recipe, results: list[tuple[str, StageResult]], at: Workspace) -> None:
+def _print_plan(recipe: Recipe, at: Workspace, as_json: bool) -> None:
+    from slowfast_core.stages.plan import plan_run
+
+    planned = plan_run(recipe, at)
+    if as_json:
+        print(json.dumps([row.model_dump() for row in planned]))
+        return
+    table = Table("recipe", "stage", "status", "why", box=None)
+    for row in planned:
+        table.add_row(row.recipe, row.stage, row.status, row.reason)
+    print_table(table)
+
+
+def _print_next_steps(recipe: Recipe, results: list[tuple[str, StageResult]], at: Workspace) -> None:
     print("\nReports:")
     for name, result in results:
         if report := result.outputs.get("report"):
             print(f"  {name} {result.stage}: {report}")
-    where = "" if at == Workspace.at() else f" --workspace {at.root}"
+    workspace = "" if at == Workspace.at() else f" --workspace {at.root}"
     example = next((at.data(recipe.data.name, "extract") / "store" / "clips").glob("*.mp4"), "VIDEO")
     print("\nNext:")
-    print(f"  slowfast ui{where}        compare the runs and see the registered models in MLflow")
+    print(f"  slowfast ui{workspace}        compare the runs and see the registered models in MLflow")
     if recipe.model.head == "classify":
-        print(f"  slowfast predict {example} --model models:/{recipe.register_.model}@champion{where}")
+        print(f"  slowfast predict {example} --model models:/{recipe.register_.model}@champion{workspace}")
 
 
-def main() -> None:
-    """Exit codes: 0 done; 2 the input or the recipe is wrong (one line); 143 stopped by SIGTERM; 1 anything else."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # it may stand anywhere
-    debug = len(arguments) < len(sys.argv) - 1
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done; 2 wrong input (one line); 143 stopped by SIGTERM; 1 any other error."""
+    arguments, options = _split_off_global_options(sys.argv[1:])
+    debug = "debug" in options
     try:
-        app(arguments)
+        if {"quiet", "verbose"} <= options:
+            raise InputError("--quiet and --verbose exclude each other", "command line", "leave one of them out")
+        set_verbosity("quiet" in options, "verbose" in options)
+        if not sys.warnoptions and not is_verbose():
+            warnings.simplefilter("ignore")  # of libraries; this project raises none
+        code = app(arguments, standalone_mode=False)  # errors of the command line are raised, not printed
+    except USAGE_ERROR as error:
+        _exit_for_usage(error)
     except InputError as error:
         if debug:
             _print_traceback()
         print(f"slowfast: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
-        print(f"slowfast: stopped and saved in {error}; the same command goes on from there", file=sys.stderr)
-        sys.exit(143)  # as if SIGTERM had ended it
-    except Exception as error:  # noqa: BLE001  the last line of defence of a command
+        print(f"slowfast: stopped and saved in {error}; run the same command again to resume", file=sys.stderr)
+        sys.exit(143)  # the exit code of a process that SIGTERM ended
+    except Exception as error:  # noqa: BLE001  every error of a command ends here
         if debug:
             _print_traceback()
         if line := explained(error, Workspace.at().root):
@@ -90,6 +131,26 @@ def main() -> None:
             sys.exit(2)
         print(f"slowfast: {type(error).__name__}: {_in_one_line(error)} (--debug shows more)", file=sys.stderr)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _split_off_global_options(arguments: list[str]) -> tuple[list[str], set[str]]:
+    """The arguments without the options that may be anywhere on the line, and the names of those options."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = {ANYWHERE[argument] for argument in arguments[:end] if argument in ANYWHERE}
+    return [argument for argument in arguments[:end] if argument not in ANYWHERE] + arguments[end:], options
+
+
+def _exit_for_usage(error: Exception) -> NoReturn:
+    """Print a wrong command line as one line; where the command is missing, print the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "slowfast"
+    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    print(f"slowfast: {message} ({command}); see `{command} --help`", file=sys.stderr)
+    sys.exit(2)
 
 
 def _in_one_line(error: Exception) -> str:

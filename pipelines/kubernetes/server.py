@@ -1,6 +1,7 @@
-"""The Kubeflow Pipelines API: what `slowfast pipeline` asks of it, within limits of time and tries, errors in a line.
+"""Requests to the Kubeflow Pipelines API, with timeouts, limited retries and one-line errors.
 
-Its generated client is used as it is: kfp.Client reads and writes contexts in the home directory and has no time limit.
+Uses the generated client kfp_server_api, because kfp.Client reads and writes contexts in the home directory and has no
+timeout.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from pipelines.kubernetes.settings import Cluster
 from slowfast_core.credentials import without_credentials
 from slowfast_core.errors import InputError
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubeflow/pipelines/token")  # projected into pods that ask for it
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubeflow/pipelines/token")  # mounted into pods that request it
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 TRIES = 3
 PAGE = 100
 
 
 class ServerError(Exception):
-    """The server, or the way to it, is broken: nothing is wrong with the request."""
+    """The server failed or cannot be reached; the request itself is valid."""
 
 
-class Sent(BaseModel):
-    """What a command of `slowfast pipeline` did, as `--json` prints it."""
+class RunOrSchedule(BaseModel):
+    """A run or a schedule on the server, as `slowfast pipeline ... --json` prints it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,14 +45,14 @@ class Sent(BaseModel):
 
 
 class Server:
-    """One Kubeflow Pipelines API, and who asks."""
+    """A client of one Kubeflow Pipelines API, authenticated by the cluster settings."""
 
     def __init__(self, cluster: Cluster) -> None:
         import kfp_server_api as api
         import urllib3
 
         self.cluster = cluster
-        # A run is begun by POST: sent again only where the first one never arrived.
+        # POST starts a run, so it is retried only when no connection was made.
         retries = urllib3.Retry(
             TRIES, backoff_factor=0.5, status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False
         )
@@ -65,8 +66,8 @@ class Server:
         self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
         self._recurring, self._health = api.RecurringRunServiceApi(client), api.HealthzServiceApi(client)
 
-    def submit(self, package: str, name: str, experiment: str, parameters: dict[str, Any]) -> Sent:
-        """Begin a run of the compiled pipeline."""
+    def submit(self, package: str, name: str, experiment: str, parameters: dict[str, Any]) -> RunOrSchedule:
+        """Start a run of the compiled pipeline."""
         import kfp_server_api as api
 
         run = api.V2beta1Run(
@@ -76,21 +77,24 @@ class Server:
             runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
             service_account=self.cluster.service_account,
         )
-        return self._sent(self._ask(self._runs.run_service_create_run, run=run))
+        return self._as_run(self._ask(self._runs.run_service_create_run, run=run))
 
     def schedule(
         self, package: str, name: str, experiment: str, parameters: dict[str, Any], cron: str, replace: bool
-    ) -> Sent:
-        """Have it run by the clock: one at a time, and what was missed stays missed. Raises InputError when a schedule
-        of this name is there and `replace` is not set. `cron` has seconds."""
+    ) -> RunOrSchedule:
+        """Run the pipeline on a schedule: one run at a time, and missed runs are not made up.
+
+        `cron` has six fields, the first of them seconds. Raises InputError when a schedule with this name exists and
+        `replace` is not set.
+        """
         import kfp_server_api as api
 
-        where = self._experiment(experiment)
-        before = self._schedules(where, name)
-        if before and not replace:
-            raise InputError(f"{name!r} is scheduled already", before[0].recurring_run_id, "pass --replace")
+        experiment_id = self._experiment(experiment)
+        existing = self._schedules(experiment_id, name)
+        if existing and not replace:
+            raise InputError(f"{name!r} is already scheduled", existing[0].recurring_run_id, "pass --replace")
         recurring = api.V2beta1RecurringRun(
-            experiment_id=where,
+            experiment_id=experiment_id,
             display_name=name,
             pipeline_spec=_spec(package),
             runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
@@ -100,17 +104,20 @@ class Server:
             mode=api.RecurringRunMode.ENABLE,
             trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
         )
-        made = self._ask(self._recurring.recurring_run_service_create_recurring_run, recurring_run=recurring)
-        for old in before:  # after the new one is there: a failure leaves two, not none
+        created = self._ask(self._recurring.recurring_run_service_create_recurring_run, recurring_run=recurring)
+        for old in existing:  # after creating the new one: a failure leaves two schedules, not none
             self._ask(self._recurring.recurring_run_service_delete_recurring_run, recurring_run_id=old.recurring_run_id)
-        url = f"{self._ui}/#/recurringrun/details/{made.recurring_run_id}"
-        return Sent(id=made.recurring_run_id, name=name, state=str(made.status or made.mode), url=url, cron=cron)
+        url = f"{self._ui}/#/recurringrun/details/{created.recurring_run_id}"
+        return RunOrSchedule(
+            id=created.recurring_run_id, name=name, state=str(created.status or created.mode), url=url, cron=cron
+        )
 
-    def status(self, run_id: str) -> Sent:
-        return self._sent(self._ask(self._runs.run_service_get_run, run_id=run_id))
+    def status(self, run_id: str) -> RunOrSchedule:
+        """The state of a run and of its tasks."""
+        return self._as_run(self._ask(self._runs.run_service_get_run, run_id=run_id))
 
-    def cancel(self, run_id: str) -> Sent:
-        """Stop a run; one that has ended stays as it is."""
+    def cancel(self, run_id: str) -> RunOrSchedule:
+        """Cancel a run; a run that has ended is left as it is."""
         run = self.status(run_id)
         if run.state in ENDED:
             return run
@@ -118,59 +125,61 @@ class Server:
         return self.status(run_id)
 
     def _experiment(self, name: str) -> str:
-        """The id of the experiment, which is made when there is none."""
+        """The id of the experiment, which is created if it does not exist."""
         import kfp_server_api as api
 
-        same = {"operation": "EQUALS", "key": "display_name", "string_value": name}
-        of_many = self._ask(self._health.healthz_service_get_healthz).multi_user
-        where = {"namespace": self.cluster.namespace} if of_many else {}  # a server of one user refuses it
-        look = self._experiments.experiment_service_list_experiments
-        found = self._ask(look, filter=json.dumps({"predicates": [same]}), **where)
+        has_name = {"operation": "EQUALS", "key": "display_name", "string_value": name}
+        multi_user = self._ask(self._health.healthz_service_get_healthz).multi_user
+        where = {"namespace": self.cluster.namespace} if multi_user else {}  # a single-user server rejects it
+        list_experiments = self._experiments.experiment_service_list_experiments
+        found = self._ask(list_experiments, filter=json.dumps({"predicates": [has_name]}), **where)
         if found.experiments:
             return str(found.experiments[0].experiment_id)
         new = api.V2beta1Experiment(display_name=name, **where)
-        made = self._ask(self._experiments.experiment_service_create_experiment, experiment=new)
-        return str(made.experiment_id)
+        created = self._ask(self._experiments.experiment_service_create_experiment, experiment=new)
+        return str(created.experiment_id)
 
     def _schedules(self, experiment: str, name: str) -> list[Any]:
-        found, page = [], ""
+        found = []
+        page = ""
         while True:
-            answer = self._ask(
+            response = self._ask(
                 self._recurring.recurring_run_service_list_recurring_runs,
                 experiment_id=experiment,
                 page_size=PAGE,
                 page_token=page,
             )
-            found += [one for one in answer.recurring_runs or [] if one.display_name == name]
-            page = answer.next_page_token or ""
+            found += [schedule for schedule in response.recurring_runs or [] if schedule.display_name == name]
+            page = response.next_page_token or ""
             if not page:
                 return found
 
     def _ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Raises InputError where the request or who asks is wrong, ServerError where the server is."""
+        """Call the API. Raises InputError for an invalid request or token, ServerError for a failure of the server."""
         import kfp_server_api as api
         import urllib3
 
-        host, seconds = self.cluster.host, self.cluster.timeout_seconds
+        host = self.cluster.host
+        seconds = self.cluster.timeout_seconds
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return call(**arguments, _request_timeout=(min(10, seconds), seconds))
         except api.ApiException as error:
-            raise _explained(error, host) from None
+            raise _error_of(error, host) from None
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
-            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # a time-out of connecting, to urllib3
+            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # urllib3 counts it as a timeout
             if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
                 raise ServerError(
-                    f"{host} did not answer in {seconds} s; see with `slowfast pipeline status`"
+                    f"{host} did not answer within {seconds} s; check with `slowfast pipeline status`"
                 ) from None
-            said = str(reason).rpartition(": ")[2]
-            raise ServerError(f"{host} cannot be reached: {said}; is `host` of the settings right?") from None
+            detail = str(reason).rpartition(": ")[2]
+            raise ServerError(f"{host} cannot be reached: {detail}; check `host` in the cluster settings") from None
 
-    def _sent(self, run: Any) -> Sent:
+    def _as_run(self, run: Any) -> RunOrSchedule:
         tasks = (run.run_details.task_details if run.run_details else None) or []
-        return Sent(
+        return RunOrSchedule(
             id=run.run_id,
             name=run.display_name or "",
             state=str(run.state or "PENDING"),
@@ -185,7 +194,7 @@ class Server:
 
 
 def read_token(cluster: Cluster) -> str:
-    """From the environment, the settings' file, or the pod's service account; "" where the server asks for none."""
+    """The token from the environment, from token_file or from the pod's service account; "" without one."""
     if token := os.environ.get(cluster.token_env, "").strip():
         return token
     path = cluster.token_file or (SERVICE_ACCOUNT if SERVICE_ACCOUNT.exists() else None)
@@ -194,35 +203,35 @@ def read_token(cluster: Cluster) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise InputError(f"no token: {error.strerror}", path, "correct token_file of the settings") from None
+        raise InputError(f"no token: {error.strerror}", path, "correct token_file in the cluster settings") from None
 
 
 def _spec(package: str) -> dict[str, Any]:
-    """Both documents of a compiled pipeline, as the API takes them."""
+    """The two documents of a compiled pipeline, as the API expects them."""
     fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    spec, *platforms = yaml.load_all(package, Loader=fast)  # the loader is a safe one
+    spec, *platforms = yaml.load_all(package, Loader=fast)  # a safe loader
     return {"pipeline_spec": spec, "platform_spec": platforms[0]} if platforms else {"pipeline_spec": spec}
 
 
-def _explained(error: Any, host: str) -> Exception:
-    said = _message(error)
+def _error_of(error: Any, host: str) -> Exception:
+    message = _message(error)
     match error.status:
         case 401:
-            return InputError("the server does not know this token", host, "get a new one into the token variable")
+            return InputError("the server rejects the token", host, "put a new one into the token variable")
         case 403:
-            return InputError(f"the server forbids it: {said}", host, "ask for the rights in this namespace")
+            return InputError(f"the server denies access: {message}", host, "request access to this namespace")
         case 404:
-            return InputError(f"not found: {said}", host, "check the id, and the host of the settings")
+            return InputError(f"not found: {message}", host, "check the id, and `host` in the cluster settings")
         case 409:
-            return InputError(f"it is there already: {said}", host, "give it another name, or look at the one there")
+            return InputError(f"it already exists: {message}", host, "choose another name, or use the existing one")
         case status if status and 400 <= status < 500:
-            return InputError(f"the server refuses the request ({status}): {said}", host, "correct it")
+            return InputError(f"the server rejects the request ({status}): {message}", host, "correct it")
         case status:
-            return ServerError(f"{host} answers {status or 'nothing'}: {said}; try again later")
+            return ServerError(f"{host} answers {status or 'nothing'}: {message}; try again later")
 
 
 def _message(error: Any) -> str:
-    """The server's own words, of its JSON, in one line."""
+    """The message in the JSON body of the error, in one line."""
     try:
         body = json.loads(error.body or "")
         text = body.get("message") or body.get("error") or error.reason

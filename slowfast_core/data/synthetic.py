@@ -41,6 +41,7 @@ PLACE_MOTIONS = ("sliding left", "sliding right", "sliding up", "sliding down")
 FORM_MOTIONS = ("spinning clockwise", "spinning counterclockwise", "pulsing slowly", "pulsing fast")
 MOTIONS = PLACE_MOTIONS + FORM_MOTIONS
 
+SETTINGS = "settings.json"  # in a generated source: the settings that generated it
 GENERATOR = 1  # raise it when the same settings come to give other videos
 MADE = 946_684_800  # the time of all files, in seconds since 1970
 SPLITS = ("train", "val")
@@ -78,9 +79,7 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
     """Publish what `fill` writes as `output`, unless these very settings made the folder that is there."""
     if settings.size % 2 or settings.size < 16:
         raise InputError(f"size {settings.size} cannot be encoded", "data.synthetic.size", "use an even size from 16")
-    record = json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
-    recorded = output / "settings.json"
-    if recorded.is_file() and recorded.read_text(encoding="utf-8") == record:
+    if is_generated(settings, output, layout):
         _date(output)  # it may have been copied
         return
     partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("writing", "old"))
@@ -88,12 +87,22 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     fill(settings, partial)
-    write_whole(partial / "settings.json", record)
+    write_whole(partial / SETTINGS, _record(settings, layout))
     _date(partial)
     if output.exists():
         output.rename(old)
     partial.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_generated(settings: Synthetic, output: Path, layout: str) -> bool:
+    """Whether `output` holds the source that these settings generate in the layout `kinetics` or `ava`."""
+    recorded = output / SETTINGS
+    return recorded.is_file() and recorded.read_text(encoding="utf-8") == _record(settings, layout)
+
+
+def _record(settings: Synthetic, layout: str) -> str:
+    return json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
 
 
 def _date(folder: Path) -> None:

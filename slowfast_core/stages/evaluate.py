@@ -49,10 +49,10 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
             "metrics": result.metrics,
         }
 
-    return run_once("evaluate", output, _inputs(recipe, data_version, digest), work)
+    return run_once("evaluate", output, evaluate_inputs(recipe, data_version, digest), work)
 
 
-def _inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str, Any]:
+def evaluate_inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str, Any]:
     """Everything the scores depend on."""
     # Fields that were added later count only if they differ from these defaults, so that old results stay valid.
     defaults = {"boxes": None, "aggregation": "mean"}

@@ -72,15 +72,15 @@ def extract(
             "metrics": {"clips": len(table), "files": len(outcomes), "left_out": len(left_out)},
         }
 
-    return run_once("extract", output, _inputs(data, clip, validated), work)
+    return run_once("extract", output, extract_inputs(data, clip, validated), work)
 
 
 def extracted(data: Data, clip: Clip, validated: Path, output: Path) -> StageResult | None:
-    """The result in `output` if it is up to date, so that `extract` would not run; otherwise None."""
-    return finished("extract", output, _inputs(data, clip, validated))
+    """The store in `output` that `extract` would find to be of these inputs, so that it had nothing to do."""
+    return finished("extract", output, extract_inputs(data, clip, validated))
 
 
-def _inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
+def extract_inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
     """Everything the store depends on."""
     return {
         "validated": read_result(validated).digest,

@@ -63,19 +63,19 @@ def _is_kept(recipe: Recipe, at: Workspace, result: StageResult) -> bool:
 
 
 def run_train(recipe: Recipe, at: Workspace) -> StageResult:
-    with _start(recipe, at) as start:
+    with start_weights(recipe, at) as start:
         return train(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), at, start)
 
 
 def trained_already(recipe: Recipe, at: Workspace) -> StageResult | None:
-    """The result of train if it is up to date, so that `run_train` would not run; otherwise None."""
-    with _start(recipe, at) as start:
+    """The result with which `run_train` would find nothing to do."""
+    with start_weights(recipe, at) as start:
         return trained(recipe, at.data(recipe.data.name, "extract"), at.run(recipe.name, "train"), start)
 
 
 @contextmanager
-def _start(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
-    """Yield the folder of the start weights, or None if training starts from random weights."""
+def start_weights(recipe: Recipe, at: Workspace) -> Iterator[Path | None]:
+    """The checkpoint folder that training starts from, if it starts from one."""
     if recipe.train.init_from is None:
         yield None
         return

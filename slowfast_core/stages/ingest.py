@@ -10,8 +10,8 @@ import hashlib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -35,6 +35,18 @@ MANIFEST = "manifest.parquet"
 COVERAGE = "coverage.json"
 
 
+@dataclass(frozen=True)
+class Source:
+    """The listed source: its annotations, the objects of each video, the files to copy, and the inputs of the stage."""
+
+    store: ObjectStore
+    annotations: Annotations
+    objects: Mapping[str, Sequence[str]]
+    folders: list[str]  # the videos that are folders of frames
+    named: list[StoredObject]
+    inputs: dict[str, Any]
+
+
 def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     """Copy the data set into `output`; a synthetic one is generated first.
 
@@ -42,6 +54,45 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     """
     if data.source == "synthetic":
         data = _generate(data, generated)
+    source = _list_source(data)
+    store, annotations, objects, named = source.store, source.annotations, source.objects, source.named
+
+    def work(partial: Path) -> Mapping[str, Any]:
+        files, copied = collect(store, named, partial, output)
+        for folder in source.folders:
+            write_frame_rate(partial / VIDEOS / folder, data.frame_rate)
+        found = {video: _whole(video, [files[key] for key in keys]) for video, keys in objects.items()}
+        manifest = Manifest(_rows(annotations.items, found), annotations.labels)
+        manifest.write(partial / MANIFEST)
+        coverage = _coverage(annotations)
+        write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
+        missing = len(coverage["missing_videos"])
+        megabytes = sum(entry.size for entry in files.values()) / 1e6
+        ignored = f"; {annotations.ignored} of a test split left out" if annotations.ignored else ""
+        return {
+            "outputs": {"manifest": MANIFEST, "coverage": COVERAGE, "videos": VIDEOS},
+            "summary": f"{len(found)} of {len(found) + missing} videos ({megabytes:.1f} MB), {missing} missing; "
+            f"{copied} copied, {len(files) - copied} kept{ignored}",
+            "digest": sha256_of(partial / MANIFEST),
+            "metrics": {"videos": len(found), "missing": missing},
+        }
+
+    return run_once("ingest", output, source.inputs, work, salvages=True)
+
+
+def ingest_inputs(data: Data, generated: Path) -> dict[str, Any] | None:
+    """The inputs of `ingest`; None where a synthetic source would have to be generated first. Writes nothing."""
+    if data.source == "synthetic":
+        from slowfast_core.data import synthetic
+
+        if not synthetic.is_generated(data.synthetic, generated, "ava" if data.format == "ava" else "kinetics"):
+            return None
+        data = _as_folder(data, generated)
+    return _list_source(data).inputs
+
+
+def _list_source(data: Data) -> Source:
+    """List the source and read its annotations. Raises InputError."""
     store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
     listing = {item.key: item for item in store.objects()}
     tables, labels = _annotation_files(data, store, listing)
@@ -60,30 +111,9 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
         "labels": labels and _digest(labels),
         "objects": {item.key: item.identity for item in named},
     }
-    if digests:  # otherwise omitted, so that results of earlier versions without such files stay valid
+    if digests:  # otherwise omitted, so that results without such files stay valid
         inputs["sidecar_files"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
-
-    def work(partial: Path) -> Mapping[str, Any]:
-        files, copied = collect(store, named, partial, output)
-        for folder in filter(videos.is_folder, objects):
-            write_frame_rate(partial / VIDEOS / folder, data.frame_rate)
-        found = {video: _whole(video, [files[key] for key in keys]) for video, keys in objects.items()}
-        manifest = Manifest(_rows(annotations.items, found), annotations.labels)
-        manifest.write(partial / MANIFEST)
-        coverage = _coverage(annotations)
-        write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
-        missing = len(coverage["missing_videos"])
-        megabytes = sum(entry.size for entry in files.values()) / 1e6
-        ignored = f"; {annotations.ignored} rows of a test split left out" if annotations.ignored else ""
-        return {
-            "outputs": {"manifest": MANIFEST, "coverage": COVERAGE, "videos": VIDEOS},
-            "summary": f"{len(found)} of {len(found) + missing} videos ({megabytes:.1f} MB), {missing} missing; "
-            f"{copied} copied, {len(files) - copied} kept{ignored}",
-            "digest": sha256_of(partial / MANIFEST),
-            "metrics": {"videos": len(found), "missing": missing},
-        }
-
-    return run_once("ingest", output, inputs, work, salvages=True)
+    return Source(store, annotations, objects, list(filter(videos.is_folder, objects)), named, inputs)
 
 
 def source_version(data: Data) -> str:
@@ -109,6 +139,11 @@ def _generate(data: Data, generated: Path) -> Data:
 
     write = synthetic.write_ava if data.format == "ava" else synthetic.write_kinetics
     write(data.synthetic, generated)
+    return _as_folder(data, generated)
+
+
+def _as_folder(data: Data, generated: Path) -> Data:
+    """The settings of a generated source, as those of an ordinary folder."""
     labels = "labels.pbtxt" if data.format == "ava" else None
     annotations = {"train": "train.csv", "val": "val.csv"}
     return data.model_copy(update={"source": str(generated), "annotations": annotations, "labels": labels})

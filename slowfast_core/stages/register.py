@@ -39,11 +39,11 @@ def register(recipe: Recipe, training: Path, evaluation: Path, output: Path, at:
             candidate = _candidate(recipe, training, evaluation, uri)
             return register_version(candidate, recipe.register_, folder, uri)
 
-    return run_once("register", output, _inputs(recipe, training, evaluation, store_name(uri, at)), work)
+    return run_once("register", output, register_inputs(recipe, training, evaluation, store_name(uri, at)), work)
 
 
-def _inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
-    """Everything that a model version records."""
+def register_inputs(recipe: Recipe, training: Path, evaluation: Path, store: str) -> dict[str, Any]:
+    """Everything that a version records."""
     evaluated = read_result(evaluation)
     # The checkpoint records the start weights by their digest, so their location does not count.
     start = {"train": recipe.train.model_copy(update={"init_from": None})}

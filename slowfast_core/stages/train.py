@@ -46,7 +46,7 @@ def train(recipe: Recipe, extracted: Path, output: Path, at: Workspace, init_fro
     InputError when the recipe does not fit the data, the start weights or the machine.
     """
     recipe, notes = _with_gpus(recipe, extracted, output, init_from)
-    inputs = _inputs(recipe, extracted, init_from)
+    inputs = train_inputs(recipe, extracted, init_from)
     parent, data_version = inputs["parent"], inputs["data_version"]
 
     def work(partial: Path) -> Mapping[str, Any]:
@@ -69,7 +69,7 @@ def _finished(
     recipe: Recipe, extracted: Path, output: Path, init_from: Path | None
 ) -> tuple[Recipe, StageResult] | None:
     for known in (recipe.with_gpus(0), recipe.with_gpus(1)):
-        if result := finished("train", output, _inputs(known, extracted, init_from)):
+        if result := finished("train", output, train_inputs(known, extracted, init_from)):
             return known, result
     return None
 
@@ -87,7 +87,7 @@ def _with_gpus(recipe: Recipe, extracted: Path, output: Path, init_from: Path | 
     return recipe.with_gpus(gpus_of_a_worker(recipe.compute, found)), unused_gpus(recipe.compute, found)
 
 
-def _inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
+def train_inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dict[str, Any]:
     """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
     parent = recorded_digest(init_from) if init_from else None

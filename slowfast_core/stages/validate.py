@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,8 @@ ANY_IMBALANCE = 1e18
 
 
 def validate(data: Data, ingested: Path, output: Path) -> StageResult:
-    """Split the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
-    suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
-    if data.validation.shared_videos == "quarantine":
-        suites.append(SUITES / "videos.json")
+    """Sort the rows of `ingested` into good and quarantined ones. Raises InputError when too many are bad."""
+    suites = _suites(data)
 
     def work(partial: Path) -> Mapping[str, Any]:
         manifest = read_manifest(ingested / MANIFEST)
@@ -83,17 +81,25 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
             "metrics": {"good": len(good.rows), "quarantined": len(reasons), "undecodable": coverage["undecodable"]},
         }
 
-    return run_once("validate", output, _inputs(data, ingested, suites), work)
+    return run_once("validate", output, validate_inputs(data, ingested), work)
 
 
-def _inputs(data: Data, ingested: Path, suites: Sequence[Path]) -> dict[str, Any]:
+def _suites(data: Data) -> list[Path]:
+    """The expectation suites that check the rows of this data set."""
+    suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
+    if data.validation.shared_videos == "quarantine":
+        suites.append(SUITES / "videos.json")
+    return suites
+
+
+def validate_inputs(data: Data, ingested: Path) -> dict[str, Any]:
     """Everything that decides which rows are good."""
     inputs: dict[str, Any] = {
         "ingested": read_result(ingested).digest,
         "validation": data.validation.model_dump(),
         "format": data.format,
         "store": data.store.model_dump(include=SIZE_FIELDS),
-        "suites": [sha256_of(suite) for suite in (*suites, SUITES / "classes.json")],
+        "suites": [sha256_of(suite) for suite in (*_suites(data), SUITES / "classes.json")],
     }
     if names_come_from_rows(data):
         inputs["names"] = "from the rows"  # checked for doubtful names; names from a label file are not

@@ -30,5 +30,13 @@ def unused_gpus(compute: Compute, found: int) -> list[str]:
     if not found or gpus_of_a_worker(compute, found):
         return []
     least = compute.min_workers or compute.workers
-    gpus_are = "GPU is" if found == 1 else "GPUs are"
-    return [f"{found} {gpus_are} not used: {least} workers need {least}; set compute.workers to at most {found}"]
+    are = "GPU is" if found == 1 else "GPUs are"
+    return [f"{found} {are} not used, for {least} workers need {least}: set compute.workers to at most {found}"]
+
+
+def where_training_runs(compute: Compute, found: int) -> str:
+    """Whether the workers of a training get GPUs, in one line for people."""
+    gpus = gpus_of_a_worker(compute, found) if compute.gpus_per_worker == "auto" else compute.gpus_per_worker
+    where = f"on {compute.workers} GPU{'s' * (compute.workers > 1)}" if gpus else "on the CPU"
+    setting = f"compute.gpus_per_worker: {compute.gpus_per_worker}, compute.workers: {compute.workers}"
+    return "; ".join([f"{where} ({setting})", *unused_gpus(compute, found)])

@@ -117,7 +117,7 @@ def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) ->
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
     """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
     recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
-    from slowfast_core.stages.train import _inputs
+    from slowfast_core.stages.train import train_inputs
 
     def extract(version: str) -> None:
         run_once("extract", at.data("tiny-motion", "extract"), {"v": version}, lambda _: {"data_version": version})
@@ -127,7 +127,7 @@ def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str]
         return {"weights_digest": "w1", "digest": "w1"}
 
     extract("one.dir")
-    run_once("train", at.run("tiny", "train"), _inputs(recipe, at.data("tiny-motion", "extract"), None), train)
+    run_once("train", at.run("tiny", "train"), train_inputs(recipe, at.data("tiny-motion", "extract"), None), train)
     return recipe, at, extract
 
 

@@ -60,7 +60,24 @@ def test_data_version_goes_from_the_clip_store_to_the_registered_model(
 def test_a_second_run_has_nothing_to_do(first: Results, workspace: Path) -> None:
     again = slowfast("run", TINY, "--workspace", workspace)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("nothing to do") == len(first)
+    assert again.stderr.count("up to date") == len(first)
+
+
+def planned(workspace: Path, *options: str) -> dict[tuple[str, str], str]:
+    done = slowfast("run", TINY, "--workspace", workspace, "--dry-run", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return {(row["recipe"], row["stage"]): row["reason"] or row["status"] for row in json.loads(done.stdout)}
+
+
+def test_dry_run_of_a_finished_workspace_changes_nothing_in_it(first: Results, workspace: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+    assert planned(workspace) == dict.fromkeys(first, "up to date")
+    changed = planned(workspace, "--set", "train.epochs=3")
+    assert changed["tiny", "extract"] == "up to date"
+    assert changed["tiny", "train"] == "train.epochs 2 -> 3"
+    assert changed["tiny", "evaluate"] == changed["tiny_ava", "train"] == "train runs"
+    assert changed["tiny_ava", "register"] == "tiny_ava train runs"
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
 
 
 def test_the_command_line_and_kfp_do_the_same(first: Results, workspace: Path) -> None:
@@ -109,7 +126,7 @@ def test_one_changed_video_runs_only_what_depends_on_it(first: Results, workspac
     folder = workspace / "sources/tiny-actors"
     command = ("run", TINY, "--workspace", workspace, *BRANCH_FROM_A_FOLDER, f"finetune.data.source={folder}")
     same = slowfast(*command)
-    assert same.stderr.count("nothing to do: its inputs are as they were") == len(first) - 1  # lineage names the source
+    assert same.stderr.count("up to date") == len(first) - 1  # lineage names the source
     videos = sorted(folder.rglob("*.mp4"))
     info = probe(videos[0])
     write_video(videos[0], moving_frames(info.frames, info.height, info.width, seed=9), fps=round(info.fps))

@@ -28,7 +28,7 @@ from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE, RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe, load_recipe
-from slowfast_core.stages.train import _inputs
+from slowfast_core.stages.train import train_inputs
 from slowfast_core.workspace import Workspace
 
 SETTINGS = {
@@ -259,9 +259,9 @@ def test_an_up_to_date_stage_starts_no_cluster(
 ) -> None:
     at = tiny_workspace(tmp_path / "at")
     recipe = load_recipe(str(tiny_recipe), ["compute.run_on=rayjob"])
-    local = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
-    extracted = run_stage("extract", local, at)
-    inputs = _inputs(recipe, at.data(recipe.data.name, "extract"), None)
+    at_hand = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
+    extracted = run_stage("extract", at_hand, at)
+    inputs = train_inputs(recipe, at.data(recipe.data.name, "extract"), None)
     run_once("train", at.run(recipe.name, "train"), inputs, lambda _: {"weights_digest": "w"})
     assert run_stage("extract", recipe, at).digest == extracted.digest
     assert run_stage("train", recipe, at).weights_digest == "w"

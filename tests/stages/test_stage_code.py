@@ -147,7 +147,7 @@ def test_a_stage_of_another_version_runs_again_and_names_the_reason(package: Pat
     change(package / "once.py", "# a comment")
     assert run()[0].startswith("unchanged")
     versions.write_text("extract: 4\n", encoding="utf-8")
-    assert run() == ("done extract 3 -> 4 {'extract': 4}", "extract runs again: extract 3 -> 4")
+    assert run() == ("done code of extract 3 -> 4 {'extract': 4}", "extract runs again: code of extract 3 -> 4")
     assert run() == ("unchanged - {'extract': 4}", "")
     assert run("b")[0] == "done source a -> b {'extract': 4}"
     assert run("c", "y")[0] == "done source b -> c, long changed {'extract': 4}"
@@ -167,4 +167,4 @@ def test_a_result_without_version_is_made_again(package: Path, tmp_path: Path) -
     (out / "stage.json").write_text(json.dumps(record))
     command = [sys.executable, "-c", RUN, str(out), "a", ""]
     ran = subprocess.run(command, cwd=package.parent, env={}, capture_output=True, text=True, check=True)
-    assert ran.stderr.strip() == "extract runs again: extract none -> 1"
+    assert ran.stderr.strip() == "extract runs again: code of extract none -> 1"

@@ -108,7 +108,7 @@ def test_store_is_made_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_ui_needs_a_database(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing has been tracked"):
+    with pytest.raises(InputError, match="no tracking database"):
         serve_ui(Workspace(tmp_path))
 
 

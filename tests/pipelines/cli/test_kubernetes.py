@@ -140,7 +140,13 @@ def one_line(done: Done) -> str:
 
 @pytest.mark.parametrize(
     ("status", "code", "said"),
-    [(403, 2, "forbids"), (404, 2, "not found"), (409, 2, "already"), (400, 2, "refuses"), (500, 1, "answers 500")],
+    [
+        (403, 2, "denies"),
+        (404, 2, "not found"),
+        (409, 2, "already"),
+        (400, 2, "rejects"),
+        (500, 1, "answers 500"),
+    ],
 )
 def test_each_refusal_is_one_line(api: KubeflowPipelines, status: int, code: int, said: str) -> None:
     api.breaks = lambda method, path: status if method == "POST" else None
@@ -190,7 +196,7 @@ def test_a_server_that_does_not_answer_is_one_line(api: KubeflowPipelines, tmp_p
     quick.write_text(CLUSTER.read_text().replace("timeout_seconds: 10", "timeout_seconds: 1"))
     done = pipeline(api, "cancel", "a-run", cluster=quick)
     assert done.returncode == 1
-    assert "did not answer in 1 s" in one_line(done)
+    assert "did not answer within 1 s" in one_line(done)
 
 
 def test_no_server_is_one_line() -> None:
@@ -204,11 +210,11 @@ def test_no_server_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("gpus", "gpu_image", "said"),
     [
-        ("1", False, "no gpu_image in the settings: stages on GPUs run in"),
+        ("1", False, "the cluster settings have no gpu_image: GPU stages run in"),
         ("1", True, ""),
         ("0", False, ""),
-        ("auto", True, "compute.gpus_per_worker is auto: 1, as the settings name a gpu_image"),
-        ("auto", False, "compute.gpus_per_worker is auto: 0, as the settings name no gpu_image"),
+        ("auto", True, "compute.gpus_per_worker is auto: 1, because the cluster settings have a gpu_image"),
+        ("auto", False, "compute.gpus_per_worker is auto: 0, because the cluster settings have no gpu_image"),
     ],
 )
 def test_how_the_settings_decide_about_gpus_is_printed(gpus: str, gpu_image: bool, said: str, tmp_path: Path) -> None:
