@@ -138,7 +138,9 @@ def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject
     raise InputError(f"no annotation file {name!r}", store.root, "correct data.annotations or data.labels") from None
 
 
-def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]) -> tuple[ava.Beside, dict[str, str]]:
+def _beside(
+    data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
+) -> tuple[ava.AvaOptions, dict[str, str]]:
     """What the recipe names beside AVA's annotations, and the digest of each of those files."""
     excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
     digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
@@ -155,7 +157,7 @@ def _beside(data: Data, store: ObjectStore, listing: Mapping[str, StoredObject])
                     raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
                 boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
                 digests[f"person_boxes.{split}"] = sha256_of(path)
-    return ava.Beside(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
+    return ava.AvaOptions(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
 
 
 def _text(path: Path, name: str) -> str:
@@ -169,7 +171,7 @@ def _text(path: Path, name: str) -> str:
 
 
 def _read(
-    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, beside: ava.Beside
+    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, beside: ava.AvaOptions
 ) -> Annotations:
     match data.format:
         case "kinetics":
