@@ -130,7 +130,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
 def test_a_truncated_pickle_is_told(tmp_path: Path) -> None:
     path = written(tmp_path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-20])
-    assert "no whole pickle" in refusal(path)
+    assert "not a complete pickle" in refusal(path)
 
 
 def test_overlap_by_hand() -> None:
