@@ -1,4 +1,4 @@
-"""The table all stages read: one row a clip (Kinetics) or a key frame (AVA), kept as one Parquet file."""
+"""The manifest, a Parquet file that all stages read: one row per clip (Kinetics) or key frame (AVA)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # unique in the manifest, safe as a file name
         ("video", pa.string()),  # the source video
-        ("path", pa.string()),  # relative to the manifest's folder; empty when no file was found
+        ("path", pa.string()),  # relative to the manifest's folder; empty if the file is missing
         ("split", pa.string()),
-        ("labels", pa.list_(pa.int32())),  # class indices from 0; AVA: those of all boxes together
+        ("labels", pa.list_(pa.int32())),  # class indices from 0; AVA: union over all boxes
         ("start", pa.float64()),  # seconds of the segment in the file
-        ("end", pa.float64()),  # NaN: to the end of the file
-        ("frames", pa.int64()),  # of the segment; null until the file was decoded, like the next three
+        ("end", pa.float64()),  # NaN means the end of the file
+        ("frames", pa.int64()),  # of the segment; null until the file is decoded, like the next three
         ("fps", pa.float64()),
         ("width", pa.int64()),
         ("height", pa.int64()),
@@ -32,19 +32,20 @@ SCHEMA = pa.schema(
         ("key", pa.float64()),  # AVA: seconds of the key frame in the file, else NaN
         ("boxes", pa.list_(pa.list_(pa.float64()))),  # AVA: [x1, y1, x2, y2] in [0, 1], else null
         ("box_labels", pa.list_(pa.list_(pa.int32()))),  # AVA: class indices of each box
-        ("proposals", pa.list_(pa.list_(pa.float64()))),  # AVA: people a detector found, [x1, y1, x2, y2, score]
+        ("proposals", pa.list_(pa.list_(pa.float64()))),  # AVA: detected people, [x1, y1, x2, y2, score]
         ("spans", pa.list_(pa.list_(pa.float64()))),  # multi-label: [class, start, end] in seconds of the file
     ]
 )
-MOST_ROWS, LARGEST = 50_000_000, 2**34  # bytes once read
+MOST_ROWS = 50_000_000
+LARGEST = 2**34  # bytes after decompression
 DAMAGED = (pa.ArrowException, OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError)
-REWRITE = "write it again with its stage"
-OPTIONAL = ("proposals", "spans")  # not in the file where no row has them, so that the bytes of other data sets stay
+REWRITE = "run the stage that writes it again"
+OPTIONAL = ("proposals", "spans")  # omitted if no row has them: the bytes of other data sets must not change
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`labels[c]` is the name of class c; an empty name marks a class id that the label map leaves out."""
+    """Rows and class names: `labels[c]` is the name of class c, empty if the label map omits its id."""
 
     rows: pd.DataFrame
     labels: tuple[str, ...]
@@ -62,7 +63,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises InputError when the file is missing or is no manifest."""
+    """Read a manifest. Raises InputError if the file is missing or not a manifest."""
     if not path.is_file():
         raise InputError("no manifest", path, "run the stage that writes it first")
     try:
@@ -74,17 +75,17 @@ def read_manifest(path: Path) -> Manifest:
             if name not in table.column_names:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
         table = table.select(SCHEMA.names).cast(SCHEMA)
-        table.validate(full=True)  # offsets and text of a damaged file may point anywhere
+        table.validate(full=True)  # a damaged file may have offsets outside its data
         rows = table.to_pandas()
     except DAMAGED as error:
         raise InputError(f"not a manifest: {' '.join(str(error).split())}", path, REWRITE) from None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise InputError("not a manifest: its labels are no names", path, REWRITE)
+        raise InputError("not a manifest: its labels are not names", path, REWRITE)
     return Manifest(rows, tuple(labels))
 
 
 def _check_size(metadata: pq.FileMetaData) -> None:
-    """Raises ValueError for sizes that a header of some bytes may claim."""
+    """Raises ValueError if the header claims an excessive size."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     size = sum(group.total_byte_size for group in groups)
     if not 0 <= metadata.num_rows <= MOST_ROWS or not 0 <= size <= LARGEST:

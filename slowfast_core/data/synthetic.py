@@ -1,9 +1,9 @@
-"""Generated videos in the official Kinetics and AVA layouts whose classes differ in motion alone.
+"""Generates videos in the official Kinetics and AVA layouts, with classes that differ only in motion.
 
-Sprites live on a torus with uniform place, orientation and phase, so one frame has the same distribution in every
-class. Periods are counted in source frames: a Slow pathway, which sees every eighth frame, finds all slides standing
-still, both spins at quarter turns of a shape that half a turn maps to itself, and both pulses at the same two sizes.
-A Fast pathway, which sees every second frame, can tell them.
+Sprites move on a torus with uniform position, orientation and phase, so that single frames have the same distribution
+in every class. Periods are in source frames: a Slow pathway, which sees every eighth frame, sees all slides as still,
+both spins at quarter turns of a shape with half-turn symmetry, and both pulses at the same two sizes. A Fast pathway,
+which sees every second frame, can distinguish them.
 """
 
 from __future__ import annotations
@@ -27,31 +27,34 @@ from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
 from slowfast_core.recipe.load import Synthetic
 
-# How hard the set is. Lengths are shares of `settings.size`, periods are source frames.
-RADIUS = 0.2  # of a sprite of size 1, to its farthest corner
-SLIDE, SLIDE_PERIOD = 0.25, 8.0  # the way of a slide, at whose end the sprite is back at its start
+# The difficulty of the data set. Lengths are fractions of `settings.size`, periods are in source frames.
+RADIUS = 0.2  # of a sprite of scale 1, to its farthest corner
+SLIDE = 0.25  # distance of a slide, after which the sprite jumps back to its start
+SLIDE_PERIOD = 8.0
 SPIN_PERIOD = 32.0
-PULSE, SLOW_PULSE_PERIOD, FAST_PULSE_PERIOD = 0.25, 16.0, 16.0 / 3  # the change of size to either side
-DRIFT = 0.003  # largest speed, a frame, of the drift that all classes have
-CLUTTER = 22  # grey levels of the static background, to either side
-SPRITES = 2  # of a Kinetics video, moving as one; an AVA video has two or three actors, each with its own actions
+PULSE = 0.25  # relative change of size in either direction
+SLOW_PULSE_PERIOD = 16.0
+FAST_PULSE_PERIOD = 16.0 / 3
+DRIFT = 0.003  # maximum speed per frame of the drift that all classes have
+CLUTTER = 22  # grey levels of the static background, in either direction
+SPRITES = 2  # per Kinetics video, in the same motion; AVA videos have two or three actors with their own actions
 
-# What happens to a sprite's place and to its form; an actor may do one of each at once.
+# Motions of the position and of the form of a sprite; an actor may have one of each at the same time.
 PLACE_MOTIONS = ("sliding left", "sliding right", "sliding up", "sliding down")
 FORM_MOTIONS = ("spinning clockwise", "spinning counterclockwise", "pulsing slowly", "pulsing fast")
 MOTIONS = PLACE_MOTIONS + FORM_MOTIONS
 
 SETTINGS = "settings.json"  # in a generated source: the settings that generated it
-GENERATOR = 1  # raise it when the same settings come to give other videos
-MADE = 946_684_800  # the time of all files, in seconds since 1970
+GENERATOR = 1  # increment when the same settings generate different videos
+MODIFIED = 946_684_800  # modification time of all files, in seconds since 1970
 SPLITS = ("train", "val")
 TEXTURE = 64  # side of a sprite's texture, about three times its side in the video
-TEXTURE_REACH = 1.1  # sprite radii from the middle of a texture to its edge
-SOFT = TEXTURE / (4 * TEXTURE_REACH)  # edges fade over two texels
+TEXTURE_REACH = 1.1  # sprite radii from the centre of a texture to its edge
+SOFT = TEXTURE / (4 * TEXTURE_REACH)  # edges fade across two texels
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 ID_LETTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"))
 
-# Shapes: F frames, H = W = side of the video, P = side of the patch that holds a sprite, N = TEXTURE.
+# Shapes: F frames, H = W = side of the video, P = side of the patch that contains a sprite, N = TEXTURE.
 Floats = NDArray[np.float32]
 
 
@@ -66,21 +69,21 @@ class Path2D:
 
 
 def write_kinetics(settings: Synthetic, output: Path) -> None:
-    """Fill `output` with `videos/<label>/*.mp4`, `train.csv`, `val.csv`; the `*_videos` count each class."""
+    """Write `videos/<label>/*.mp4`, `train.csv` and `val.csv` to `output`; the `*_videos` settings are per class."""
     _write_once(settings, output, "kinetics", _fill_kinetics)
 
 
 def write_ava(settings: Synthetic, output: Path) -> None:
-    """Fill `output` with `videos/*.mp4`, `train.csv`, `val.csv` and `labels.pbtxt`; the videos are `2 * size` wide."""
+    """Write `videos/*.mp4`, `train.csv`, `val.csv` and `labels.pbtxt` to `output`; frames have a side of `2 * size`."""
     _write_once(settings, output, "ava", _fill_ava)
 
 
 def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[Synthetic, Path], None]) -> None:
-    """Publish what `fill` writes as `output`, unless these very settings made the folder that is there."""
+    """Publish the files of `fill` as `output`, unless `output` was generated with the same settings."""
     if settings.size % 2 or settings.size < 16:
         raise InputError(f"size {settings.size} cannot be encoded", "data.synthetic.size", "use an even size from 16")
     if is_generated(settings, output, layout):
-        _date(output)  # it may have been copied
+        _set_times(output)  # it may have been copied
         return
     partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("writing", "old"))
     for leftover in (partial, old):
@@ -88,7 +91,7 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
     partial.mkdir(parents=True)
     fill(settings, partial)
     write_whole(partial / SETTINGS, _record(settings, layout))
-    _date(partial)
+    _set_times(partial)
     if output.exists():
         output.rename(old)
     partial.rename(output)
@@ -105,11 +108,11 @@ def _record(settings: Synthetic, layout: str) -> str:
     return json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
 
 
-def _date(folder: Path) -> None:
-    """Give all files the same time: by size and time ingestion tells what changed, and nothing does."""
+def _set_times(folder: Path) -> None:
+    """Set all files to the same time: ingestion detects changes by size and time."""
     for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_mtime != MADE:
-            os.utime(path, (MADE, MADE))
+        if path.is_file() and path.stat().st_mtime != MODIFIED:
+            os.utime(path, (MODIFIED, MODIFIED))
 
 
 def _fill_kinetics(settings: Synthetic, folder: Path) -> None:
@@ -128,7 +131,7 @@ def _fill_kinetics(settings: Synthetic, folder: Path) -> None:
 
 
 def _kinetics_frames(settings: Synthetic, label: str, random: np.random.Generator) -> NDArray[np.uint8]:
-    """One video [F, H, W, 3] of sprites that all do `label`, half the torus apart so that they never overlap."""
+    """One video [F, H, W, 3] of sprites with the motion `label`, half the torus apart so that they never overlap."""
     count, size = settings.fps * settings.seconds, settings.size
     frames = _background(random, count, size)
     first, phase = random.uniform(0, size, 2), random.random()
@@ -158,7 +161,7 @@ def _fill_ava(settings: Synthetic, folder: Path) -> None:
 
 
 def _action_sets(random: np.random.Generator) -> Iterator[list[str]]:
-    """Endless actors' actions: a motion of place, one of form, or both, each combination as often as any other."""
+    """Yield actions of actors endlessly: a motion of position, one of form, or both, all equally often."""
     combinations = [[m for m in pair if m] for pair in product(("", *PLACE_MOTIONS), ("", *FORM_MOTIONS)) if any(pair)]
     while True:
         yield from (combinations[i] for i in random.permutation(len(combinations)))
@@ -167,7 +170,7 @@ def _action_sets(random: np.random.Generator) -> Iterator[list[str]]:
 def _ava_frames(
     settings: Synthetic, acts: Sequence[Sequence[str]], random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[Floats]]:
-    """One video [F, H, W, 3] and each actor's boxes [F, 4]. Every actor keeps to a quarter of its own, so none meet."""
+    """One video [F, H, W, 3] and each actor's boxes [F, 4]. Each actor stays in its own quarter, so none overlap."""
     count, size = settings.fps * settings.seconds, settings.size
     frames = _background(random, count, 2 * size)
     slack = (0.5 - RADIUS * (1 + PULSE) - SLIDE / 2) * size
@@ -183,7 +186,7 @@ def _ava_frames(
 def _ava_rows(
     video: str, settings: Synthetic, acts: Sequence[Sequence[str]], boxes: Sequence[Floats]
 ) -> Iterator[Sequence[object]]:
-    """The official rows: a key frame at every full second that has a second of video on either side."""
+    """Yield the official rows: a key frame at every full second with a second of video before and after it."""
     for second, (person, actions) in product(range(1, settings.seconds), enumerate(acts)):
         box = boxes[person][second * settings.fps] / (2 * settings.size)
         corners = [f"{min(max(float(v), 0.0), 1.0):.3f}" for v in box]
@@ -200,7 +203,7 @@ def _path(
     count: int,
     size: int,
 ) -> Path2D:
-    """What `motions` do to a sprite. The angles and sizes that no motion changes are drawn from where motions lead."""
+    """The path of a sprite with `motions`; unchanged angles and sizes have the distribution of the changed ones."""
     time = np.arange(count)
     x, y = centre[0] + drift[0] * time, centre[1] + drift[1] * time
     angle, pulse = (np.full(count, random.uniform(0, math.tau)) for _ in range(2))
@@ -229,7 +232,7 @@ def _path(
 
 
 def _background(random: np.random.Generator, count: int, side: int) -> Floats:
-    """Smooth static clutter [F, H, W, 3] about a random middling colour: coarse blotches and finer ones."""
+    """Smooth static clutter [F, H, W, 3] around a random medium colour, at a coarse and a fine scale."""
     picture = np.broadcast_to(random.uniform(95, 150, 3), (side, side, 3))
     for cells in (side // 16, side // 6):
         weights = np.maximum(0, 1 - abs(np.linspace(0, cells, side)[:, None] - np.arange(cells + 1)))
@@ -239,7 +242,7 @@ def _background(random: np.random.Generator, count: int, side: int) -> Floats:
 
 
 def _texture(random: np.random.Generator) -> Floats:
-    """A sprite [N, N, 4], colour times opacity and opacity: a striped shape of two colours, even under half a turn."""
+    """A sprite [N, N, 4] (premultiplied colour, opacity): a striped two-colour shape with half-turn symmetry."""
     axis = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE)
     u, v = np.meshgrid(axis, axis)
     radius, angle = np.hypot(u, v / random.uniform(0.5, 0.8)), np.arctan2(v, u)
@@ -253,20 +256,20 @@ def _texture(random: np.random.Generator) -> Floats:
     opacity, outside = (np.clip(edge * SOFT + 0.5, 0, 1)[..., None] for edge in (outline - radius, stripe))
     hues = random.uniform(0, 1, (2, 3))
     hues = (hues - hues.min(1, keepdims=True)) / (np.ptp(hues, axis=1, keepdims=True) + 1e-6)
-    colours = np.array([120, 0])[:, None] + np.array([135, 70])[:, None] * hues  # a light one and a dark one
+    colours = np.array([120, 0])[:, None] + np.array([135, 70])[:, None] * hues  # a light and a dark colour
     colour = outside * colours[0] + (1 - outside) * colours[1]
     return np.concatenate([colour * opacity, opacity], axis=2).astype(np.float32)
 
 
 def _draw(frames: Floats, texture: Floats, path: Path2D, radius: float) -> Floats:
-    """Paint the sprite into `frames` [F, H, W, 3], round the borders; return its boxes x1 y1 x2 y2 in pixels [F, 4]."""
+    """Draw the sprite into `frames` [F, H, W, 3] with wrap-around; return its boxes x1 y1 x2 y2 in pixels [F, 4]."""
     count, side = frames.shape[:2]
     half = math.ceil(radius * (1 + PULSE)) + 1
     offsets = np.arange(-half, half + 1)
     left, top = np.floor(path.x).astype(int), np.floor(path.y).astype(int)
     columns, rows = left[:, None] + offsets, top[:, None] + offsets  # [F, P]
     dx, dy = ((offsets + 0.5 + np.floor(v)[:, None] - v[:, None]).astype(np.float32) for v in (path.x, path.y))
-    # The patch's pixels in the sprite's own frame; the texture is fine enough to take the nearest texel.
+    # Patch pixels in the sprite's coordinates; the texture is fine enough for nearest-neighbour sampling.
     zoom = TEXTURE / (2 * TEXTURE_REACH * radius * path.scale)
     cos, sin = ((f(path.angle) * zoom)[:, None].astype(np.float32) for f in (np.cos, np.sin))
     u = (cos * dx)[:, None, :] + (sin * dy)[:, :, None] + TEXTURE / 2
@@ -274,7 +277,8 @@ def _draw(frames: Floats, texture: Floats, path: Path2D, radius: float) -> Float
     texels = np.clip(v, 0, TEXTURE - 1).astype(np.int32) * TEXTURE + np.clip(u, 0, TEXTURE - 1).astype(np.int32)
     paint = texture.reshape(-1, 4).take(texels, axis=0)  # [F, P, P, 4]
     lines = np.arange(count)[:, None] * side + rows % side
-    where, pixels = lines[:, :, None] * side + (columns % side)[:, None, :], frames.reshape(-1, 3)
+    where = lines[:, :, None] * side + (columns % side)[:, None, :]
+    pixels = frames.reshape(-1, 3)
     pixels[where] = pixels.take(where, axis=0) * (1 - paint[..., 3:]) + paint[..., :3]
     inside = paint[..., 3] > 0.5
     (x1, x2), (y1, y2) = _first_last(np.any(inside, 1)), _first_last(np.any(inside, 2))
@@ -282,13 +286,13 @@ def _draw(frames: Floats, texture: Floats, path: Path2D, radius: float) -> Float
 
 
 def _first_last(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each row, the first True and one past the last."""
+    """Indices of the first True and one past the last True of each row."""
     return mask.argmax(1), mask.shape[1] - mask[:, ::-1].argmax(1)
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
-    """H.264 that comes out the same byte for byte: one thread, no library versions in the container, and no macroblock
-    tree, with which x264 encodes small pictures a little differently from time to time."""
+    """Encode deterministic H.264: one thread, no library versions in the container, and no macroblock tree, with which
+    x264 encodes small frames slightly differently from run to run."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         options = {"preset": "veryfast", "crf": "20", "flags": "+bitexact", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)

@@ -182,7 +182,7 @@ def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject
 
 def _sidecar_files(
     data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
-) -> tuple[ava.Beside, dict[str, str]]:
+) -> tuple[ava.AvaOptions, dict[str, str]]:
     """The excluded key frames and person boxes that AVA's annotations come with, and the digest of each file."""
     excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
     digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
@@ -199,7 +199,7 @@ def _sidecar_files(
                     raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
                 boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
                 digests[f"person_boxes.{split}"] = sha256_of(path)
-    return ava.Beside(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
+    return ava.AvaOptions(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
 
 
 def _text(path: Path, name: str) -> str:
@@ -213,7 +213,7 @@ def _text(path: Path, name: str) -> str:
 
 
 def _read(
-    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, sidecars: ava.Beside
+    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, sidecars: ava.AvaOptions
 ) -> Annotations:
     match data.format:
         case "kinetics":

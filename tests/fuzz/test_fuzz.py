@@ -27,7 +27,7 @@ from videos import ava_row
 
 from slowfast_core.convert.convert import translate
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
-from slowfast_core.data.annotations.ava import Beside
+from slowfast_core.data.annotations.ava import AvaOptions
 from slowfast_core.data.annotations.charades import read_annotations as read_charades
 from slowfast_core.data.annotations.common import Table, TextFile, Videos, read_names
 from slowfast_core.data.annotations.label_map import read_label_map
@@ -82,7 +82,7 @@ def annotations(folder: Path) -> Target:
         file = TextFile("a.txt", text(data, [whole.encode(), *seeds[:1]]) if what else whole)
         label_file = labels and TextFile("labels", text(data, [labels, *names]) if what != 1 else labels.decode())
         settings = Data.model_validate({"name": "own", "format": format_, "source": "x", "holdout": 0.5})
-        _read(settings, [Table(file, None)], label_file or None, "x", VIDEOS, Beside())
+        _read(settings, [Table(file, None)], label_file or None, "x", VIDEOS, AvaOptions())
 
     return target
 
@@ -93,7 +93,7 @@ def folders(folder: Path) -> Target:
 
     def target(data: st.DataObject) -> None:
         settings = Data.model_validate({"name": "own", "format": "folders", "source": "x", "holdout": 0.5})
-        _read(settings, [], None, "x", Videos(data.draw(keys)), Beside())
+        _read(settings, [], None, "x", Videos(data.draw(keys)), AvaOptions())
 
     return target
 

@@ -77,7 +77,7 @@ def test_each_bad_row_is_quarantined_with_its_reason(mixed: tuple[Path, StageRes
     expected = {
         "leak": "the same clip is in val (good3)",
         "cut": "cannot decode: not a readable video",
-        "beyond": "the segment 2-5 s lies beyond the end of the video (3.0 s)",
+        "beyond": "the segment 2-5 s is after the end of the video (3.0 s)",
         "damaged": "6 of 20 frames are damaged",
         "text": "cannot decode: not a readable video",
         "tiny": "only 3 frames",
@@ -88,11 +88,11 @@ def test_each_bad_row_is_quarantined_with_its_reason(mixed: tuple[Path, StageRes
         "negative": "label -1 is below 0; the same clip as good0",
         "backwards": "the segment ends at 1 s, not after its start at 2 s",
         "split": "unknown split 'test'",
-        "../escape": "the id '../escape' is no safe file name",
+        "../escape": "the id '../escape' is not safe as a file name",
         "good0": "another row has the id 'good0'; the same clip as ../escape",
     }
     assert {id_: found[id_] for id_ in expected} == expected
-    assert "lies beyond the end of the video" in found["short"]
+    assert "is after the end of the video" in found["short"]
     assert set(found) == {*expected, "short"}
 
 
@@ -190,7 +190,7 @@ def test_ava_boxes_and_key_frames(tmp_path: Path, good_videos: Callable[..., Pat
     assert reasons(tmp_path / "validate") == {
         "a_0002": "1 of 2 boxes are outside [0, 1] or empty",
         "b_0002": "1 of 1 boxes are outside [0, 1] or empty",
-        "a_0009": "the key frame at 9 s lies beyond the end of the video (3.0 s)",
+        "a_0009": "the key frame at 9 s is after the end of the video (3.0 s)",
         "b_0000": "no boxes",
     }
     assert result.metrics["good"] == 3
@@ -236,8 +236,8 @@ def test_length_and_rate_have_limits(tmp_path: Path) -> None:
     rows[-1]["path"] = str(write_video(videos / "v.mp4", moving_frames(30, seed=3)).relative_to(tmp_path))
     validate(settings(limits={"max_fps": 120}), ingested(tmp_path, rows), tmp_path / "validate")
     assert reasons(tmp_path / "validate") == {
-        "b_000010_000020": "only 30% of its length is there",
-        "fast": "200 frames a second",
+        "b_000010_000020": "only 30% of the expected length",
+        "fast": "200 frames per second",
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from slowfast_core.data.objects.folder import Folder
-from slowfast_core.data.objects.object import Arrived, StoredObject, nobody
+from slowfast_core.data.objects.object import OnBytes, StoredObject, ignore_bytes
 from slowfast_core.errors import InputError
 from slowfast_core.model.weights import load_weights, weights_digest
 from slowfast_core.once import BEGUN
@@ -143,10 +143,10 @@ def test_checkpoints_are_downloaded_only_with_their_best(tmp_path: Path) -> None
 class Cut(Folder):
     """A store whose connection breaks in the middle of a checkpoint."""
 
-    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
+    def fetch(self, item: StoredObject, target: Path, on_bytes: OnBytes = ignore_bytes) -> str:
         if item.key.endswith("state.pt"):
             raise InputError("the connection was cut", self.root, "try again")
-        return super().fetch(item, target, arrived)
+        return super().fetch(item, target, on_bytes)
 
 
 def test_leftovers_of_an_interrupted_download_are_deleted(tmp_path: Path) -> None:

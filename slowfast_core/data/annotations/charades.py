@@ -1,7 +1,7 @@
-"""The official Charades csv: id, ..., actions, length, with actions `c092 11.90 21.20;c147 0.00 12.60` in seconds.
+"""Reads the official Charades csv: id, ..., actions, length; actions are `c092 11.90 21.20;c147 0.00 12.60` in seconds.
 
-One row a video, which has many actions at once or none. A video's labels are all of them; those of a clip are the ones
-that go on in it.
+Each row is one video, with any number of simultaneous actions. The labels of a video are all of its actions; the labels
+of a clip are the actions that overlap with it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ CLASS = re.compile(r"(?P<id>c[0-9]{3})(?:\s+(?P<name>\S.*))?")
 
 
 def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """`labels` is `Charades_v1_classes.txt`; without it classes have their ids. Raises InputError."""
+    """Read Charades tables; `labels` is `Charades_v1_classes.txt`, without it the class ids are the names.
+
+    Raises InputError.
+    """
     names = _names(labels) if labels else {id_: id_ for id_ in CLASSES}
     classes = {id_: index for index, id_ in enumerate(names)}
     rows = [(table, line, row) for table in tables for line, row in table.file.records(COLUMNS, strict=False)]
     val = held_out((row["id"] for table, _, row in rows if table.split is None), holdout)
-    before: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     items = []
     for table, line, row in rows:
         video = table.file.video_id(line, row["id"])
-        if video in before:
-            raise table.file.error(line, f"video {video!r} is in line {before[video]} already", "keep one of the rows")
-        before[video] = line
+        if video in first_lines:
+            raise table.file.error(line, f"video {video!r} is already in line {first_lines[video]}", "keep one row")
+        first_lines[video] = line
         spans = [_span(table.file, line, text, classes) for text in row["actions"].split(";") if text.strip()]
         items.append(_item(video, spans, table.split or ("val" if video in val else "train"), videos))
     check_splits(items, tables)
@@ -49,10 +52,10 @@ def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: 
 
 
 def _span(file: TextFile, line: int, text: str, classes: dict[str, int]) -> list[float]:
-    """[class, start, end]."""
+    """Parse one action into [class, start, end]; times in seconds."""
     fields = text.split()
     if len(fields) != 3:
-        raise file.error(line, f"action {text.strip()!r}", "actions are `class start end`, with semicolons between")
+        raise file.error(line, f"action {text.strip()!r}", "separate actions `class start end` by semicolons")
     if fields[0] not in classes:
         raise file.error(line, f"class {fields[0]!r} is not one of {len(classes)}", nearest(fields[0], classes))
     start, end = (file.number(line, f"time of {fields[0]}", field) for field in fields[1:])
@@ -67,16 +70,16 @@ def _item(video: str, spans: list[list[float]], split: Split, videos: Videos) ->
 
 
 def _names(labels: TextFile) -> dict[str, str]:
-    """The name of each class id, in the order of the file."""
+    """Name of each class id, in the order of the file."""
     names: dict[str, str] = {}
     for line, text in enumerate(labels.text.splitlines(), start=1):
         match = CLASS.fullmatch(text.strip())
         if match is None:
             if not text.strip():
                 continue
-            raise labels.error(line, f"{text.strip()!r} is no class", "a line is `c000 Holding some clothes`")
+            raise labels.error(line, f"{text.strip()!r} is not a class", "a line is `c000 Holding some clothes`")
         if match["id"] in names:
-            raise labels.error(line, f"class {match['id']} is there twice", "keep one")
+            raise labels.error(line, f"duplicate class {match['id']}", "keep one")
         names[match["id"]] = match["name"] or match["id"]
     if not names:
         raise InputError("no labels", labels.name, "a line is `c000 Holding some clothes`")

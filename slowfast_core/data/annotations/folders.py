@@ -1,4 +1,4 @@
-"""One folder a class, without annotation files: `train/<class>/...` and `val/<class>/...`, or `<class>/...` alone."""
+"""Reads one folder per class, without annotation files: `{train,val}/<class>/...`, or `<class>/...` alone."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ TEST = ("test", "testing")
 
 
 def read_annotations(root: str, labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """`root` is told in errors. Class folders alone go by `holdout`, a share of the videos. Raises InputError."""
+    """Read class folders; without split folders, `holdout` is the share of videos that go to `val`.
+
+    `root` is used in error messages only. Raises InputError.
+    """
     found = sorted(videos)
     split_by_folder = any(video.partition("/")[0].lower() in SPLITS for video in found)
-    everything = len(found)
+    total = len(found)
     if split_by_folder:
         found = [video for video in found if video.partition("/")[0].lower() not in TEST]
     if not found:
-        raise InputError("no video", root, "data.source holds a folder for each class, or train/ and val/ with them")
+        raise InputError("no video", root, "data.source needs a folder per class, or train/ and val/ with such folders")
     labelled = [_label(video, split_by_folder, root) for video in found]
     names = read_names(labels) if labels else tuple(sorted({label for _, label in labelled}))
     classes = {name: index for index, name in enumerate(names)}
@@ -44,14 +47,14 @@ def read_annotations(root: str, labels: TextFile | None, holdout: float, videos:
         split = split or ("val" if video in val else "train")
         items.append(Item(name, name, video, split, [classes[label]], 0.0, NAN))
     check_splits(items, (), root)
-    return Annotations(with_unique_ids(items), names, everything - len(found))
+    return Annotations(with_unique_ids(items), names, total - len(found))
 
 
 def _label(video: str, split_by_folder: bool, root: str) -> tuple[Split | None, str]:
     folders = video.split("/")[:-1]
     split = SPLITS.get(folders[0].lower()) if split_by_folder and folders else None
     if split_by_folder and split is None:
-        raise InputError(f"video {video!r} is in neither train/ nor val/", root, "move it, or take it away")
+        raise InputError(f"video {video!r} is in neither train/ nor val/", root, "move or remove it")
     if len(folders) <= split_by_folder:
-        raise InputError(f"video {video!r} is in no class folder", root, "put it into the folder of its class")
+        raise InputError(f"video {video!r} is not in a class folder", root, "move it into the folder of its class")
     return split, folders[split_by_folder]

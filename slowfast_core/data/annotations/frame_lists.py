@@ -1,7 +1,7 @@
-"""PySlowFast's and PyTorchVideo's lists of frames: original_vido_id [sic] video_id frame_id path labels.
+"""Reads the frame lists of PySlowFast and PyTorchVideo: original_vido_id [sic] video_id frame_id path labels.
 
-Spaces between them, a line for each frame of each video; labels are a quoted comma list of class indices, `""` for a
-frame without. The frames are below the source, in a folder a video, or the video is there as a file.
+The columns are separated by spaces, and each frame of each video has a line. Labels are class indices separated by
+commas, in quotes; `""` for a frame without labels. The source holds a folder of frames per video, or the video file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LABELS = re.compile(r"(?:[0-9]{1,5}(?:,[0-9]{1,5})*)?")
 class _Video:
     table: Table
     folder: str
-    first: int  # its id of the first frame
+    first: int  # id of the first frame
     frames: int = 0
     labelled: list[tuple[int, int]] = field(default_factory=list)  # (label, frame)
 
@@ -42,12 +42,12 @@ class _Video:
 def read_annotations(
     tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, videos: Videos
 ) -> Annotations:
-    """A frame lasts 1 / `frame_rate` seconds. Raises InputError."""
+    """Read frame lists; `frame_rate` (frames per second) converts frame numbers to seconds. Raises InputError."""
     names = read_names(labels) if labels else None
     found = [(name, video) for table in tables for name, video in _read(table, names).items()]
     if not any(video.labelled for _, video in found):
-        what, mend = "no frame has a label", "Something-Something has them in its json files: data.format something"
-        raise tables[0].file.error(1, what, mend)
+        fix = "labels of Something-Something are in its json files: set data.format to something"
+        raise tables[0].file.error(1, "no frame has a label", fix)
     val = held_out((name for name, video in found if video.table.split is None), holdout)
     items = [_item(name, video, "val" if name in val else "train", frame_rate, videos) for name, video in found]
     check_splits(items, tables)
@@ -68,10 +68,10 @@ def _read(table: Table, names: tuple[str, ...] | None) -> dict[str, _Video]:
         video = found.setdefault(name, _Video(table, folder, number))
         if not folder or folder != video.folder:
             what = f"frame {row['path']!r} of {name!r} is not in {video.folder or 'a folder'}"
-            raise file.error(line, what, "the frames of a video are in one folder of their own")
+            raise file.error(line, what, "keep the frames of each video in a folder of their own")
         if number != video.first + video.frames:
             what = f"frame {number} of {name!r} follows frame {video.first + video.frames - 1}"
-            raise file.error(line, what, "frames are listed in order, none left out")
+            raise file.error(line, what, "list all frames in order")
         for label in _labels(file, line, row["labels"], names):
             video.labelled.append((label, video.frames))
         video.frames += 1
@@ -80,7 +80,7 @@ def _read(table: Table, names: tuple[str, ...] | None) -> dict[str, _Video]:
 
 def _labels(file: TextFile, line: int, text: str, names: tuple[str, ...] | None) -> Iterator[int]:
     if not LABELS.fullmatch(text):
-        raise file.error(line, f"labels {text!r}", 'they are class indices in quotes, such as "0,12", or ""')
+        raise file.error(line, f"labels {text!r}", 'write class indices in quotes, such as "0,12", or ""')
     for label in (int(index) for index in text.split(",") if index):
         if names is not None and label >= len(names):
             raise file.error(line, f"label {label} is out of range", f"data.labels has 0 to {len(names) - 1}")
@@ -95,7 +95,7 @@ def _item(name: str, video: _Video, default: Split, frame_rate: float, videos: V
 
 
 def _spans(video: _Video, frame_rate: float) -> Iterator[list[float]]:
-    """[label, start, end] of each run of frames; they end half a frame before the next one that has not the label."""
+    """Yield [label, start, end] in seconds for each run of frames with a label, half a frame longer on each side."""
     runs = groupby(enumerate(sorted(video.labelled)), key=lambda entry: (entry[1][0], entry[1][1] - entry[0]))
     for (label, _), run in runs:
         frames = [frame for _, (_, frame) in run]

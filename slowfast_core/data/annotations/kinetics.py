@@ -1,7 +1,7 @@
-"""The official Kinetics csv (400, 600, 700, 700-2020): label, youtube_id, time_start, time_end, split, ...
+"""Reads the official Kinetics csv (400, 600, 700, 700-2020): label, youtube_id, time_start, time_end, split, ...
 
-A row's video is the pre-cut clip `{id}_{start:06d}_{end:06d}.mp4`, or else a segment of the whole video `{id}.mp4`.
-Rows of the split `test`, where they stand among others, are left out. The json beside the csv says the same.
+The video of a row is the pre-cut clip `{id}_{start:06d}_{end:06d}.mp4`, or a segment of the whole video `{id}.mp4`.
+Rows of the split `test` in a file with several splits are ignored. The official json files have the same content.
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ class _Row:
 
     @property
     def name(self) -> str:
-        """The official name of the pre-cut clip, also of segments that do not start on a whole second."""
+        """Official name of the pre-cut clip, including segments that do not start on a whole second."""
         return f"{self.video}_{_seconds(self.start)}_{_seconds(self.end)}"
 
 
 def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """Rows without a split of their own go by `holdout`, a share of the videos. Raises InputError."""
+    """Read Kinetics tables; for rows without a split, `holdout` is the share of videos that go to `val`.
+
+    Raises InputError.
+    """
     found = [row for table in tables for row in _read(table)]
     rows = [row for row in found if row is not None]
     names = read_names(labels) if labels else tuple(sorted({row.label for row in rows}))
@@ -64,7 +67,7 @@ def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: 
 
 
 def _read(table: Table) -> Iterator[_Row | None]:
-    """None for a row of the test split."""
+    """Yield the rows, None for a row of the test split."""
     file = table.file
     for line, row in _records(file):
         split = _split(table, line, row.get("split", ""))
@@ -86,7 +89,7 @@ def _records(file: TextFile) -> Iterator[tuple[int | str, dict[str, str]]]:
         return
     _, header = next(file.rows(), (1, []))
     if "youtube_id" in header and "label" not in header:
-        raise file.error(1, "no column label", "a test split without labels cannot be trained or evaluated on")
+        raise file.error(1, "no column label", "use a split with labels; test splits without them cannot be used")
     yield from file.records((*COLUMNS, "split") if "split" in header else COLUMNS)
 
 
@@ -98,8 +101,8 @@ def _json_records(file: TextFile) -> Iterator[tuple[str, dict[str, str]]]:
             if not all(isinstance(value, str | int | float) for value in (start, end, label, split)):
                 raise TypeError
         except (AttributeError, KeyError, TypeError, ValueError):
-            mend = 'it is {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}'
-            raise file.error(video, "no segment of two seconds", mend) from None
+            fix = 'the format is {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}'
+            raise file.error(video, "no segment with a start and an end", fix) from None
         row = {"label": label, "youtube_id": video, "time_start": start, "time_end": end, "split": split}
         yield video, {name: str(value) for name, value in row.items()}
 

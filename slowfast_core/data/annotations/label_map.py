@@ -1,4 +1,4 @@
-"""AVA's action list, a pbtxt: `item { name id }` (ActivityNet, 60 classes) or `label { name label_id }` (80)."""
+"""Reads AVA's action list, a pbtxt: `item { name id }` (ActivityNet, 60 classes) or `label { name label_id }` (80)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 from slowfast_core.data.annotations.common import TextFile
 from slowfast_core.errors import InputError
 
-# No alternative begins as another does, so a file is read in one pass, however it is damaged.
+# No two alternatives start with the same character, so that even damaged files are read in linear time.
 TOKEN = re.compile(
     r"""\s+ | \#[^\n]*
     | (?P<text> "(?:\\.|[^"\\])*" | '[^']*' )
@@ -23,19 +23,19 @@ LONGEST_SHOWN = 200
 
 
 def read_label_map(labels: TextFile) -> tuple[str, ...]:
-    """The name of action id j + 1 at j; names of ids that it leaves out are empty. Raises InputError."""
+    """Names by class: entry j is the name of action id j + 1, empty for an unlisted id. Raises InputError."""
     named: dict[int, str] = {}
     for block in _blocks(labels):
-        fields = dict(reversed([*pairwise(block)]))  # of a field that is there twice, the first
+        fields = dict(reversed([*pairwise(block)]))  # the first value of a repeated field
         name = fields.get("name", "")
         number = next((fields[key] for key in IDS if key in fields), "")
         if name[:1] not in ('"', "'") or not re.fullmatch("[0-9]{1,9}", number) or int(number) < 1:
             shown = " ".join(block)[:LONGEST_SHOWN]
-            raise InputError(f"label without a name or an id: {shown}", labels.name, "give it both")
+            raise InputError(f"label without a name or an id: {shown}", labels.name, "add both")
         if int(number) > LAST:
             raise InputError(f"id {number} is above {LAST}", labels.name, "number the actions from 1")
         if int(number) in named:
-            raise InputError(f"id {number} is there twice", labels.name, "ids are unique")
+            raise InputError(f"duplicate id {number}", labels.name, "use each id once")
         named[int(number)] = name[1:-1]
     if not named:
         raise _no_map(labels)
@@ -43,7 +43,7 @@ def read_label_map(labels: TextFile) -> tuple[str, ...]:
 
 
 def _blocks(labels: TextFile) -> Iterator[list[str]]:
-    """The words and quoted texts of each `item { ... }`, without colons."""
+    """Yield the words and quoted texts of each `item { ... }`, without colons."""
     tokens = _tokens(labels)
     for kind in tokens:
         opening = next(tokens, "")
@@ -53,7 +53,7 @@ def _blocks(labels: TextFile) -> Iterator[list[str]]:
             raise _no_map(labels)
         block: list[str] = []
         while (token := next(tokens, "{")) != "}":
-            if token == "{":  # of another block, or the file ends
+            if token == "{":  # a nested block, or the end of the file
                 raise _no_map(labels)
             if token != ":":
                 block.append(token)
@@ -64,7 +64,7 @@ def _tokens(labels: TextFile) -> Iterator[str]:
     position = 0
     while position < len(labels.text):
         match = TOKEN.match(labels.text, position)
-        if match is None:  # an open quote
+        if match is None:  # an unterminated quote
             raise _no_map(labels)
         position = match.end()
         if match.lastgroup:
@@ -72,4 +72,4 @@ def _tokens(labels: TextFile) -> Iterator[str]:
 
 
 def _no_map(labels: TextFile) -> InputError:
-    return InputError("not a label map", labels.name, 'it is item { name: "..." id: 1 } for each action')
+    return InputError("not a label map", labels.name, 'write item { name: "..." id: 1 } for each action')

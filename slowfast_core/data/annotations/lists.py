@@ -1,7 +1,8 @@
-"""Lists of videos and classes, as people and peers keep them: one video a line, without a header or with one.
+"""Reads lists of videos and classes with one video per line, with or without a header.
 
-`path label` (PySlowFast, PyTorchVideo, MMAction2; a space, tab, comma or semicolon between), a csv of two columns, or
-MMAction2's raw frames, `folder frames label`. Labels are class indices from 0, or names. Paths are below the source.
+Lines are `path label` (PySlowFast, PyTorchVideo, MMAction2; separated by a space, tab, comma or semicolon), or
+`folder frames label` (raw frames of MMAction2). Labels are class indices from 0, or names. Paths are relative to the
+source.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class _Row:
 def read_annotations(
     tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, root: str, videos: Videos
 ) -> Annotations:
-    """A table without a split goes by `holdout`. Paths may start with `root`, the source's own. Raises InputError."""
+    """Read lists; in a table without a split, `holdout` is the share of videos that go to `val`.
+
+    Paths may start with `root`, the path of the source. Raises InputError.
+    """
     rows = [row for table in tables for row in _read(table, root.rstrip("/") + "/")]
     names = read_names(labels) if labels else _names(rows)
     classes = {name: index for index, name in enumerate(names)}
@@ -60,8 +64,8 @@ def read_annotations(
         label = _label(row, classes)
         first, before = seen.setdefault((row.path, split), (label, row))
         if first != label:
-            what = f"{row.path!r} has the label {row.label!r}, in line {before.line} {before.label!r}"
-            raise row.file.error(row.line, what, "a video has one label; keep one of the lines")
+            what = f"{row.path!r} has the label {row.label!r}, but {before.label!r} in line {before.line}"
+            raise row.file.error(row.line, what, "keep one of the lines")
         match = VIDEO.fullmatch(row.path)
         end = row.frames / frame_rate if row.frames else NAN
         found = videos.find(row.path, (split,))
@@ -77,15 +81,15 @@ def _read(table: Table, root: str) -> Iterator[_Row]:
         raw = RAW_FRAMES.fullmatch(path) if separator == " " else None
         count = raw["frames"] if raw else "1"
         if len(count) > LONGEST_COUNT or int(count) == 0:
-            raise file.error(line, f"{count[:40]} frames", "leave the line out, or count again")
+            raise file.error(line, f"{count[:40]} frames", "correct the number, or remove the line")
         if not label:
-            raise file.error(line, "empty label", "name the class, or give its index")
+            raise file.error(line, "empty label", "write the name or the index of the class")
         path = (raw["path"] if raw else path).removeprefix(root)
         yield _Row(file, line, table.split, file.video_id(line, path), label, int(count) if raw else None)
 
 
 def _separator(file: TextFile) -> str:
-    """Told from the first line; a path may hold any of them."""
+    """Detect the separator from the first line, of which the path may contain any separator."""
     first = next((line for line in file.text.splitlines() if line.strip()), "")
     if not first:
         raise file.error(1, "the file is empty", "a line is `path label` or `path,label`")
@@ -114,8 +118,9 @@ def _columns(file: TextFile, separator: str) -> Iterator[tuple[int, str, str]]:
     video, label = 0, 1
     for number, (line, fields) in enumerate(file.rows(separator)):
         if len(fields) != 2:
-            between = f"two fields with {SEPARATORS[separator]} between them"
-            raise file.error(line, f"{len(fields)} fields", f"a line has {between}; quote a path that holds them")
+            name = SEPARATORS[separator]
+            fix = f"write two fields separated by {name}; quote a path that contains {name}"
+            raise file.error(line, f"{len(fields)} fields", fix)
         if number == 0 and {fields[0].lower(), fields[1].lower()} & {*LABELS}:
             video, label = (0, 1) if fields[1].lower() in LABELS else (1, 0)
             continue
@@ -123,11 +128,13 @@ def _columns(file: TextFile, separator: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _names(rows: Sequence[_Row]) -> tuple[str, ...]:
-    """Without a label file: the names in order, or, where all labels are indices, these."""
+    """Class names without a label file: the sorted names, or the indices if all labels are indices."""
     if not any(INDEX.fullmatch(row.label) for row in rows):
         return tuple(sorted({row.label for row in rows}))
     if wrong := next((row for row in rows if not INDEX.fullmatch(row.label)), None):
-        raise wrong.file.error(wrong.line, f"label {wrong.label!r} is no class index", "the other lines have indices")
+        raise wrong.file.error(
+            wrong.line, f"label {wrong.label!r} is not a class index", "other lines have indices; use one kind"
+        )
     return tuple(str(index) for index in range(max(int(row.label) for row in rows) + 1))
 
 

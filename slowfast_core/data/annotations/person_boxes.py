@@ -1,8 +1,8 @@
-"""People that a detector found in key frames, in the two forms in which the public codebases keep them.
+"""Reads person boxes that a detector predicted in key frames, in the two formats of the public codebases.
 
 PySlowFast and PyTorchVideo: csv without header, video_id,second,x1,y1,x2,y2,action_id,score. The action id is mostly
-empty and is not used: actions come from the true boxes. MMAction2: a pickle of {"video,0902": array [N, 5]}, whose
-columns are x1 y1 x2 y2 score. Boxes are shares of the frame.
+empty and is ignored: actions come from the true boxes. MMAction2: a pickle of {"video,0902": array [N, 5]} with the
+columns x1 y1 x2 y2 score. Coordinates are fractions of the frame.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from slowfast_core.errors import InputError
 
 COLUMNS = ("video_id", "second", "x1", "y1", "x2", "y2", "action_id", "score")
 PICKLES = (".pkl", ".pickle")
-SLACK = 0.01  # a detector may go so far beyond the border; pixels go further
-LAYOUT = 'it is {"video_id,second": array of x1 y1 x2 y2 score}'
+SLACK = 0.01  # tolerated excess of a predicted box over the border; pixel coordinates exceed it
+LAYOUT = 'the format is {"video_id,second": array of x1 y1 x2 y2 score}'
 
 KeyFrame = tuple[str, int]  # video id, second
 Box = tuple[float, float, float, float]
@@ -27,29 +27,29 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class PersonBoxes:
-    """For each key frame with people its boxes, `[x1, y1, x2, y2, score]`, in the order of the file."""
+    """Predicted boxes `[x1, y1, x2, y2, score]` by key frame, in the order of the file."""
 
-    name: str  # of the file, as errors tell it
+    name: str  # of the file, in error messages
     found: Mapping[KeyFrame, list[list[float]]]
 
 
 def read_person_boxes(path: Path, name: str, min_score: float) -> PersonBoxes:
-    """The boxes of at least `min_score`; `name` is what errors call the file. Raises InputError."""
+    """Read the boxes of at least `min_score`; `name` is the file's name in error messages. Raises InputError."""
     rows = _from_pickle(path, name) if name.endswith(PICKLES) else _from_csv(path, name)
     found: dict[KeyFrame, dict[Box, float]] = {}  # a csv has a line for each action of a box
     for where, key, box, score in rows:
         if not 0 <= score <= 1:
             what = f"score {score:g} is not in [0, 1]"
-            raise InputError(what, where, "name the boxes of a detector; a person id in its place is ground truth")
+            raise InputError(what, where, "use the boxes of a detector; ground truth has a person id in this column")
         if score >= min_score:
             found.setdefault(key, {}).setdefault(_inside(box, where), score)
     if not found:
-        raise InputError(f"no box of a score from {min_score:g}", name, "name another file, or lower min_score")
+        raise InputError(f"no box has a score of {min_score:g} or more", name, "use another file, or lower min_score")
     return PersonBoxes(name, {key: [[*box, score] for box, score in boxes.items()] for key, boxes in found.items()})
 
 
 def overlap(box: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union."""
+    """Intersection over union (IoU) of two boxes."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
@@ -61,9 +61,9 @@ def whole_second(text: str) -> int | None:
 
 
 def _inside(box: Box, where: str) -> Box:
-    """The box cut at the border of the frame."""
+    """Clip the box at the border of the frame. Raises InputError."""
     if min(box) < -SLACK or max(box) > 1 + SLACK:
-        raise InputError(f"box {_shown(box)} is not in [0, 1]", where, "boxes are shares of the frame, not pixels")
+        raise InputError(f"box {_shown(box)} is not in [0, 1]", where, "use fractions of the frame, not pixels")
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
     if x1 >= x2 or y1 >= y2:
         raise InputError(f"box {_shown(box)} is empty", where, "corners are x1 < x2 and y1 < y2")
@@ -75,11 +75,11 @@ def _shown(box: Box) -> str:
 
 
 def _from_csv(path: Path, name: str) -> Iterator[tuple[str, KeyFrame, Box, float]]:
-    """(where, key frame, box, score) of each line."""
+    """Yield (location for errors, key frame, box, score) of each line."""
     try:
         file = TextFile(name, path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise InputError("not a UTF-8 text file", name, f"a pickle's name ends in {' or '.join(PICKLES)}") from None
+        raise InputError("not a UTF-8 text file", name, f"name a pickle {' or '.join(PICKLES)}") from None
     for line, fields in file.rows():
         if len(fields) != len(COLUMNS):
             raise file.error(line, f"{len(fields)} fields instead of {len(COLUMNS)}", f"a line is {','.join(COLUMNS)}")
@@ -94,17 +94,17 @@ def _from_csv(path: Path, name: str) -> Iterator[tuple[str, KeyFrame, Box, float
 
 
 def _from_pickle(path: Path, name: str) -> Iterator[tuple[str, KeyFrame, Box, float]]:
-    """(where, key frame, box, score) of each row of each array."""
+    """Yield (location for errors, key frame, box, score) of each row of each array."""
     from slowfast_core.convert.pickles import read_plain
 
     content = read_plain(path, name, "take the boxes from a source that publishes plain arrays")
     if not isinstance(content, Mapping):
-        raise InputError(f"holds a {type(content).__name__}", name, LAYOUT)
+        raise InputError(f"contains a {type(content).__name__}", name, LAYOUT)
     for key, boxes_N5 in content.items():
         video, comma, second = key.rpartition(",") if isinstance(key, str) else ("", "", "")
         number = whole_second(second)
         if not (video and comma) or number is None:
-            raise InputError(f"key {str(key)[:40]!r} is no key frame", name, LAYOUT)
+            raise InputError(f"key {str(key)[:40]!r} is not a key frame", name, LAYOUT)
         yield from ((f"{name}: {key}", (video, number), box, score) for box, score in _people(boxes_N5, name, key))
 
 
@@ -112,9 +112,9 @@ def _people(boxes_N5: Any, name: str, key: str) -> list[tuple[Box, float]]:
     import numpy as np
 
     if not isinstance(boxes_N5, np.ndarray) or boxes_N5.dtype.kind not in "fiu":
-        raise InputError(f"{key!r} holds no array of numbers", name, LAYOUT)
+        raise InputError(f"{key!r} is not an array of numbers", name, LAYOUT)
     if boxes_N5.ndim != 2 or boxes_N5.shape[1] != 5:
-        raise InputError(f"{key!r} holds an array {list(boxes_N5.shape)} instead of [N, 5]", name, LAYOUT)
+        raise InputError(f"{key!r} has the shape {list(boxes_N5.shape)} instead of [N, 5]", name, LAYOUT)
     if not np.isfinite(boxes_N5).all():
-        raise InputError(f"{key!r} holds a number that is not finite", name, "write the file again")
+        raise InputError(f"{key!r} has a value that is not finite", name, "create the file again")
     return [((x1, y1, x2, y2), score) for x1, y1, x2, y2, score in boxes_N5.astype(float).tolist()]

@@ -1,6 +1,7 @@
-"""Something-Something. V2: json lists of `id` and `template`, and a json of labels; V1: `id;label` lines, and labels.
+"""Reads Something-Something V1 and V2.
 
-V2 has .webm videos, V1 folders of frames `{id}/00001.jpg`.
+V2: json lists of `id` and `template`, a json of labels, and .webm videos. V1: `id;label` lines, a label file, and
+folders of frames `{id}/00001.jpg`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ Row = tuple[str, str, str]  # where in the file, video, label
 
 
 def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """`labels` is V2's `labels.json`, or V1's label file, a name a line. Raises InputError."""
+    """Read the tables; `labels` is `labels.json` (V2) or a file with one name per line (V1). Raises InputError."""
     if labels is None:
-        raise InputError("no labels", tables[0].file.name, "name the label file of the data set in data.labels")
+        raise InputError("no label file", tables[0].file.name, "set data.labels to the label file of the data set")
     names = read_names(labels)
     classes = {name: index for index, name in enumerate(names)}
     rows = [(table, row) for table in tables for row in (_v2 if _is_json(table.file) else _v1)(table.file)]
     val = held_out((video for table, (_, video, _) in rows if table.split is None), holdout)
-    before: dict[str, str] = {}
+    found: dict[str, str] = {}
     items = []
     for table, (where, video, label) in rows:
-        if video in before:
-            raise InputError(f"video {video!r} is there twice", where, f"keep one; the other is {before[video]}")
-        before[video] = where
+        if video in found:
+            raise InputError(f"duplicate video {video!r}", where, f"keep one; the other is {found[video]}")
+        found[video] = where
         if label not in classes:
             raise InputError(f"label {label!r} is not in data.labels", where, nearest(label, classes))
         split = table.split or ("val" if video in val else "train")
@@ -55,14 +56,14 @@ def _is_json(file: TextFile) -> bool:
 def _v2(file: TextFile) -> Iterator[Row]:
     tree = file.json()
     if not isinstance(tree, list):
-        raise InputError("not a list of videos", file.name, 'it is [{"id": ..., "template": ...}, ...]')
+        raise InputError("not a list of videos", file.name, 'the format is [{"id": ..., "template": ...}, ...]')
     for number, entry in enumerate(tree, start=1):
         where = f"{file.name}: video {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
             raise InputError("no id", where, 'a video is {"id": ..., "template": ...}')
         if not isinstance(entry.get("template"), str):
-            mend = "a test split without labels cannot be trained or evaluated on"
-            raise InputError(f"video {entry['id']!r} has no template", where, mend)
+            fix = "use a split with labels; test splits without them cannot be used"
+            raise InputError(f"video {entry['id']!r} has no template", where, fix)
         yield where, checked_video(str(entry["id"]), where), entry["template"].replace("[", "").replace("]", "")
 
 
@@ -73,8 +74,9 @@ def _v1(file: TextFile) -> Iterator[Row]:
     for line, fields in rows:
         if len(fields) == 1:
             commas = "," in fields[0]
-            mend = "a line is `id;label`, with a semicolon" if commas else "a test split has none and is of no use here"
-            raise file.error(line, f"{fields[0]!r} has no label", mend)
+            semicolon = "a line is `id;label`, with a semicolon"
+            fix = semicolon if commas else "use a split with labels; test splits without them cannot be used"
+            raise file.error(line, f"{fields[0]!r} has no label", fix)
         if len(fields) > 2:
-            raise file.error(line, f"{len(fields)} fields", "a line is `id;label`; quote labels that hold a semicolon")
+            raise file.error(line, f"{len(fields)} fields", "a line is `id;label`; quote labels with semicolons")
         yield f"{file.name}:{line}", file.video_id(line, fields[0]), fields[1]

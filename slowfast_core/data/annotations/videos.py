@@ -1,4 +1,4 @@
-"""The videos of a source, found by name whatever their folder and container: files, and folders of numbered frames."""
+"""Finds the videos of a source by name, in any folder and container: files, and folders of numbered frames."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ FRAME = re.compile(r"(?P<folder>.+)/(?!flow_)[^/]*[0-9]\.(?:jpe?g|png)", re.IGNO
 
 
 class Videos:
+    """Index of the videos among the keys of a source."""
+
     def __init__(self, keys: Iterable[str]) -> None:
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._frames: dict[str, list[str]] = defaultdict(list)
@@ -25,7 +27,7 @@ class Videos:
             elif match := FRAME.fullmatch(key):
                 self._frames[match["folder"]].append(key)
         for folder in with_files & {*self._frames}:
-            del self._frames[folder]  # pictures beside videos are no frames
+            del self._frames[folder]  # images next to videos are not frames
         for folder in self._frames:
             self._by_stem[_stem(folder)].append(folder)
 
@@ -33,10 +35,10 @@ class Videos:
         return (video for of_stem in self._by_stem.values() for video in of_stem)
 
     def find(self, name: str, folders: Sequence[str] = ()) -> str | None:
-        """The key of the video, or of the folder of frames, of that name, which may hold folders and an ending.
+        """Find the key of a video file or a folder of frames by its name, which may include folders and an extension.
 
-        Of several, a file goes before a folder of frames, then the one below most of `folders`. Raises InputError when
-        that leaves two.
+        Among several matches, files precede folders of frames, then the path with most of `folders` wins. Raises
+        InputError if the match is still ambiguous.
         """
         match = VIDEO.fullmatch(name)
         bare = match["name"] if match else name
@@ -45,21 +47,21 @@ class Videos:
             found = exact
         found = [key for key in found if not self.is_folder(key)] or found
         if len(found) > 1:
-            likeness = {key: len({*key.split("/")[:-1]} & {*folders}) for key in found}
-            found = [key for key in found if likeness[key] == max(likeness.values())]
+            matches = {key: len({*key.split("/")[:-1]} & {*folders}) for key in found}
+            found = [key for key in found if matches[key] == max(matches.values())]
         if len(found) > 1:
-            raise InputError(f"video {name!r} is there twice", ", ".join(found[:3]), "keep one of the files")
+            raise InputError(f"several videos match {name!r}", ", ".join(found[:3]), "keep one of the files")
         return found[0] if found else None
 
     def is_folder(self, video: str) -> bool:
         return video in self._frames
 
     def name(self, video: str) -> str:
-        """Its key without the ending."""
+        """The key of a video without the extension."""
         return video if self.is_folder(video) else video.rpartition(".")[0]
 
     def objects(self, video: str) -> list[str]:
-        """The keys of what the video consists of: itself, or its frames."""
+        """The keys of the objects of a video: the file, or the frames."""
         return self._frames.get(video) or [video]
 
 

@@ -1,4 +1,4 @@
-"""From one source video all files that the clip store has of it, decoded once. Runs in a worker process."""
+"""Writes all clips of one source video to the clip store, and decodes the video once. Runs in a worker process."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ from slowfast_core.files import full_disk_in_one_line, sha256_of, sync
 from slowfast_core.parallel.processes import restart_time_limit
 from slowfast_core.recipe.load import Store
 
-GAP = 250  # frames: what is not wanted is decoded, up to so many; beyond, it is sought over
-AT_ONCE = 8  # files written at a time where segments overlap: each encoder holds tens of megabytes
+GAP = 250  # frames: shorter gaps between cuts are decoded, longer ones are skipped by seeking
+AT_ONCE = 8  # files written at a time if segments overlap: each encoder takes tens of megabytes
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One file of the store: source frames `start` to `stop`, of which those before `needed` must decode.
+    """One file of the store: source frames `start` to `stop`; the frames before `needed` must decode.
 
-    What the source does not have, or does not decode, after those is left out.
+    Later frames that are missing or do not decode are omitted.
     """
 
     source: Path
     target: Path
-    scratch: Path  # a folder beside the store: what a killed worker leaves must not become part of the data version
+    scratch: Path  # a folder outside the store: files of killed workers must not be part of the data version
     store: Store
     fps: float  # of the source
     start: int
     stop: int
     needed: int
-    sha256: str | None = None  # of the source as it was ingested; None: unknown, or a folder of frames
+    sha256: str | None = None  # of the ingested source; None if unknown, or for a folder of frames
 
 
 @dataclass(frozen=True)
 class Written:
+    """A file of the store."""
+
     info: VideoInfo
     bytes: int
     sha256: str
@@ -54,19 +56,19 @@ class Written:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that the source's own contents do not let be written, on any machine."""
+    """A file that cannot be written because of the content of the source, on any machine."""
 
     reason: str
 
 
 class ClipError(Exception):
-    """A file that cannot be written, and why."""
+    """A file cannot be written; the message is the reason."""
 
 
 def write_clips(cuts: Sequence[Cut]) -> list[Written | LeftOut] | InputError:
-    """Write the files of `cuts`, all of one source, and their flow, unless they are there, whole.
+    """Write the missing files of `cuts`, all from one source, and their optical flow.
 
-    An error is returned, not raised, so that it crosses process borders as it is.
+    Returns errors instead of raising them, so that they cross process borders unchanged.
     """
     try:
         with full_disk_in_one_line(cuts[0].target.parent):
@@ -86,7 +88,7 @@ def _written(cut: Cut) -> Written:
 
 
 def _require_unchanged(cut: Cut, failed: dict[Path, str]) -> None:
-    """Raise InputError where the source is not what was validated: then it is no fault of the video's own."""
+    """Raises InputError if the source has changed since ingestion, which then explains the failure."""
     if cut.source.is_dir() or cut.sha256 is None:
         return
     if not cut.source.is_file() or sha256_of(cut.source) != cut.sha256:
@@ -95,7 +97,7 @@ def _require_unchanged(cut: Cut, failed: dict[Path, str]) -> None:
 
 
 def _write_missing(cuts: list[Cut]) -> dict[Path, str]:
-    """Write the files; return why each of those failed that did."""
+    """Write the files; return the reason of each failed file."""
     if not cuts:
         return {}
     try:
@@ -105,7 +107,7 @@ def _write_missing(cuts: list[Cut]) -> dict[Path, str]:
     far = max(cut.start for cut in cuts) > GAP
     keys = key_frames(cuts[0].source, frames) if far else None
     failed = _write_runs(cuts, frames, keys)
-    if failed and keys:  # reading in order from the first frame on decides, whatever else was written with a file
+    if failed and keys:  # decoding in order from the first frame is authoritative
         failed = _write_runs([cut for cut in cuts if cut.target in failed], frames, None)
     return failed
 
@@ -118,7 +120,7 @@ def _write_runs(cuts: list[Cut], frames: int, keys: KeyFrames | None) -> dict[Pa
 
 
 def _runs(cuts: list[Cut], gap: float) -> Iterator[list[Cut]]:
-    """Cuts that one pass over the source writes, in order of their start."""
+    """Group the cuts, in order of their start, into passes over the source."""
     waiting = sorted(cuts, key=lambda cut: cut.start)
     while waiting:
         run, later = waiting[:1], list[Cut]()
@@ -131,11 +133,15 @@ def _runs(cuts: list[Cut], gap: float) -> Iterator[list[Cut]]:
 
 
 def _write_run(run: list[Cut], frames: int, keys: KeyFrames | None) -> dict[Path, str]:
-    """Write the files in one pass; return why each of those failed that did."""
-    first, stop = run[0].start, min(max(cut.stop for cut in run), frames)
-    number, reason = first, f"the video ends before frame {stop}"
+    """Write the files in one pass; return the reason of each failed file."""
+    first = run[0].start
+    stop = min(max(cut.stop for cut in run), frames)
+    number = first
+    reason = f"the video ends before frame {stop}"
     second = max(round(run[0].fps), 1)
-    waiting, begun, failed = deque(run), list[_ClipFile](), dict[Path, str]()
+    waiting = deque(run)
+    begun: list[_ClipFile] = []
+    failed: dict[Path, str] = {}
     try:
         try:
             for frame in decode_from(run[0].source, first, stop, keys):
@@ -156,7 +162,7 @@ def _write_run(run: list[Cut], frames: int, keys: KeyFrames | None) -> dict[Path
 
 @contextmanager
 def _encoding() -> Iterator[None]:
-    """What the encoder refuses, as ClipError; what the machine lacks is none."""
+    """Raise errors of the encoder as ClipError, but not those of the machine (disk, memory)."""
     import av
 
     try:
@@ -170,7 +176,7 @@ def _encoding() -> Iterator[None]:
 
 
 class _ClipFile:
-    """A file of the store while it is written: it has a name of its own until it is whole."""
+    """A file of the store while it is written, under a temporary name until it is complete."""
 
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
@@ -178,7 +184,7 @@ class _ClipFile:
         self._encoder: ClipEncoder | None = None
 
     def add(self, frame: NDArray[np.uint8], number: int, failed: dict[Path, str]) -> bool:
-        """Take the frame before frame `number` of the source; whether the file is finished, or `failed`."""
+        """Encode frame `number` - 1 of the source; return whether the file is finished or has failed."""
         try:
             with _encoding():
                 if self._encoder is None:
@@ -192,7 +198,7 @@ class _ClipFile:
             return self._fail(str(error), failed)
 
     def end(self, number: int, reason: str, failed: dict[Path, str]) -> bool:
-        """The source ends, for that `reason`, before frame `number`: keep what there is, if it is enough."""
+        """Handle the end of the source before frame `number`: publish the file if it has all needed frames."""
         if number < self.cut.needed:
             return self._fail(reason, failed)
         try:
@@ -234,7 +240,7 @@ def _write_flow(cut: Cut, failed: dict[Path, str]) -> None:
 
 
 def _scratch(cut: Cut, target: Path) -> Path:
-    # A name for this try only: a worker of a killed run, or of a node taken for lost, may still write its own.
+    # Unique per attempt: a worker of a killed run, or of a node considered lost, may still write its own file.
     return cut.scratch / f"{uuid.uuid4().hex[:8]}.{target.name}"
 
 

@@ -1,6 +1,6 @@
-"""The encoder of the clip store: frames to one file at a constant rate, without B-frames, edit list or audio.
+"""The encoder of the clip store: writes frames at a constant rate, without B-frames, edit list or audio.
 
-H.264 with a short closed GOP, or JPEG frames (Motion JPEG) in the same container: both are read exactly at random.
+H.264 with a short closed GOP, or JPEG frames (Motion JPEG) in the same container: both allow exact random access.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from slowfast_core.recipe.load import Store
 
-MAX_SIDE = 16384  # pixels, of x264
+MAX_SIDE = 16384  # pixels, limit of x264
 X264_PARAMS = "open-gop=0"
-# With x264's macroblock tree the bytes of small pictures differ from one encoding to the next: of 192 encodings of
-# squares 10 with a side of 200, 13 of 224 and 1 of 240; of 256, and of real videos of that height, none.
+# With x264's macroblock tree, repeated encodings of small frames differ in their bytes: of 192 encodings, 10 of
+# squares with a side of 200, 13 of 224 and 1 of 240; none of 256, and none of real videos of that height.
 SMALL_SIDE = 256
 MAX_PIXELS = 139_264 * 16**2  # of H.264's highest level, 6.2 (ITU-T H.264, table A-1); 8K video has fewer
 
 
 class ClipEncoder:
-    """Takes the `count` frames of a clip in order, at `fps`; writes each n-th of those nearest to the store's times."""
+    """Encodes the `count` frames of a clip at `fps`: resamples them to the store's rate and writes every n-th one."""
 
     def __init__(self, path: Path, store: Store, fps: float, count: int, preset: str = "veryfast") -> None:
         import av
@@ -32,9 +32,9 @@ class ClipEncoder:
         self.store, self.fps, self.count = store, fps, count
         self.wanted = store.fps or fps
         self.total = max(round(count * self.wanted / fps), 1)
-        self.seen = self.shown = self.written = 0  # frames taken, at the wanted rate, and every n-th of these
+        self.seen = self.shown = self.written = 0  # frames read, resampled, and written
         self._rate = Fraction(self.wanted).limit_denominator(10000) / store.every
-        self._reformatter = VideoReformatter()  # one for all frames: it keeps its tables
+        self._reformatter = VideoReformatter()  # one for all frames: it caches its tables
         self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
         codec, self._format, options = _codec(store, preset)
         stream = self._container.add_stream(codec, rate=self._rate, options=options)
@@ -43,7 +43,7 @@ class ClipEncoder:
         self._stream = stream
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        """The next frame, `[H, W, C]` RGB."""
+        """Add the next frame, RGB `[H, W, C]`."""
         while self.shown < self.total and self._nearest() == self.seen:
             if self.shown % self.store.every == 0:
                 self._encode(frame)
@@ -51,13 +51,13 @@ class ClipEncoder:
         self.seen += 1
 
     def finish(self) -> int:
-        """Frames written."""
+        """Complete the file; return the number of written frames."""
         self._container.mux(self._stream.encode())
-        self._container.close()  # writes the index of the file; what cannot be written is said here
+        self._container.close()  # writes the index of the file; write errors are raised here
         return self.written
 
     def abandon(self) -> None:
-        """Close the file as it is: it is thrown away."""
+        """Close the incomplete file, which is then deleted."""
         import av
 
         with suppress(OSError, av.FFmpegError):
@@ -83,7 +83,7 @@ class ClipEncoder:
 
 
 def _codec(store: Store, preset: str) -> tuple[str, str, dict[str, str]]:
-    """FFmpeg's name of the encoder, its pixels and its options. One thread: the bytes do not depend on the machine."""
+    """FFmpeg's encoder, pixel format and options. One thread, so that the bytes do not depend on the machine."""
     if store.codec == "jpeg":
         scale = str(store.jpeg_scale)
         return "mjpeg", "yuvj420p", {"qmin": scale, "qmax": scale, "threads": "1"}
@@ -94,7 +94,7 @@ def _codec(store: Store, preset: str) -> tuple[str, str, dict[str, str]]:
 
 
 def stored_size(height: int, width: int, store: Store) -> tuple[int, int]:
-    """Height and width in the store, even as the codec needs them."""
+    """Height and width in the store; even, because the codec requires it."""
     if store.height:
         scale = store.height / height
     else:
@@ -103,9 +103,9 @@ def stored_size(height: int, width: int, store: Store) -> tuple[int, int]:
 
 
 def too_large(height: int, width: int, store: Store) -> str | None:
-    """Why the clip store cannot hold pictures of this size; None: it can."""
+    """The reason why frames of this size do not fit in the clip store, or None."""
     stored = stored_size(height, width, store)
     if max(stored) <= MAX_SIDE and stored[0] * stored[1] <= MAX_PIXELS:
         return None
-    limits = f"{MAX_SIDE} pixels a side and {MAX_PIXELS / 1e6:.1f} million in all"
-    return f"{width}x{height} pixels become {stored[1]}x{stored[0]} in the clip store, which holds up to {limits}"
+    limits = f"{MAX_SIDE} pixels per side and {MAX_PIXELS / 1e6:.1f} million in total"
+    return f"{width}x{height} pixels become {stored[1]}x{stored[0]} in the clip store; its limits are {limits}"

@@ -1,8 +1,8 @@
-"""Optical flow (Farneback's, by OpenCV): how far what each pixel of a frame shows has moved since the frame before.
+"""Optical flow (Farneback's method, OpenCV): the motion of each pixel of a frame since the previous frame.
 
-In pixels a frame, x to the right and y down. Kept as two-stream networks keep it: clipped to `LIMIT` and quantised to
-uint8, `NO_MOTION` for none. T frames, H height, W width; 2 is x, y. A clip's flow is beside it in the store, an array a
-frame, and is what the clip itself gives: a video without such a file has its flow computed.
+In pixels per frame, x to the right and y down. As in two-stream networks, the flow is clipped to `LIMIT` and quantised
+to uint8, with `NO_MOTION` for zero. T frames, H height, W width; 2 is x, y. The store has a flow file next to the clip,
+with one array per frame, computed from the clip itself; without the file, the flow is computed when it is read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from slowfast_core.data.clip_store.reader import read_frames
 from slowfast_core.data.video.decoding import decode_range, pick_frames, probe
 from slowfast_core.data.video.info import DecodeError
 
-LIMIT = 20.0  # pixels a frame
-NO_MOTION, STEPS = 128, 127  # the value of no motion, and from there to LIMIT
+LIMIT = 20.0  # pixels per frame
+NO_MOTION = 128
+STEPS = 127  # from no motion to LIMIT
 
 Bytes = NDArray[np.uint8]
 
@@ -34,18 +35,18 @@ def quantise(flow_HW2: NDArray[np.float32]) -> Bytes:
 
 
 def frame_flow(previous_HWC: Bytes, frame_HWC: Bytes) -> Bytes:
-    """Quantised flow `[H, W, 2]` of an RGB frame from the one before it; none where they are the same."""
+    """Quantised flow `[H, W, 2]` from the previous RGB frame to this one; zero for identical frames."""
     import cv2
 
-    cv2.setNumThreads(1)  # the processes are many already
+    cv2.setNumThreads(1)  # many processes run in parallel already
     previous_HW, frame_HW = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in (previous_HWC, frame_HWC))
-    # Back to the frame before, so that it lies on this frame's pixels: hence the sign.
+    # The backward flow is aligned with the pixels of this frame; its negative is the forward flow.
     back_HW2 = cv2.calcOpticalFlowFarneback(frame_HW, previous_HW, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
     return quantise(-back_HW2)
 
 
 def write_flow(video: Path, target: Path) -> None:
-    """The flow of every frame, an array each, so that a clip reads its own only; the same bytes at any time."""
+    """Write the flow, one array per frame so that clips read only their frames; the bytes are deterministic."""
     previous = None
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, frame in enumerate(decode_range(video, 0, probe(video).frames)):
@@ -56,7 +57,7 @@ def write_flow(video: Path, target: Path) -> None:
 
 
 def decode_with_flow(video: Path, indices: Sequence[int]) -> Bytes:
-    """The frames at `indices`, `[T, H, W, 5]`: RGB, then quantised flow. Raises DecodeError."""
+    """Read the frames at `indices`, `[T, H, W, 5]`: RGB and quantised flow. Raises DecodeError."""
     if flow_file(video).is_file():
         return np.concatenate([read_frames(video, indices), _read_flow(video, indices)], axis=-1)
     needed = sorted({frame for i in indices for frame in (max(i - 1, 0), i)})

@@ -1,7 +1,8 @@
-"""Frames of the clip store, as fast as one core decodes them: by FFmpeg (PyAV), from the key frames that they need.
+"""Reads frames of the clip store with FFmpeg (PyAV), from the nearest key frame on.
 
-It counts on what extraction writes: a constant rate, no B-frames, no edit list, so that a frame's time is its number.
-T frames, H height, W width; R is 3/2 H: the rows of Y, then those of U and V at half the size (4:2:0, "I420").
+It relies on the format that extraction writes (constant rate, no B-frames, no edit list), in which the time of a frame
+follows from its number. T frames, H height, W width; R is 3/2 H: the rows of Y, then of U and V at half the size
+(4:2:0, "I420").
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ Bytes = NDArray[np.uint8]
 
 
 def probe(path: Path) -> VideoInfo:
-    """What the header says, which of a clip of the store is right. Raises DecodeError."""
+    """Read the header of a clip of the store, which unlike that of an original is reliable. Raises DecodeError."""
     with _opened(path) as container:
         stream = container.streams.video[0]
         return VideoInfo(stream.frames, float(stream.average_rate or 0), stream.width, stream.height)
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> Bytes:
-    """The frames at `indices`, in that order: RGB `[T, H, W, 3]`, as decord has them. Raises DecodeError."""
+    """Read the frames at `indices`, in that order: RGB `[T, H, W, 3]`, equal to decord's. Raises DecodeError."""
     return _read(path, indices, "rgb24")
 
 
 def read_planes(path: Path, indices: Sequence[int]) -> Bytes:
-    """The same frames as they are coded, `[T, R, W]`: half the bytes. `rgb_of_planes` makes them RGB."""
+    """Read the frames as coded planes `[T, R, W]`, half the bytes; `rgb_of_planes` converts them to RGB."""
     return _read(path, indices, "yuv420p")
 
 
 def _read(path: Path, indices: Sequence[int], format: str) -> Bytes:
     from av.video.reformatter import VideoReformatter
 
-    reformatter = VideoReformatter()  # one for all frames: it keeps its tables
+    reformatter = VideoReformatter()  # one for all frames: it caches its tables
     places: dict[int, list[int]] = {}
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
@@ -68,17 +69,17 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DecodeError(path, "no video in it")
+                raise DecodeError(path, "no video stream")
             context = container.streams.video[0].codec_context
-            context.thread_count = 1  # one single-threaded decoder a core is fastest
-            context.options = {"err_detect": "explode"}  # rather than to conceal what is damaged
+            context.thread_count = 1  # one single-threaded decoder per core is fastest
+            context.options = {"err_detect": "explode"}  # raise errors instead of concealing damage
             yield container
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(path, f"not a readable clip: {error.strerror}") from None
 
 
 def _decoded(path: Path, container: InputContainer, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """The frames of the ascending numbers `wanted`; what lies between is decoded only where no key frame is nearer."""
+    """Yield the frames of the ascending numbers `wanted`; seeks if a key frame is closer than the current position."""
     stream: Any = container.streams.video[0]
     tick = 1 / float(stream.average_rate * stream.time_base)  # from one frame to the next
     keys = [round(entry.timestamp / tick) for entry in stream.index_entries if entry.is_keyframe]

@@ -1,7 +1,7 @@
-"""Training samples from the clip store: decoded frames, the view to take of them, and what is true of them.
+"""Training samples from the clip store: decoded frames, the view to render, and labels.
 
-Every random choice is a function of (seed, epoch, sample), so that the number of loader workers, of training workers,
-and a restart change nothing. T frames, H height, W width, C channels; R rows of coded planes, 3/2 H.
+Every random choice is a function of (seed, epoch, sample), so that the number of loader workers or training workers
+and restarts have no effect. T frames, H height, W width, C channels; R rows of coded planes, 3/2 H.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from slowfast_core.data.video.info import DecodeError
 from slowfast_core.recipe.load import Clip, Recipe, Train
 
 Decode = Callable[[Path, Sequence[int]], NDArray[np.uint8]]
-BYTES: dict[Decode, float] = {read_frames: 3.0, read_planes: 1.5, decode_with_flow: 5.0}  # a pixel
+BYTES: dict[Decode, float] = {read_frames: 3.0, read_planes: 1.5, decode_with_flow: 5.0}  # bytes per pixel
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip: uint8 frames of the Fast pathway, the view to render, and what is true of it."""
+    """One clip: uint8 frames of the Fast pathway, the view to render, and its labels or boxes."""
 
     index: int
-    frames: Tensor  # `[T, H, W, C]`, RGB and, for a network that takes it, flow; or planes `[T, R, W]`
+    frames: Tensor  # `[T, H, W, C]`, RGB and optionally flow; or planes `[T, R, W]`
     view: View
-    label: int  # of the clip, its first; -1 where boxes have labels
+    label: int  # first label of the clip; -1 for detection, where boxes have labels
     boxes_K4: Tensor  # pixels of the view
-    targets_KA: Tensor  # 1.0 where box k does action a; of a clip without boxes one row, all its labels
+    targets_KA: Tensor  # 1.0 if box k has action a; for classification, one row with all labels of the clip
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one worker's step, and the rows whose clips did not decode: those are left out, not replaced."""
+    """The samples of one worker's step, and the rows of undecodable clips, which are omitted, not replaced."""
 
     samples: list[Sample]
     bad: list[int]
@@ -64,12 +64,12 @@ class Batch:
         return cls(samples, [row for row in drawn if isinstance(row, int)])
 
     def pin_memory(self) -> Batch:
-        """The loader calls it where the device is CUDA, which then fetches the frames while it computes."""
+        """Pin the frames; the loader calls this for CUDA devices, to overlap transfers with computation."""
         return Batch([replace(sample, frames=sample.frames.pin_memory()) for sample in self.samples], self.bad)
 
 
 class FrameCache:
-    """Decoded videos kept in memory while they fit; the rest is decoded at each use."""
+    """Caches decoded videos up to a memory limit; other videos are decoded at each use."""
 
     def __init__(self, megabytes: int, decode: Decode = read_frames) -> None:
         self.decode = decode
@@ -87,9 +87,9 @@ class FrameCache:
 
 
 class TrainingClips(Dataset[list[Sample] | int]):
-    """Item `(epoch, draw)` is the `train.repeat` randomly augmented clips of a draw from the row `draw % rows`.
+    """Item `(epoch, draw)` is a list of `train.repeat` randomly augmented clips of the row `draw % rows`.
 
-    They come from one decoding of its video. Where that fails, the item is the number of the row.
+    The clips of a draw share one decoding of the video. If it fails, the item is the number of the row.
     """
 
     def __init__(
@@ -104,9 +104,13 @@ class TrainingClips(Dataset[list[Sample] | int]):
         flow: bool = False,
         planes: bool = False,
     ) -> None:
-        """`clip` counts in frames of the store. `planes`: the frames stay as coded, for a fast device to convert."""
+        """`clip` counts in frames of the store. `planes`: leave the conversion to RGB to the device."""
         self.rows = manifest.rows.to_dict("records")
-        self.store, self.clip, self.train, self.classes, self.seed = store, clip, train, classes, seed
+        self.store = store
+        self.clip = clip
+        self.train = train
+        self.classes = classes
+        self.seed = seed
         self.decode: Decode = decode_with_flow if flow else read_planes if planes else read_frames
         self.cache = FrameCache(cache_mb, self.decode)
         self.channels = 5 if flow else 3
@@ -119,7 +123,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         return cls(store, manifest, clip, recipe.train, recipe.model.classes, recipe.seed, cache_mb, flow, planes)
 
     def __len__(self) -> int:
-        """Draws in an epoch."""
+        """Number of draws per epoch."""
         return len(self.rows) * self.train.clips_per_video // self.train.repeat
 
     def __getitem__(self, item: Pick | tuple[int, int]) -> list[Sample] | int:
@@ -130,7 +134,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         )
 
     def centred(self, index: int, size: int) -> list[Sample] | int:
-        """The middle clip, or that around the key frame: one view of `size`, without augmentation."""
+        """The clip in the middle or around the key frame, with one view of `size`, without augmentation."""
         row = self.rows[index]
         width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
         if row["boxes"] is not None:
@@ -140,7 +144,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         return self._samples(index, [(indices, spatial_views(width, height, size, 1)[0])])
 
     def blank(self) -> Sample:
-        """A sample of nothing, for the step of a worker all of whose clips are bad: it must still take part."""
+        """An empty sample for a worker without any good clip in a step, because all workers must take part."""
         size = self.train.crop
         frames = torch.zeros(self.clip.fast_frames, size, size, self.channels, dtype=torch.uint8)
         rows = 0 if self.rows[0]["boxes"] is not None else 1
@@ -148,7 +152,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         return Sample(-1, frames, View(0, 0, size, size, size, size), 0, torch.empty(0, 4), targets_KA)
 
     def _draw(self, pick: Pick) -> tuple[list[int], View]:
-        """The frames and the view of one sample: all that is random of it."""
+        """Frame indices and view of one sample, the only random choices."""
         row = self.rows[pick.position % len(self.rows)]
         random = np.random.default_rng([self.seed, pick.epoch, pick.position])
         width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
@@ -162,7 +166,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         return indices, random_view(width, height, jitter, crop, self.train.flip, random)
 
     def _samples(self, index: int, drawn: list[tuple[list[int], View]]) -> list[Sample] | int:
-        """Samples of one row, from one decoding; the row where it does not decode."""
+        """Samples of one row from one decoding, or the row's number if it does not decode."""
         row = self.rows[index]
         wanted = [frame for indices, _ in drawn for frame in indices]
         frame_bytes = BYTES[self.decode] * row["width"] * row["height"]
@@ -180,7 +184,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         return Sample(index, frames, view, label, boxes_K4, targets_KA)
 
     def _labels(self, row: dict[Hashable, Any], indices: list[int]) -> Tensor:
-        """Of a video with actions at their times those that go on in the clip."""
+        """Labels of a clip; for videos with timed actions, the actions that overlap with the clip."""
         labels, spans = row["labels"], row.get("spans")
         if spans is not None:
             labels = labels_within(spans, indices[0] / row["fps"], indices[-1] / row["fps"])
@@ -197,13 +201,13 @@ class TrainingClips(Dataset[list[Sample] | int]):
 def training_loader(
     clips: TrainingClips, batches: Iterable[list[Pick]], loader_workers: int, pin: bool = False
 ) -> DataLoader[Batch]:
-    """Frames stay uint8 until they are on the device; `pin` makes their way there run beside the computing."""
+    """A loader of batches. Frames stay uint8 until they are on the device; `pin` overlaps transfers and computation."""
     return DataLoader(
         clips,  # type: ignore[arg-type]
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=loader_workers,
         collate_fn=Batch.of,
         pin_memory=pin,
-        persistent_workers=loader_workers > 0,  # starting them takes seconds, and they hold the frame cache
+        persistent_workers=loader_workers > 0,  # they take seconds to start, and contain the frame cache
         multiprocessing_context="forkserver" if loader_workers else None,
     )

@@ -1,7 +1,7 @@
-"""From decoded frames to the network's input, on the network's device.
+"""Renders the network's input from decoded frames, on the network's device.
 
-B clips, C channels, T frames, H height, W width; R rows of coded planes, 3/2 H. Resize, crop and mirror are one
-bilinear sampling of the source.
+B clips, C channels, T frames, H height, W width; R rows of coded planes, 3/2 H. Resizing, cropping and mirroring are
+one bilinear sampling of the source.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from slowfast_core.data.clip_store.optical_flow import NO_MOTION
 from slowfast_core.data.loading.sampling import View
 from slowfast_core.recipe.schema import Pixels
 
-AT_ONCE = 64  # frames whose pictures are whole in floats at a time
-FLOW_STD = 0.225 * 255  # of quantised flow, as of a picture: LIMIT becomes 2.2
+AT_ONCE = 64  # frames converted to float at a time, to limit memory
+FLOW_STD = 0.225 * 255  # standard deviation of quantised flow, as for RGB: LIMIT becomes 2.2
 
 
 def render(frames: Tensor, view: View, pixels: Pixels) -> Tensor:
-    """uint8 frames to a float view `[C, T, out_height, out_width]`, normalised as `pixels` says; flow behind it.
+    """Render uint8 frames as a float view `[C, T, out_height, out_width]`, normalised with `pixels`; flow comes last.
 
-    The frames are RGB, with flow or without, `[T, H, W, C]`, or planes as they are coded, `[T, R, W]`.
+    The frames are RGB with or without flow, `[T, H, W, C]`, or coded planes, `[T, R, W]`.
     """
     parts = [_render(frames[i : i + AT_ONCE], view, pixels) for i in range(0, len(frames), AT_ONCE)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def rgb_of_planes(planes_TRW: Tensor) -> Tensor:
-    """RGB `[T, H, W, 3]` of 4:2:0 planes (BT.601, 16..235): the very bytes that FFmpeg's own conversion gives on x86.
+    """Convert 4:2:0 planes (BT.601, 16..235) to RGB `[T, H, W, 3]`, with the same bytes as FFmpeg on x86.
 
-    So it makes no difference where a clip is converted: in the loader, or, at half the bytes on the way, on the device.
+    The result is therefore the same in the loader and on the device, which receives half the bytes.
     """
     frames, rows, width = planes_TRW.shape
     height = rows * 2 // 3
@@ -60,27 +60,27 @@ def _render(frames: Tensor, view: View, pixels: Pixels) -> Tensor:
     if pixels.order == "bgr":
         pictures_CTHW = pictures_CTHW.flip(0)
     for channel_THW, mean, std in zip(pictures_CTHW, pixels.mean, pixels.std, strict=True):
-        channel_THW.sub_(mean).div_(std)  # numbers, not tensors: nothing is sent to the device
+        channel_THW.sub_(mean).div_(std)  # Python numbers avoid a transfer to the device
     if not len(flow_CTHW):
         return pictures_CTHW
     return torch.cat([pictures_CTHW, _scaled(flow_CTHW, view)])
 
 
 def render_batch(frames: Sequence[Tensor], views: Sequence[View], pixels: Pixels, device: torch.device) -> Tensor:
-    """Clips of any source size, views of one size: `[B, C, T, H, W]` on `device`, channels last in memory."""
+    """Render clips of any size with views of one size: `[B, C, T, H, W]` on `device`, channels last in memory."""
     clips = [render(f.to(device, non_blocking=True), v, pixels) for f, v in zip(frames, views, strict=True)]
     return torch.stack(clips).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _scaled(flow_CTHW: Tensor, view: View) -> Tensor:
-    """Centred flow, as long as the view shows it: stretched with the picture, and x turned round with it."""
+    """Normalised flow in pixels of the view: scaled with the frame, and x negated if the view is mirrored."""
     stretch_x, stretch_y = view.out_width / view.width, view.out_height / view.height
     flow_x_THW, flow_y_THW = flow_CTHW.sub_(NO_MOTION).div_(FLOW_STD)
     return torch.stack([flow_x_THW * (-stretch_x if view.flip else stretch_x), flow_y_THW * stretch_y])
 
 
 def _is_cut(view: View) -> bool:
-    """Whole pixels of the source as they are: nothing lies between them to be sampled."""
+    """Whether the view is an unscaled crop at whole pixels, which needs no interpolation."""
     same_size = (view.width, view.height) == (view.out_width, view.out_height)
     return same_size and not view.flip and float(view.x).is_integer() and float(view.y).is_integer()
 

@@ -1,4 +1,4 @@
-"""Which frames and which part of the picture a clip takes: pure arithmetic, no decoding, no tensors."""
+"""Temporal and spatial sampling of clips: pure arithmetic, without decoding or tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 
 class Pick(NamedTuple):
-    """One sample of a training; `frames` (of the Fast pathway) and `side` 0 are those of the recipe."""
+    """One sample of a training; 0 for `frames` (of the Fast pathway) or `side` means the recipe's value."""
 
     epoch: int
     position: int
@@ -24,7 +24,7 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A box of the source picture in pixels, mapped to `out_height` x `out_width`, mirrored when `flip`."""
+    """A box of the source frame in pixels, resized to `out_height` x `out_width`, and mirrored if `flip`."""
 
     x: float
     y: float
@@ -40,47 +40,47 @@ class View:
 
 
 def clip_indices(clip: Clip, start: int, frames: int) -> list[int]:
-    """The Fast pathway's frames from `start`; past the end of the video its last frame is repeated."""
+    """Frames of the Fast pathway from `start` on; the last frame is repeated past the end of the video."""
     return [min(start + i * clip.fast_stride, frames - 1) for i in range(clip.fast_frames)]
 
 
 def training_indices(clip: Clip, frames: int, random: np.random.Generator) -> list[int]:
-    """The Fast pathway's frames of a training clip: a span from a random start, or a random frame of each segment."""
+    """Frames of the Fast pathway for training: a span at a random start, or a random frame of each segment."""
     if clip.sampling == "segments":
         return [int(random.integers(first, last + 1)) for first, last in _segments(clip, frames)]
     return clip_indices(clip, random_start(clip, frames, random), frames)
 
 
 def evaluation_indices(clip: Clip, frames: int, clips: int) -> list[list[int]]:
-    """The Fast pathway's frames of each test clip: spans spread over the video, or once the middle of each segment."""
+    """Frames of the Fast pathway for each test clip: spans across the video, or the middle frame of each segment."""
     if clip.sampling == "segments":
         return [[(first + last) // 2 for first, last in _segments(clip, frames)]]
     return [clip_indices(clip, start, frames) for start in uniform_starts(clip, frames, clips)]
 
 
 def _segments(clip: Clip, frames: int) -> list[tuple[int, int]]:
-    """First and last frame of each of the equal parts of a video, a frame of which the Fast pathway takes.
+    """First and last frame of each of `fast_frames` equal segments of a video.
 
-    Neighbours share a border, and a video with fewer frames than parts repeats some, as PySlowFast has it.
+    As in PySlowFast, neighbours share a border, and a video with fewer frames than segments repeats some.
     """
     size = (frames - 1) / clip.fast_frames
     return [(round(size * part), round(size * (part + 1))) for part in range(clip.fast_frames)]
 
 
 def labels_within(spans: Sequence[Sequence[float]], start: float, end: float) -> list[int]:
-    """The labels of the spans [label, start, end] that have a moment between `start` and `end`, each once, sorted."""
+    """Sorted unique labels of the spans [label, start, end] that overlap with the time from `start` to `end`."""
     return sorted({int(label) for label, first, last in spans if first <= end and last >= start})
 
 
 def resized_clip(clip: Clip, frames: int, random: np.random.Generator) -> Clip:
-    """A clip of another number of Fast frames, at a random stride from the recipe's to that which covers its span."""
+    """A clip with `frames` Fast frames, at a random stride between the recipe's and the one that covers its span."""
     longest = clip.fast_stride * (clip.fast_frames // frames)
     stride = int(random.integers(clip.fast_stride, longest + 1))
     return clip.model_copy(update={"T": max(frames // clip.alpha, 1), "tau": stride * clip.alpha})
 
 
 def random_start(clip: Clip, frames: int, random: np.random.Generator) -> int:
-    """A uniform start of a span of alpha T x tau/alpha frames (paper, section 4: training)."""
+    """Uniformly random start of a span of alpha T x tau/alpha frames (paper, section 4: training)."""
     return int(random.integers(0, max(frames - clip.span, 0) + 1))
 
 
@@ -93,7 +93,7 @@ def uniform_starts(clip: Clip, frames: int, clips: int) -> list[int]:
 
 
 def centred_indices(clip: Clip, centre: int, frames: int) -> list[int]:
-    """The Fast pathway's frames around a key frame, clamped to the video (paper, section 5)."""
+    """Frames of the Fast pathway around a key frame, clamped to the video (paper, section 5)."""
     first = centre - clip.span // 2
     return [min(max(first + i * clip.fast_stride, 0), frames - 1) for i in range(clip.fast_frames)]
 
@@ -101,7 +101,7 @@ def centred_indices(clip: Clip, centre: int, frames: int) -> list[int]:
 def random_view(
     width: int, height: int, jitter: tuple[int, int], crop: int, flip: bool, random: np.random.Generator
 ) -> View:
-    """Short side uniform in `jitter`, a random `crop` x `crop` box, mirrored half of the time."""
+    """Random view: short side uniform in `jitter`, a random `crop` x `crop` box, mirrored with probability 1/2."""
     short_side = int(random.integers(jitter[0], jitter[1] + 1))
     scale = short_side / min(width, height)
     side = min(crop / scale, width, height)
@@ -110,7 +110,7 @@ def random_view(
 
 
 def spatial_views(width: int, height: int, size: int, crops: int) -> list[View]:
-    """`crops` square views of `size` along the longer side: the middle one, or left/middle/right (top to bottom)."""
+    """`crops` square views of `size` along the longer side: the centre, or left/centre/right (top to bottom)."""
     side = min(width, height)
     slack = max(width, height) - side
     offsets = [slack / 2] if crops == 1 else [slack * i / (crops - 1) for i in range(crops)]
@@ -119,21 +119,23 @@ def spatial_views(width: int, height: int, size: int, crops: int) -> list[View]:
 
 
 def whole_view(width: int, height: int, size: int) -> View:
-    """The whole picture with its short side resized to `size`."""
+    """The whole frame with its short side resized to `size`."""
     scale = size / min(width, height)
     return View(0, 0, width, height, round(height * scale), round(width * scale))
 
 
 def boxes_in_view(boxes: Sequence[Sequence[float]], width: int, height: int, view: View) -> list[tuple[int, Box]]:
-    """Relative boxes as pixels of the view, cut at its border: (index of the box, box). Boxes outside are left out."""
+    """Convert relative boxes to pixels of the view, clipped at its border: (index, box); omits boxes outside."""
     kept = []
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         left, right = ((x * width - view.x) * view.out_width / view.width for x in (x1, x2))
         top, bottom = ((y * height - view.y) * view.out_height / view.height for y in (y1, y2))
         if view.flip:
             left, right = view.out_width - right, view.out_width - left
-        left, right = max(left, 0.0), min(right, float(view.out_width))
-        top, bottom = max(top, 0.0), min(bottom, float(view.out_height))
+        left = max(left, 0.0)
+        right = min(right, float(view.out_width))
+        top = max(top, 0.0)
+        bottom = min(bottom, float(view.out_height))
         if right - left >= 1 and bottom - top >= 1:
             kept.append((i, (left, top, right, bottom)))
     return kept

@@ -1,7 +1,7 @@
-"""A bucket of S3, or of a store that speaks it, as an object store.
+"""Object store in a bucket of S3 or an S3-compatible service.
 
-Credentials come only from the standard AWS chain. botocore tries a request a few times; what fails longer, and bodies
-that end early or are not what was stored, are tried again here.
+Credentials come only from the standard AWS chain. botocore retries a request a few times; this module retries requests
+that fail longer, and responses with incomplete or wrong content.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slowfast_core.data.objects.object import CHUNK, Arrived, StoredObject, Transfer, nobody, write_chunks
+from slowfast_core.data.objects.object import CHUNK, OnBytes, StoredObject, Transfer, ignore_bytes, write_chunks
 from slowfast_core.data.objects.partial_file import PartialFile
-from slowfast_core.data.objects.s3_errors import TornError, WrongContentError, changed, is_transient, s3_in_one_line
+from slowfast_core.data.objects.s3_errors import (
+    TornError,
+    WrongContentError,
+    changed_error,
+    is_transient,
+    s3_in_one_line,
+)
 from slowfast_core.errors import InputError
 from slowfast_core.files import disk_in_one_line, md5_of, whole_file
 
 T = TypeVar("T")
 TRANSFER = Transfer()
-REQUEST_ATTEMPTS = 4  # of botocore
+REQUEST_ATTEMPTS = 4  # by botocore
 LONGEST_BACKOFF_SECONDS = 20
 
 
 class Bucket:
+    """The objects below `s3://bucket/prefix`."""
+
     def __init__(
         self, root: str, endpoint_url: str | None = None, requester_pays: bool = False, transfer: Transfer = TRANSFER
     ) -> None:
@@ -43,7 +51,8 @@ class Bucket:
         self._payer = {"RequestPayer": "requester"} if requester_pays else {}
         self._transfer = transfer
         self._requests = threading.BoundedSemaphore(transfer.workers)
-        self._connecting, self._multipart_upload = threading.Lock(), threading.Lock()
+        self._connecting = threading.Lock()
+        self._multipart_upload = threading.Lock()
         self._client: Any = None
 
     def objects(self, missing_ok: bool = False) -> list[StoredObject]:
@@ -58,14 +67,14 @@ class Bucket:
             raise InputError("nothing below this prefix", self.root, "check the bucket and the prefix in data.source")
         return sorted(items, key=lambda item: item.key)
 
-    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
+    def fetch(self, item: StoredObject, target: Path, on_bytes: OnBytes = ignore_bytes) -> str:
         where = f"{self.root}, {item.key!r}"
         with disk_in_one_line(where, target), s3_in_one_line(where):
             if len(self._transfer.parts(item.size)) > 1:
-                fetch = partial(self._fetch_parts, item, target, arrived)
+                fetch = partial(self._fetch_parts, item, target, on_bytes)
                 return self._retried(fetch, lambda error: isinstance(error, WrongContentError))
             sha256 = self._retried(partial(self._fetch_whole, item, target))
-        arrived(item.size)
+        on_bytes(item.size)
         return sha256
 
     def put(self, source: Path, key: str) -> StoredObject:
@@ -78,7 +87,7 @@ class Bucket:
             self._connected().delete_object(Bucket=self._name, Key=self._prefix + key, **self._payer)
 
     def _listed(self) -> list[dict[str, Any]]:
-        """The first page has the attempts of botocore alone: a wrong address is told soon."""
+        """List all entries. Only botocore retries the first page, so that a wrong address is reported quickly."""
         page_of = partial(self._connected().list_objects_v2, Bucket=self._name, Prefix=self._prefix, **self._payer)
         page = page_of()
         entries = list(page.get("Contents", ()))
@@ -97,15 +106,15 @@ class Bucket:
                 self._compare(item, md5, temporary)
         return sha256
 
-    def _fetch_parts(self, item: StoredObject, target: Path, arrived: Arrived) -> str:
-        """What an earlier call finished of the same content is not fetched again."""
+    def _fetch_parts(self, item: StoredObject, target: Path, on_bytes: OnBytes) -> str:
+        """Fetch the parts that earlier calls for the same content have not finished."""
         file = PartialFile(target, item, self._transfer.parts(item.size))
         missing = file.missing()
-        arrived(item.size - sum(map(len, missing)))
+        on_bytes(item.size - sum(map(len, missing)))
 
         def fetch_part(part: range) -> None:
             self._retried(partial(self._fetch_part, item, file, part))
-            arrived(len(part))
+            on_bytes(len(part))
 
         with ThreadPoolExecutor(self._transfer.workers) as pool:
             list(pool.map(fetch_part, missing))
@@ -115,33 +124,33 @@ class Bucket:
                 self._compare(item, md5, file.path)
         except WrongContentError:
             file.forget_all()
-            arrived(-item.size)
+            on_bytes(-item.size)
             raise
         file.publish()
         return sha256
 
     def _fetch_part(self, item: StoredObject, file: PartialFile, part: range) -> None:
-        asked = f"{part.start}-{part.stop - 1}"
-        with self._reply(item, Range=f"bytes={asked}") as reply:
-            if reply.get("ContentRange") != f"bytes {asked}/{item.size}":
-                raise TornError(f"asked for the bytes {asked}, got {reply.get('ContentRange', 'all')}")
+        requested = f"{part.start}-{part.stop - 1}"
+        with self._reply(item, Range=f"bytes={requested}") as reply:
+            if reply.get("ContentRange") != f"bytes {requested}/{item.size}":
+                raise TornError(f"requested the bytes {requested}, got {reply.get('ContentRange', 'all')}")
             file.write(part, reply["Body"].iter_chunks(CHUNK))
 
     @contextmanager
-    def _reply(self, item: StoredObject, **asked: str) -> Iterator[dict[str, Any]]:
+    def _reply(self, item: StoredObject, **arguments: str) -> Iterator[dict[str, Any]]:
         with self._requests:
             reply = self._connected().get_object(
-                Bucket=self._name, Key=self._prefix + item.key, IfMatch=f'"{item.identity}"', **asked, **self._payer
+                Bucket=self._name, Key=self._prefix + item.key, IfMatch=f'"{item.identity}"', **arguments, **self._payer
             )
             with reply["Body"]:
-                if reply["ETag"].strip('"') != item.identity:  # some stores do not know If-Match
-                    raise changed(f"{self.root}, {item.key!r}")
+                if reply["ETag"].strip('"') != item.identity:  # some stores ignore If-Match
+                    raise changed_error(f"{self.root}, {item.key!r}")
                 yield reply
 
     def _compare(self, item: StoredObject, md5: str, path: Path) -> None:
-        """Raises WrongContentError when the ETag is an MD5, of the content or of its parts, and not that of the file.
+        """Raises WrongContentError when the ETag is an MD5 of the content or of its parts, and differs from the file's.
 
-        The sizes of the parts are the store's word; where it has none, the size of the whole has to do.
+        The store reports the sizes of the parts; without them, only the size of a multipart object is checked.
         """
         if PLAIN.fullmatch(item.identity) and md5 != item.identity:
             raise WrongContentError(f"md5 {md5} is not the ETag {item.identity}")
@@ -152,30 +161,30 @@ class Bucket:
             return
         sizes = [self._part_size(item, number) for number in range(1, count + 1)]
         if sum(sizes) == item.size and etag_of_parts(path, sizes) != item.identity:
-            raise WrongContentError(f"the content is not that of the ETag {item.identity}")
+            raise WrongContentError(f"the content does not match the ETag {item.identity}")
 
     def _part_size(self, item: StoredObject, number: int) -> int:
-        """Bytes of a part in which the object was uploaded; 0 when the store does not tell."""
+        """Size in bytes of an uploaded part; 0 if the store does not report it."""
         reply = self._retried(partial(self._head, item.key, PartNumber=number))
         size: int = reply["ContentLength"]
         return size if reply.get("PartsCount") else 0
 
     def _put(self, source: Path, key: str) -> StoredObject:
-        """What is there already is not sent; what then is there is compared with the file."""
+        """Upload the file unless the object already has its content, and compare the stored object with the file."""
         size = source.stat().st_size
         parts = self._transfer.parts(size)
-        etags = {md5_of(source), etag_of_parts(source, map(len, parts))}  # which of them, the store decides
+        etags = {md5_of(source), etag_of_parts(source, map(len, parts))}  # stores use one or the other
         before = self._head(key, missing_ok=True)
         if before.get("ETag", "").strip('"') not in etags:
             self._upload(source, key, parts)
         after = self._head(key)
         found = after["ETag"].strip('"')
         if after["ContentLength"] != size or (found not in etags and not is_opaque(after)):
-            raise WrongContentError(f"the ETag of what was uploaded is {found}, that of the file {max(etags, key=len)}")
+            raise WrongContentError(f"the ETag of the uploaded object is {found}, not {max(etags, key=len)}")
         return StoredObject(key, size, found)
 
     def _upload(self, source: Path, key: str, parts: list[range]) -> None:
-        """One upload in parts at a time, which has the workers to itself."""
+        """Upload the file; only one multipart upload runs at a time, because it uses all workers."""
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
         kind = mimetypes.guess_type(source.name)[0] or "binary/octet-stream"
@@ -194,13 +203,13 @@ class Bucket:
         with self._multipart_upload, create_transfer_manager(self._connected(), config) as manager:
             manager.upload(str(source), bucket, name, extra_args=named).result()
 
-    def _head(self, key: str, missing_ok: bool = False, **asked: int) -> Mapping[str, Any]:
+    def _head(self, key: str, missing_ok: bool = False, **arguments: int) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
 
         try:
             with self._requests:
                 reply: Mapping[str, Any] = self._connected().head_object(
-                    Bucket=self._name, Key=self._prefix + key, **asked, **self._payer
+                    Bucket=self._name, Key=self._prefix + key, **arguments, **self._payer
                 )
         except ClientError as error:
             if missing_ok and error.response["Error"]["Code"] in ("404", "NoSuchKey"):
@@ -208,12 +217,12 @@ class Bucket:
             raise
         return reply
 
-    def _retried(self, work: Callable[[], T], is_passing: Callable[[Exception], bool] = is_transient) -> T:
+    def _retried(self, work: Callable[[], T], should_retry: Callable[[Exception], bool] = is_transient) -> T:
         for attempt in range(1, self._transfer.attempts):
             try:
                 return work()
             except Exception as error:
-                if not is_passing(error):
+                if not should_retry(error):
                     raise
             pause = min(self._transfer.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF_SECONDS)
             time.sleep(pause * random.uniform(0.5, 1))
@@ -242,13 +251,11 @@ class Bucket:
 
 
 PLAIN = re.compile(r"[0-9a-f]{32}")
-
-
 OF_PARTS = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
 
 def etag_of_parts(path: Path, sizes: Iterable[int]) -> str:
-    """The ETag of the file when it was uploaded in consecutive parts of these sizes, in bytes."""
+    """ETag of the file if it is uploaded in consecutive parts of these sizes in bytes."""
     digests = []
     with path.open("rb") as file:
         for size in sizes:
@@ -261,10 +268,10 @@ def etag_of_parts(path: Path, sizes: Iterable[int]) -> str:
 
 
 def equal_parts(first: int, size: int) -> list[int]:
-    """The sizes of the parts of an object of `size` bytes of which the first part has `first`."""
+    """Sizes of the parts of an object of `size` bytes if each part but the last has `first` bytes."""
     return [first] * (size // first) + ([size % first] if size % first else [])
 
 
 def is_opaque(reply: Mapping[str, Any]) -> bool:
-    """Whether the ETag of this reply only looks like an MD5, as with some encryptions."""
+    """Whether the ETag of the reply is not an MD5, as with some kinds of encryption."""
     return reply.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in reply

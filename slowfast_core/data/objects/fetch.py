@@ -1,6 +1,6 @@
-"""Bring objects of a source into a folder; what an earlier or a killed run brought is not fetched again.
+"""Fetches objects of a source into a folder, and reuses the files of earlier or killed runs.
 
-A journal beside the videos says which object of the source each file is.
+A journal next to the videos records the source object of each file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOURNAL = "objects.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the journal: a video that is whole in the folder."""
+    """A line of the journal: a complete file in the folder."""
 
     key: str
     identity: str
@@ -35,9 +35,9 @@ class Entry:
 def collect(
     store: ObjectStore, named: list[StoredObject], partial: Path, previous: Path
 ) -> tuple[dict[str, Entry], int]:
-    """Bring the named objects into `partial`; return their journal entries, and how many had to be copied.
+    """Collect the named objects in `partial`; return their journal entries and the number of fetched objects.
 
-    What a killed run finished in `partial` stays, what the previous output has is linked, the rest is fetched.
+    Complete files of a killed run in `partial` stay, files of the previous output are linked, the rest is fetched.
     """
     with disk_in_one_line(str(partial), partial):
         kept = _kept(partial, previous, named)
@@ -49,7 +49,7 @@ def collect(
 
 
 def _kept(partial: Path, previous: Path, named: list[StoredObject]) -> dict[str, Entry]:
-    """What need not be fetched; it is in `partial`, and in the journal there."""
+    """Entries of the files that are complete in `partial` or `previous`; links the latter and rewrites the journal."""
     kept = _finished(partial, named)
     before = _finished(previous, [item for item in named if item.key not in kept])
     for entry in before.values():
@@ -60,7 +60,7 @@ def _kept(partial: Path, previous: Path, named: list[StoredObject]) -> dict[str,
 
 
 def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str, Entry], partial: Path) -> None:
-    """Fetch the rest, and enter each object in `kept` and in the journal when it is whole."""
+    """Fetch the rest, and add each complete object to `kept` and to the journal."""
     finished = sum(entry.size for entry in kept.values())
     expected = len(kept) + len(rest)
     wanted = ((item, place(partial / VIDEOS, item.key)) for item in rest.values())
@@ -69,11 +69,11 @@ def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str,
         (partial / JOURNAL).open("a", encoding="utf-8") as journal,
     ):
 
-        def arrived(size: int) -> None:
+        def on_bytes(size: int) -> None:
             advance(size, f"{len(kept)} of {expected} files")
 
-        arrived(finished)
-        for item, sha256 in fetch_all(store, wanted, arrived):
+        on_bytes(finished)
+        for item, sha256 in fetch_all(store, wanted, on_bytes):
             kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
             journal.write(_line(kept[item.key]))
             journal.flush()
@@ -87,7 +87,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
-    """The journal entries of `folder` that are the named objects as they are now, whole."""
+    """Journal entries of the complete files in `folder` that match the current version of a named object."""
     identities = {item.key: item.identity for item in named}
     journal = folder / JOURNAL
     entries = [_parse(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
@@ -99,7 +99,7 @@ def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
 
 
 def _clear_torn(videos: Path, kept: Mapping[str, Entry], rest: Iterable[StoredObject]) -> int:
-    """Remove what a killed run left of no use; return how many bytes of the disk the begun files of the rest take."""
+    """Remove useless files of a killed run; return the disk space in bytes of the partial files that are resumed."""
     begun = {path for item in rest for path in partial_paths(videos / item.key, item)}
     size = 0
     for folder, _, names in os.walk(videos):
@@ -116,7 +116,7 @@ def _line(entry: Entry) -> str:
 
 
 def _parse(line: str) -> Entry | None:
-    """The entry, or None for a line that was cut off."""
+    """The entry, or None for a truncated line."""
     try:
         return Entry(**json.loads(line))
     except (ValueError, TypeError):

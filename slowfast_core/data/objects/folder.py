@@ -1,4 +1,4 @@
-"""A directory as an object store."""
+"""Object store in a directory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_core.data.objects.object import CHUNK, Arrived, StoredObject, nobody, write_chunks
+from slowfast_core.data.objects.object import CHUNK, OnBytes, StoredObject, ignore_bytes, write_chunks
+from slowfast_core.data.objects.s3_errors import changed_error
 from slowfast_core.errors import InputError
 from slowfast_core.files import disk_in_one_line, inside, sha256_of, whole_file
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Links to directories are not followed; a file that is a link out of the folder is refused when it is fetched."""
+    """A directory. Links to directories are ignored; fetching a file that links outside the directory is an error."""
 
     root: str
     workers: int = 8
@@ -27,7 +28,7 @@ class Folder:
         if not self.path.is_dir():
             if missing_ok:
                 return []
-            raise InputError("no such folder", self.root, "give data.source a folder or s3://bucket/prefix")
+            raise InputError("no such folder", self.root, "set data.source to a folder or s3://bucket/prefix")
         paths = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
         found = ((path, path.stat()) for path in paths if path.exists())
         return sorted(
@@ -39,15 +40,14 @@ class Folder:
             key=lambda item: item.key,
         )
 
-    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
+    def fetch(self, item: StoredObject, target: Path, on_bytes: OnBytes = ignore_bytes) -> str:
         source = inside(self.path, item.key)
         failures = disk_in_one_line(f"{self.root}, {item.key!r}", target)
         with failures, source.open("rb") as file, whole_file(target) as temporary:
             _, sha256, _ = write_chunks(iter(lambda: file.read(CHUNK), b""), temporary)
             if _identity(source.stat()) != item.identity:
-                mend = "run again when the source is still"
-                raise InputError("it was changed while it was read", f"{self.root}, {item.key!r}", mend)
-        arrived(item.size)
+                raise changed_error(f"{self.root}, {item.key!r}")
+        on_bytes(item.size)
         return sha256
 
     def put(self, source: Path, key: str) -> StoredObject:
@@ -61,7 +61,7 @@ class Folder:
         return StoredObject(key, status.st_size, _identity(status))
 
     def remove(self, key: str) -> None:
-        """A folder that is empty then goes too, as in a bucket."""
+        """Remove the file, and its folder if that is empty: buckets have no empty folders."""
         target = inside(self.path, key)
         with disk_in_one_line(f"{self.root}, {key!r}", target):
             target.unlink(missing_ok=True)

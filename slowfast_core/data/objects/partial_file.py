@@ -1,4 +1,4 @@
-"""A file whose ranges come in any order, so that a download that was killed goes on from the finished ones."""
+"""A download in byte ranges that a later process can resume."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})")
 
 
 def partial_paths(target: Path, item: StoredObject) -> tuple[Path, Path]:
-    """Where the bytes and the journal of `target` are until it is whole. Another content has other names."""
+    """Paths of the bytes and the journal of an incomplete `target`; they depend on the content of the object."""
     stem = hashlib.sha256(f"{target.name}\n{item.identity}\n{item.size}".encode()).hexdigest()[:16]
     return target.with_name(f".{stem}.part"), target.with_name(f".{stem}.ranges")
 
 
 class PartialFile:
-    """`target` in the making. The journal has a line for each finished range: its start, its end and its MD5."""
+    """The incomplete `target`, with a journal of the start, end and MD5 of each finished range."""
 
     def __init__(self, target: Path, item: StoredObject, parts: list[range]) -> None:
         self.path, self._journal = partial_paths(target, item)
@@ -37,7 +37,7 @@ class PartialFile:
         return [part for part in self._parts if part not in self._finished]
 
     def write(self, part: range, chunks: Iterable[bytes]) -> None:
-        """Raises TornError when the chunks are not as long as the range."""
+        """Write the chunks of a range. Raises TornError if their size differs from the range."""
         md5, size = hashlib.md5(usedforsecurity=False), 0
         with self.path.open("r+b") as file:
             file.seek(part.start)
@@ -52,7 +52,7 @@ class PartialFile:
             journal.write(self._line(part))
 
     def digests(self) -> tuple[str, str]:
-        """The sha256 and the MD5 of what is on the disk. Raises WrongContentError where that is not what came."""
+        """SHA-256 and MD5 of the file on disk. Raises WrongContentError if it differs from the received bytes."""
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         with self.path.open("rb") as file:
             for part in self._parts:
@@ -62,7 +62,7 @@ class PartialFile:
                     for digest in (sha256, md5, of_part):
                         digest.update(chunk)
                 if of_part.hexdigest() != self._finished[part]:
-                    raise WrongContentError(f"the bytes from {part.start} on were damaged on the disk")
+                    raise WrongContentError(f"the bytes from {part.start} on are damaged on disk")
         return sha256.hexdigest(), md5.hexdigest()
 
     def forget_all(self) -> None:
@@ -70,14 +70,14 @@ class PartialFile:
         self._write_journal()
 
     def publish(self) -> None:
-        """Give the file its name."""
+        """Rename the complete file to `target`."""
         sync(self.path)
         self.path.replace(self._target)
         sync(self._target.parent)
         self._journal.unlink()
 
     def _read_journal(self) -> dict[range, str]:
-        """The ranges of this partition; a line that was cut off counts for nothing."""
+        """The finished ranges among the parts; truncated lines are ignored."""
         if not self._journal.is_file() or not self.path.is_file():
             return {}
         found = [LINE.fullmatch(line) for line in self._journal.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""Failures of S3: which of them pass, and each of the others in one line."""
+"""Failures of S3: which ones are transient, and one-line messages for the others."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from contextlib import contextmanager
 from slowfast_core.errors import InputError
 
 ADDRESS = "check data.source and data.endpoint_url"
-NETWORK = "check data.source, data.endpoint_url and the network; a rerun goes on from the finished files"
-STILL = "run again when the source is still"
+NETWORK = "check data.source, data.endpoint_url and the network; a rerun resumes from the finished files"
+STILL = "run again when the source no longer changes"
 PERMIT = (
-    "let these credentials list and read it (s3:ListBucket, s3:GetObject); where the requester pays, set "
-    "data.requester_pays: true"
+    "grant these credentials s3:ListBucket and s3:GetObject; for a requester-pays bucket, set data.requester_pays: true"
 )
 KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-RENEW = "renew them (`aws sso login`, or a new AWS_SESSION_TOKEN); a rerun goes on from the finished files"
+RENEW = "renew them (`aws sso login`, or a new AWS_SESSION_TOKEN); a rerun resumes from the finished files"
 
-TOLD = {
+MESSAGES = {
     "NoSuchBucket": ("no such bucket", ADDRESS),
     "InvalidBucketName": ("not the name of a bucket", ADDRESS),
     "AccessDenied": ("access denied", PERMIT),
     "403": ("access denied", PERMIT),
-    "InvalidAccessKeyId": ("the access key is unknown here", KEYS),
+    "InvalidAccessKeyId": ("the access key does not exist", KEYS),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", KEYS),
     "ExpiredToken": ("the credentials have expired", RENEW),
     "InvalidToken": ("the session token is not valid", RENEW),
-    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it"),
+    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "correct the clock"),
     "InvalidObjectState": ("the object is archived", "restore it from its storage class first"),
-    "PreconditionFailed": ("it was changed while it was read", STILL),
-    "412": ("it was changed while it was read", STILL),
-    "NoSuchKey": ("it was removed while it was read", STILL),
-    "404": ("it was removed while it was read", STILL),
+    "PreconditionFailed": ("the object changed while it was read", STILL),
+    "412": ("the object changed while it was read", STILL),
+    "NoSuchKey": ("the object was removed while it was read", STILL),
+    "404": ("the object was removed while it was read", STILL),
 }
 
 
 class TornError(Exception):
-    """The body that came is not all that was asked for."""
+    """The response is incomplete."""
 
 
 class WrongContentError(Exception):
-    """All has come, and it is not the object."""
+    """The response is complete, but not the content of the object."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether another attempt may do better."""
+    """Whether another attempt may succeed."""
     import urllib3
     from botocore import exceptions
 
@@ -56,26 +55,27 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, (*ours, *network, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError))
 
 
-def changed(where: str) -> InputError:
-    what, mend = TOLD["PreconditionFailed"]
-    return InputError(what, where, mend)
+def changed_error(where: str) -> InputError:
+    """The error for an object that changed during a read."""
+    what, fix = MESSAGES["PreconditionFailed"]
+    return InputError(what, where, fix)
 
 
 @contextmanager
 def s3_in_one_line(where: str) -> Iterator[None]:
-    """Tell the failures of S3 as InputError."""
+    """Raise failures of S3 as InputError."""
     import urllib3
     from botocore import exceptions
 
     try:
         yield
     except exceptions.ClientError as error:
-        otherwise = NETWORK if is_transient(error) else "check the credentials and what they permit"
-        what, mend = TOLD.get(_code(error), (f"S3 refused: {_line(error)}", otherwise))
-        raise InputError(what, where, mend) from None
+        default = NETWORK if is_transient(error) else "check the credentials and their permissions"
+        what, fix = MESSAGES.get(_code(error), (f"S3 refused: {_line(error)}", default))
+        raise InputError(what, where, fix) from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
-        mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        raise InputError(_line(error), where, mend) from None
+        fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        raise InputError(_line(error), where, fix) from None
     except (
         exceptions.CredentialRetrievalError,
         exceptions.SSOError,
@@ -90,13 +90,13 @@ def s3_in_one_line(where: str) -> Iterator[None]:
 
 
 def _unreachable(error: Exception) -> str:
-    """A name that nobody knows is another mistake than a server that is down."""
+    """The message for an unreachable endpoint: an unknown host name or a server that is down."""
     from urllib3.exceptions import NameResolutionError
 
     kwargs = getattr(error, "kwargs", {})
     url = str(kwargs.get("endpoint_url", "")).partition("?")[0]
     if isinstance(kwargs.get("error"), NameResolutionError):
-        return f"DNS does not know the host of {url}"
+        return f"unknown host name in {url}"
     return f"could not connect to {url}"
 
 

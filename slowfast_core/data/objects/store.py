@@ -1,4 +1,4 @@
-"""A directory or an `s3://bucket/prefix` seen as one thing: what is in it, and its objects to the disk and back."""
+"""The interface of object stores (a directory or `s3://bucket/prefix`), and transfers of many objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from slowfast_core.data.objects.bucket import Bucket
 from slowfast_core.data.objects.folder import Folder
-from slowfast_core.data.objects.object import Arrived, StoredObject, Transfer, nobody
+from slowfast_core.data.objects.object import OnBytes, StoredObject, Transfer, ignore_bytes
 from slowfast_core.errors import InputError
 from slowfast_core.files import disk_in_one_line, inside
 
@@ -20,25 +20,27 @@ R = TypeVar("R")
 
 
 class ObjectStore(Protocol):
+    """A set of objects below a root, identified by keys."""
+
     @property
     def root(self) -> str:
-        """As the user wrote it."""
+        """The address as the user wrote it."""
 
     @property
     def workers(self) -> int:
-        """How many objects are moved at a time."""
+        """Number of concurrent transfers."""
 
     def objects(self, missing_ok: bool = False) -> list[StoredObject]:
-        """Everything below the root, sorted by key. Raises InputError when there is no such root, unless it may be."""
+        """All objects below the root, sorted by key. Raises InputError if none exist, unless `missing_ok`."""
 
-    def fetch(self, item: StoredObject, target: Path, arrived: Arrived = nobody) -> str:
-        """Write the object to `target`, whole or not at all; return its sha256. Raises InputError."""
+    def fetch(self, item: StoredObject, target: Path, on_bytes: OnBytes = ignore_bytes) -> str:
+        """Write the object to `target` atomically; return its SHA-256. Raises InputError."""
 
     def put(self, source: Path, key: str) -> StoredObject:
-        """Have the object `key` be what the file is; nothing is sent when it is already. Raises InputError."""
+        """Store the file as object `key`, unless that object already has its content. Raises InputError."""
 
     def remove(self, key: str) -> None:
-        """Have no object `key`. Raises InputError."""
+        """Remove the object `key` if it exists. Raises InputError."""
 
 
 def open_store(
@@ -48,55 +50,55 @@ def open_store(
     workers: int = Transfer.workers,
     attempts: int = Transfer.attempts,
 ) -> ObjectStore:
-    """Nothing is read, and no connection made, before the first call. Raises InputError for another kind of address."""
+    """Open a store without any access before the first call. Raises InputError for an unsupported address."""
     if root.startswith("s3://"):
         return Bucket(root, endpoint_url, requester_pays, Transfer(workers=workers, attempts=attempts))
     if "://" in root:
-        raise InputError("neither a folder nor s3://bucket/prefix", root, "copy the data to one of these")
+        raise InputError("neither a folder nor s3://bucket/prefix", root, "copy the data to a folder or a bucket")
     return Folder(root, workers)
 
 
 def place(folder: Path, key: str) -> Path:
-    """Where the object `key` goes below `folder`. Raises InputError for a key that cannot be a file there."""
+    """Path of the object `key` in `folder`; creates its parents. Raises InputError if `key` is not a file path."""
     target = inside(folder, key)
     if Path(key).as_posix() != key:
-        raise InputError(f"the key {key!r} is not the path of a file", folder, "rename the object, or leave it out")
+        raise InputError(f"the key {key!r} is not the path of a file", folder, "rename or remove the object")
     with disk_in_one_line(f"{folder}, {key!r}", target):
         target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def fetch_all(
-    store: ObjectStore, wanted: Iterable[tuple[StoredObject, Path]], arrived: Arrived = nobody
+    store: ObjectStore, wanted: Iterable[tuple[StoredObject, Path]], on_bytes: OnBytes = ignore_bytes
 ) -> Iterator[tuple[StoredObject, str]]:
-    """Fetch in threads; yield each object with its sha256 as soon as it is whole on the disk."""
+    """Fetch objects concurrently; yield each object with its SHA-256 as soon as it is complete on disk."""
     stopped = threading.Event()
 
-    def go_on(size: int) -> None:
+    def check_stopped(size: int) -> None:
         if stopped.is_set():
             raise CancelledError
-        arrived(size)
+        on_bytes(size)
 
     def fetch(one: tuple[StoredObject, Path]) -> tuple[StoredObject, str]:
         item, target = one
-        return item, store.fetch(item, target, go_on)
+        return item, store.fetch(item, target, check_stopped)
 
     return _in_threads(fetch, wanted, store.workers, stopped)
 
 
 def fetch_tree(store: ObjectStore, folder: Path) -> Iterator[tuple[StoredObject, str]]:
-    """Everything below the root of the store, below `folder`."""
+    """Fetch all objects of the store into `folder`; yield each with its SHA-256."""
     return fetch_all(store, ((item, place(folder, item.key)) for item in store.objects()))
 
 
 def put_tree(store: ObjectStore, folder: Path) -> Iterator[StoredObject]:
-    """Every file below `folder`, below the root of the store; what is there already is not sent again."""
+    """Upload all files below `folder`, except those that the store already has; yield their objects."""
     files = [item.key for item in Folder(str(folder)).objects()]
     return _in_threads(lambda key: store.put(inside(folder, key), key), files, store.workers, threading.Event())
 
 
 def _in_threads(work: Callable[[T], R], todo: Iterable[T], workers: int, stopped: threading.Event) -> Iterator[R]:
-    """Yield each result as soon as it is there; few of `todo` are taken ahead. `stopped` is set at the end."""
+    """Yield each result as soon as it is available; consumes `todo` lazily and sets `stopped` at the end."""
     rest = iter(todo)
     pending: set[Future[R]] = set()
     pool = ThreadPoolExecutor(workers)

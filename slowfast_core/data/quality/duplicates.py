@@ -1,4 +1,4 @@
-"""The same pictures twice, by content: files with the same sha256, whatever their names."""
+"""Finds duplicates by content: files with the same SHA-256, whatever their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slowfast_core.data.quality.inspection import KEY_MARGIN_SECONDS
 
 
 def leaks(rows: pd.DataFrame) -> list[str | None]:
-    """For rows of `train` a row of `val` with which they share seconds of the same bytes: `val` is what is kept."""
+    """For each `train` row, the `val` row whose segment of the same file overlaps, if any; `val` rows have priority."""
     of_val = defaultdict(list)
     for row in rows[rows["split"] == "val"].itertuples():
         of_val[row.sha256].append((*_seconds(row), str(row.id)))
@@ -27,7 +27,7 @@ def leaks(rows: pd.DataFrame) -> list[str | None]:
 
 
 def repeats(rows: pd.DataFrame) -> list[str | None]:
-    """For each row the one before it, of the same split, that is the same segment of the same bytes."""
+    """For each row, the id of an earlier row of the same split with the same segment of the same file, if any."""
     first: dict[tuple[Any, ...], str] = {}
     found: list[str | None] = []
     for row in rows.itertuples():
@@ -38,7 +38,7 @@ def repeats(rows: pd.DataFrame) -> list[str | None]:
 
 
 def shared_videos(rows: pd.DataFrame) -> list[str | None]:
-    """For rows of `train` whose source video is also one of `val`, that split: other moments of it look alike."""
+    """For each `train` row, "val" if its source video is also in `val`: other moments of a video look similar."""
     of_val = set(rows.loc[rows["split"] == "val", "video"])
     shared = (rows["split"] == "train") & rows["video"].isin(of_val)
     return ["val" if of_row else None for of_row in shared]

@@ -1,4 +1,4 @@
-"""Which segments of a manifest decode: every file is decoded, in a worker process with a time and a memory limit."""
+"""Decodes every file of a manifest in worker processes with a time and a memory limit, and checks its segments."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from slowfast_core.parallel.processes import Failed, run_isolated
 from slowfast_core.progress import progress
 from slowfast_core.recipe.load import Validation
 
-SLACK_SECONDS = 0.5  # annotations are that coarse: a segment may end so much after its video
-KEY_MARGIN_SECONDS = 1.0  # AVA: what must decode before and after a key frame
-NAMED_SECONDS = re.compile(r"_(\d{6}(?:\.\d+)?)_(\d{6}(?:\.\d+)?)(?:-\d+)?$")  # Kinetics: a clip cut beforehand
+SLACK_SECONDS = 0.5  # tolerated excess of a segment over the end of its video: annotations are coarse
+KEY_MARGIN_SECONDS = 1.0  # AVA: must decode before and after a key frame
+NAMED_SECONDS = re.compile(r"_(\d{6}(?:\.\d+)?)_(\d{6}(?:\.\d+)?)(?:-\d+)?$")  # Kinetics: name of a pre-cut clip
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is known of a row's frames; NaN where the file told nothing. `problem` is None for a good one."""
+    """Decoded properties of a segment, NaN where the file does not record them; `problem` is None if it is good."""
 
     file_found: bool
     frames: float = math.nan
     fps: float = math.nan
     width: float = math.nan
     height: float = math.nan
-    length_share: float = math.nan  # its seconds by those that the annotation, or else the header, tells
+    length_share: float = math.nan  # decoded seconds / expected seconds (from the annotation or the header)
     problem: str | None = None
 
 
 def inspect_segments(rows: pd.DataFrame, root: Path, limits: Validation, journal: Path) -> pd.DataFrame:
-    """One Segment a row, in order. What a killed run noted in `journal` is not decoded again."""
+    """Return one Segment per row, in order. Files that a killed run recorded in `journal` are not decoded again."""
     until = _seconds_needed(rows)
     present = {path: inside(root, path) for path in until if path}
     present = {path: file for path, file in present.items() if file.exists() and file.is_dir() == is_frames(file)}
@@ -47,15 +47,15 @@ def inspect_segments(rows: pd.DataFrame, root: Path, limits: Validation, journal
 
 
 def _seconds_needed(rows: pd.DataFrame) -> dict[str, float]:
-    """How far each file has to be decoded."""
+    """The time in seconds up to which each file must decode."""
     needed: dict[str, float] = {}
     for row in rows.itertuples():
-        end = _wanted(row)[1]
+        end = _required(row)[1]
         needed[str(row.path)] = max(needed.get(str(row.path), 0.0), math.inf if math.isnan(end) else end)
     return needed
 
 
-def _wanted(row: Any) -> tuple[float, float]:
+def _required(row: Any) -> tuple[float, float]:
     if math.isnan(row.key):
         return row.start, row.end
     return max(row.key - KEY_MARGIN_SECONDS, 0.0), row.key + KEY_MARGIN_SECONDS
@@ -64,14 +64,14 @@ def _wanted(row: Any) -> tuple[float, float]:
 def _inspect_files(
     files: dict[str, tuple[Path, float]], limits: Validation, journal: Path
 ) -> dict[str, Inspection | Failed]:
-    found: dict[str, Inspection | Failed] = dict(_noted(journal))
+    found: dict[str, Inspection | Failed] = dict(_recorded(journal))
     todo = [(path, *target) for path, target in files.items() if path not in found]
     with progress("validate", len(files)) as advance, journal.open("a", encoding="utf-8") as notes:
         advance(len(files) - len(todo))
         seconds, megabytes = limits.decode_timeout_seconds, limits.decode_memory_mb
         for (path, _, _), outcome in run_isolated(_inspect, todo, limit_seconds=seconds, limit_mb=megabytes):
             found[path] = outcome
-            if isinstance(outcome, Inspection):  # failures are tried again: a file may be mended in place
+            if isinstance(outcome, Inspection):  # failures are tried again: a file may be repaired in place
                 notes.write(json.dumps({"path": path, **asdict(outcome)}) + "\n")
                 notes.flush()
             advance(1, path)
@@ -79,20 +79,20 @@ def _inspect_files(
 
 
 def _inspect(item: tuple[str, Path, float]) -> Inspection | Failed:
-    """Runs in a worker."""
+    """Decode one file in a worker process."""
     try:
         return inspect(item[1], item[2])
     except DecodeError as error:
         return Failed(error.reason)
 
 
-def _noted(journal: Path) -> dict[str, Inspection]:
+def _recorded(journal: Path) -> dict[str, Inspection]:
     noted: dict[str, Inspection] = {}
     for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
         try:
             note = json.loads(line)
         except ValueError:
-            continue  # cut off when the run was killed
+            continue  # truncated when the run was killed
         path, info = note.pop("path"), VideoInfo(**note.pop("info"))
         damaged = tuple((first, stop) for first, stop in note.pop("damaged"))
         noted[path] = Inspection(info, damaged=damaged, **note)
@@ -105,31 +105,31 @@ def _segment(row: Any, outcome: Inspection | Failed | None) -> Segment:
     if isinstance(outcome, Failed):
         return Segment(True, problem=f"cannot decode: {outcome.reason}")
     info = outcome.info
-    start, end = _wanted(row)
+    start, end = _required(row)
     first, stop = info.frame_range(start, end)
     problem = _problem(row, outcome)
-    counted = problem is None and not end <= start  # else their number is no reason of its own
+    counted = problem is None and not end <= start  # otherwise the number of frames is not a separate problem
     frames = max(stop - first, 0) if counted else math.nan
     share = _length_share(row, outcome) if problem is None else math.nan
     return Segment(True, frames, info.fps, info.width, info.height, share, problem)
 
 
 def _length_share(row: Any, found: Inspection) -> float:
-    """Of a row that goes to the end of its file; a segment within one is checked against the file's end."""
+    """Decoded / expected length of a row that lasts to the end of its file; NaN for segments with an end."""
     if not (math.isnan(row.key) and math.isnan(row.end)):
         return math.nan
     named = NAMED_SECONDS.search(str(row.id))
-    told = float(named[2]) - float(named[1]) if named else found.claimed_seconds - row.start
-    return (found.info.seconds - row.start) / told if told > 0 else math.nan
+    expected = float(named[2]) - float(named[1]) if named else found.claimed_seconds - row.start
+    return (found.info.seconds - row.start) / expected if expected > 0 else math.nan
 
 
 def _problem(row: Any, found: Inspection) -> str | None:
     info = found.info
     if row.key > info.seconds + SLACK_SECONDS:
-        return f"the key frame at {row.key:g} s lies beyond the end of the video ({info.seconds:.1f} s)"
-    start, end = _wanted(row)
+        return f"the key frame at {row.key:g} s is after the end of the video ({info.seconds:.1f} s)"
+    start, end = _required(row)
     if start >= info.seconds or (math.isnan(row.key) and end > info.seconds + SLACK_SECONDS):
-        return f"the segment {start:g}-{end:g} s lies beyond the end of the video ({info.seconds:.1f} s)"
+        return f"the segment {start:g}-{end:g} s is after the end of the video ({info.seconds:.1f} s)"
     first, stop = info.frame_range(start, end)
     if found.decoded < stop:
         return f"decodes only {max(found.decoded - first, 0)} of {stop - first} frames: {found.error}"

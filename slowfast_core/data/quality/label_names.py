@@ -1,4 +1,4 @@
-"""Class names that look like slips: where no label file says what the classes are, a typo makes a class of its own."""
+"""Finds suspicious class names: without a label file, a typo in a row creates a class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from slowfast_core.recipe.data import Data
 
-NAMED_BY_ROWS = ("kinetics", "list", "folders")  # formats whose classes are what the rows name, without a label file
-CLOSE = 0.9  # similarity of names that are taken for one, of difflib
-RARE = 0.1  # of the clips of the other class; the name of so small a class need not be as close
+NAMED_BY_ROWS = ("kinetics", "list", "folders")  # formats whose rows define the classes if there is no label file
+CLOSE = 0.9  # difflib's similarity above which two names are reported
+RARE = 0.1  # share of the other class's clips; for rarer classes, CLOSE_OF_RARE applies
 CLOSE_OF_RARE = 0.8
 
 
@@ -19,13 +19,13 @@ def names_come_from_rows(data: Data) -> bool:
 
 
 def doubtful_names(clips: Mapping[str, int]) -> list[str]:
-    """A warning for each class whose name is nearly that of a larger one, or that has a single clip."""
-    ordered = sorted(clips, key=lambda name: (-clips[name], name))  # of two the smaller is the slip
+    """A warning for each class with a name similar to a larger class, or with a single clip."""
+    ordered = sorted(clips, key=lambda name: (-clips[name], name))  # the smaller class of a pair is the suspect
     warnings = []
     for index, name in enumerate(ordered):
         count = f"{clips[name]} clip{'' if clips[name] == 1 else 's'}"
         if near := _nearest(name, ordered[:index], clips):
-            warnings.append(f"class {name!r} ({count}) is nearly {near!r} ({clips[near]}): one class, or two?")
+            warnings.append(f"class {name!r} ({count}) is similar to {near!r} ({clips[near]}): is it the same class?")
         elif clips[name] == 1 and not name.isdecimal():
             warnings.append(f"class {name!r} has a single clip")
     return warnings
@@ -34,18 +34,18 @@ def doubtful_names(clips: Mapping[str, int]) -> list[str]:
 def _nearest(name: str, larger: Sequence[str], clips: Mapping[str, int]) -> str | None:
     if same := next((other for other in larger if _plain(name) == _plain(other)), None):
         return same
-    matcher = difflib.SequenceMatcher(None, b=name.casefold(), autojunk=False)  # it prepares `b` once
+    matcher = difflib.SequenceMatcher(None, b=name.casefold(), autojunk=False)  # it analyses `b` only once
     for other in larger:
         close = CLOSE_OF_RARE if clips[name] <= max(RARE * clips[other], 1) else CLOSE
         matcher.set_seq1(other.casefold())
         similar = matcher.real_quick_ratio() >= close and matcher.quick_ratio() >= close and matcher.ratio() >= close
-        if similar and _without_digits(name) != _without_digits(other):  # numbered classes are alike
+        if similar and _without_digits(name) != _without_digits(other):  # numbered classes differ only in digits
             return other
     return None
 
 
 def _plain(name: str) -> str:
-    """Without what is easily written in another way: case, spaces, underscores, hyphens."""
+    """The name without case, spaces, underscores and hyphens, which are easily written differently."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 

@@ -1,4 +1,4 @@
-"""What validation found, for people (an HTML page that renders offline) and for programs (JSON)."""
+"""Reports of validation: an HTML page that renders offline, JSON for programs, and a csv of the quarantine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Check:
-    """What came of one expectation; `bad` maps the row to its reason."""
+    """The result of one expectation; `bad` maps row numbers to reasons."""
 
     title: str
     expectation: str
@@ -34,21 +34,21 @@ class Check:
 
 
 def quarantined(rows: pd.DataFrame, reasons: Mapping[int, list[str]]) -> pd.DataFrame:
-    """`id`, `video` and `split` of the bad rows, and their reasons."""
+    """Table of the bad rows: `id`, `video`, `split` and `reason`."""
     bad = rows.loc[list(reasons), ["id", "video", "split"]]
     return bad.assign(reason=["; ".join(of_row) for of_row in reasons.values()])
 
 
 def write_quarantine(bad: pd.DataFrame, path: Path) -> None:
-    """A csv for people; programs read the same in `report.json`, as it is."""
+    """Write the quarantine as a csv for spreadsheets; `report.json` has the same rows without escapes."""
     with whole_file(path) as temporary:
         bad.map(for_spreadsheets).to_csv(temporary, index=False)
 
 
 def for_spreadsheets(cell: Any) -> Any:
-    """Spreadsheets run text that begins like a formula, also from a csv: a quote before it makes it text.
+    """Escape a cell: spreadsheets evaluate text that starts like a formula, unless a quote precedes it.
 
-    Line ends would begin another row, and are escaped.
+    Line ends would start another row, and are escaped too.
     """
     if not isinstance(cell, str):
         return cell
@@ -65,7 +65,7 @@ def write_report(
     bad: pd.DataFrame,
     folder: Path,
 ) -> None:
-    """`bad` are the rows in quarantine."""
+    """Write the JSON and the HTML report; `bad` are the quarantined rows."""
     import jinja2
 
     quarantine = bad.fillna("").astype(str).to_dict("records")
@@ -91,7 +91,7 @@ def write_report(
 
 
 def class_table(good: Manifest) -> pd.DataFrame:
-    """How many good clips of each named class each split has, and how many times fewer than the largest in train."""
+    """Good clips per named class and split, and the imbalance: the largest class in train / this class."""
     counts = {split: _label_counts(good.split(split)) for split in SPLITS}
     named = [(index, name) for index, name in enumerate(good.labels) if name]
     most = max((counts["train"][index] for index, _ in named), default=0)
@@ -118,15 +118,14 @@ COUNTS = ("expected", "present", "missing", "undecodable", "quarantined", "good"
 
 
 def coverage_of(manifest: Manifest, segments: pd.DataFrame, bad: Mapping[int, Any]) -> dict[str, Any]:
-    """How many rows the annotations expect, and what became of them, in all, by split and by class.
+    """Count the rows by outcome, in total, by split and by class.
 
-    `undecodable` are those whose file is present and whose segment does not decode; `quarantined` are all that are not
-    good.
+    `undecodable` rows have a file, but their segment does not decode; `quarantined` rows are all that are not good.
     """
     counts: dict[tuple[str, str], Counter[str]] = {}
     present, undecodable = segments["file_found"], segments["problem"].notna()
     for number, row in enumerate(manifest.rows.to_dict("records")):
-        became = {
+        outcomes = {
             "expected": True,
             "present": present.iloc[number],
             "missing": not present.iloc[number],
@@ -137,7 +136,7 @@ def coverage_of(manifest: Manifest, segments: pd.DataFrame, bad: Mapping[int, An
         labels = row["labels"] if row["labels"] is not None else ()
         classes = {manifest.labels[label] for label in labels if 0 <= label < len(manifest.labels)}
         for group in [("all", ""), ("split", str(row["split"])), *(("class", name) for name in classes if name)]:
-            counts.setdefault(group, Counter()).update(name for name, holds in became.items() if holds)
+            counts.setdefault(group, Counter()).update(name for name, holds in outcomes.items() if holds)
 
     def count(kind: str, name: str) -> dict[str, int]:
         of_group = counts.get((kind, name), Counter())

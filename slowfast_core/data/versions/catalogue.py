@@ -1,4 +1,4 @@
-"""Which data versions there are: a small JSON file for each, in the workspace and beside its objects in the remote."""
+"""The catalogue of data versions: a small JSON record of each, in the workspace and in the remote."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOLDER = ".versions"  # in the repository
 
 
 class Version(BaseModel):
-    """A data version, and all that a workspace without it needs to have it again."""
+    """The record of a data version, with everything that another workspace needs to restore it."""
 
-    model_config = ConfigDict(frozen=True)  # what a later program adds is no error
+    model_config = ConfigDict(frozen=True)  # fields of later releases are ignored
 
     hash: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
     data: Name  # of the data set
@@ -32,15 +32,15 @@ class Version(BaseModel):
     videos: int | None = None
     files: int
     bytes: int
-    stage: dict[str, Any] | None = None  # what the extraction recorded about itself
-    remotes: tuple[Address, ...] = ()  # where this workspace pushed it; empty in the remote itself
+    stage: dict[str, Any] | None = None  # record of the extraction
+    remotes: tuple[Address, ...] = ()  # remotes that this workspace pushed to; empty in the remote itself
 
     def file_name(self) -> str:
         return f"{self.hash}.json"
 
 
 def described(version: str, store: Path, repository: Path) -> Version:
-    """The record of the version that is in `store`, a folder below `repository`."""
+    """Create the record of the version in `store`, a folder below `repository`."""
     from slowfast_core.data.manifest import read_manifest
 
     sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
@@ -59,7 +59,7 @@ def described(version: str, store: Path, repository: Path) -> Version:
 
 
 def keep(version: Version, repository: Path, remote: Remote, address: Address) -> None:
-    """Record the version in the remote, then in the repository. The oldest record of the same data stays."""
+    """Record the version in the remote, then in the repository. The oldest record of the same data takes precedence."""
     name = version.file_name()
     found = remote.read_record(name)
     there = _parsed({f"{remote.where}, {name}": found})[version.hash] if found else None
@@ -82,9 +82,9 @@ def is_kept(version: str, repository: Path, address: Address) -> bool:
 
 
 def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, list[str]]]:
-    """All versions that the workspace, its default remote and the remote at `asked` know, the newest first.
+    """All versions in the workspace, its default remote and the remote at `asked`, newest first, with their locations.
 
-    With each goes where its bytes are: "store" (extracted in the workspace), "cache", and the remotes.
+    Locations are "store" (extracted in the workspace), "cache", and the remotes.
     """
     repository = at.below("data")
     known, remotes, cached = in_repository(repository), dict[str, list[str]](), set[str]()
@@ -101,7 +101,7 @@ def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, 
 
 
 def _places(version: Version, at: Workspace, cached: set[str], remotes: list[str]) -> list[str]:
-    """Remotes that were not asked count as well: what was pushed there stays until somebody removes it."""
+    """Locations of a version, including the recorded remotes, which are not checked."""
     pushed = [address.url for address in version.remotes if address.url]
     here = ["store"] * _is_extracted(version, at) + ["cache"] * (version.hash in cached)
     return [*here, *dict.fromkeys([*remotes, *pushed])]
@@ -120,7 +120,7 @@ def _in_cache(version: str, remote: Remote) -> bool:
 
 
 def in_repository(repository: Path) -> dict[str, Version]:
-    """The versions that this workspace has made or checked out, by hash."""
+    """Versions that this workspace has extracted or checked out, by hash."""
     files = sorted((repository / FOLDER).glob("[!.]*.json"))
     return _parsed({str(file): file.read_bytes() for file in files})
 
@@ -137,10 +137,10 @@ def _parsed(records: dict[str, bytes]) -> dict[str, Version]:
         except ValidationError as error:
             raise _damaged(describe(error), where) from None
         if not where.endswith(version.file_name()):
-            raise _damaged(f"it is of {version.hash}", where)
+            raise _damaged(f"it belongs to {version.hash}", where)
         found[version.hash] = version
     return found
 
 
 def _damaged(reason: str, where: str) -> InputError:
-    return InputError(f"a damaged record of a version: {reason}", where, "remove it, and extract again")
+    return InputError(f"damaged record of a version: {reason}", where, "remove it, and extract again")

@@ -1,4 +1,4 @@
-"""Checkout: exactly the files of a data version, from the cache or the remote, every one verified by its md5."""
+"""Checks out the files of a data version from the cache or the remote, and verifies each by its MD5."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from slowfast_core.workspace import Workspace
 
 CHUNK = 1 << 20
 THREADS = 4
-TRIES = 2  # of an object: as the cache has it, and fetched again
+TRIES = 2  # per object: from the cache, then fetched again
 WHOLE_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 STORE = "store"
 
 
 def checkout(which: str, at: Workspace, address: Address | None = None, to: Path | None = None) -> StageResult:
-    """Bring back the data whose hash begins with `which`, from the remote at `address`.
+    """Restore the data version with the hash prefix `which` from the remote at `address`.
 
-    It becomes the extracted data of its data set in the workspace, as if it had just been extracted; with `to`, a plain
-    folder there. What the cache has is not fetched; what is damaged in it is fetched again. The folder appears whole or
-    not at all; after a kill the next call goes on. Raises InputError.
+    It becomes the extracted data of its data set in the workspace, or with `to` a plain folder. Only objects that are
+    missing or damaged in the cache are fetched. The folder appears atomically; after a kill, the next call resumes.
+    Raises InputError.
     """
     repository = at.below("data")
     known = in_repository(repository)
@@ -43,18 +43,20 @@ def checkout(which: str, at: Workspace, address: Address | None = None, to: Path
         if to is not None:
             return _to_folder(version, to.resolve(), remote)
         if record is None or record.stage is None:
-            raise InputError("the remote does not record whose data this is", version, "name a folder with --to")
+            raise InputError(
+                "the remote has no record of the data set of this version", version, "name a folder with --to"
+            )
         return _to_workspace(record, at, remote, address)
 
 
 def _only(which: str, known: Mapping[str, Version]) -> Version | None:
-    """The version that this workspace knows by `which`; its remote need not be asked."""
+    """The only version of this workspace with the hash prefix `which`, which needs no look-up in the remote."""
     found = [version for name, version in known.items() if which and name.startswith(which)]
     return found[0] if len(found) == 1 else None
 
 
 def _find(which: str, known: Mapping[str, Version], remote: Remote) -> tuple[str, Version | None]:
-    """The one version whose hash begins with `which`; what plain DVC pushed has no record and is named in full."""
+    """Find the only version with the hash prefix `which`; versions of plain DVC need the full hash."""
     if not remote.exists():
         raise InputError("no such remote, or nothing was ever pushed to it", remote.where, "name one with --remote")
     known = {**known, **in_remote(remote)}
@@ -63,11 +65,11 @@ def _find(which: str, known: Mapping[str, Version], remote: Remote) -> tuple[str
         return found[0], known[found[0]]
     if found:
         named = ", ".join(version[:12] for version in found)
-        raise InputError(f"{which!r} begins {len(found)} data versions: {named}", remote.where, "write more of it")
+        raise InputError(f"{which!r} matches {len(found)} data versions: {named}", remote.where, "use more digits")
     if WHOLE_HASH.fullmatch(which):
         return which.removesuffix(".dir") + ".dir", None
-    mend = "`slowfast data versions` lists them; --remote names another remote"
-    raise InputError(f"no data version {which!r}", remote.where, mend)
+    fix = "`slowfast data versions` lists them; --remote names another remote"
+    raise InputError(f"no data version {which!r}", remote.where, fix)
 
 
 def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
@@ -78,10 +80,10 @@ def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
     partial = folder.with_name(f".{folder.name}.checkout")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    said = _fill(version, partial, remote)
+    outcome = _fill(version, partial, remote)
     partial.replace(folder)
     sync(folder.parent)
-    return _result(version, folder, "done", said)
+    return _result(version, folder, "done", outcome)
 
 
 def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Address) -> StageResult:
@@ -90,21 +92,21 @@ def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Addre
     if (present := _present(output)) == record.hash and data_version(output / STORE) == record.hash:
         return _result(record.hash, output / STORE, "unchanged", "is already there")
     if output.exists() and present not in in_repository(repository):
-        mend = "`slowfast extract` records it; or name another folder with --to"
-        raise InputError("what is there now is no recorded version and would be lost", output, mend)
-    said = ""
+        fix = "record it with `slowfast extract`, or name another folder with --to"
+        raise InputError("the current data is not a recorded version and would be lost", output, fix)
+    outcome = ""
 
     def fill(partial: Path) -> None:
-        nonlocal said
+        nonlocal outcome
         (partial / STORE).mkdir()
-        said = _fill(record.hash, partial / STORE, remote)
+        outcome = _fill(record.hash, partial / STORE, remote)
         out = {"md5": record.hash, "size": record.bytes, "nfiles": record.files, "hash": "md5", "path": STORE}
         write_whole(partial / f"{STORE}.dvc", json.dumps({"outs": [out]}))  # JSON is YAML
 
     restore(output, record.stage or {}, fill)
     if not is_kept(record.hash, repository, address):
         keep(record, repository, remote, address)
-    return _result(record.hash, output / STORE, "done", said)
+    return _result(record.hash, output / STORE, "done", outcome)
 
 
 def _present(output: Path) -> str | None:
@@ -114,14 +116,14 @@ def _present(output: Path) -> str | None:
         return None
 
 
-def _result(version: str, folder: Path, status: Any, said: str) -> StageResult:
-    summary = f"data version {version[:8]}… {said}"
+def _result(version: str, folder: Path, status: Any, outcome: str) -> StageResult:
+    summary = f"data version {version[:8]}… {outcome}"
     return StageResult(stage="checkout", status=status, outputs={"data": str(folder)}, summary=summary,
                        digest=version, data_version=version)  # fmt: skip
 
 
 def _fill(version: str, folder: Path, remote: Remote) -> str:
-    """Write the files of the version into the empty `folder`; say what was done."""
+    """Write the files of the version to the empty `folder`; return a summary."""
     entries = _listing(version, remote)
     todo, again = entries, 0
     with progress("checkout", len(entries)) as advance, ThreadPoolExecutor(THREADS) as pool:
@@ -148,7 +150,7 @@ def _listing(version: str, remote: Remote) -> list[Entry]:
 
 
 def _copy(entry: Entry, folder: Path, remote: Remote) -> bool:
-    """Copy the object out of the cache; False when it is not what its name says, and then it goes."""
+    """Copy the object from the cache; if its MD5 is wrong, remove it from the cache and return False."""
     source, target = remote.path_in_cache(entry.md5), inside(folder, entry.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     md5 = hashlib.md5(usedforsecurity=False)
@@ -164,5 +166,5 @@ def _copy(entry: Entry, folder: Path, remote: Remote) -> bool:
 
 
 def _damaged(md5: str, remote: Remote) -> InputError:
-    mend = "remove it there, and push the version again from where it was made"
-    return InputError(f"object {md5} is damaged in the remote", remote.where, mend)
+    fix = "remove it there, and push the version again from the workspace that extracted it"
+    return InputError(f"object {md5} is damaged in the remote", remote.where, fix)

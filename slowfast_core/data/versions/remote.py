@@ -1,6 +1,6 @@
-"""The DVC repository of a workspace and its remote: objects named by their md5, and records of versions beside them.
+"""The DVC repository of a workspace and its remote: objects named by their MD5, and records of versions.
 
-Everything on the remote but the records has DVC's own layout, so `dvc pull` reads what is pushed here.
+Everything in the remote except the records has DVC's layout, so that `dvc pull` works.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slowfast_core.files import md5_of
 from slowfast_core.progress import progress
 
 DEFAULT = "storage"  # the name of the default remote in .dvc/config
-ASKED = "asked"  # the name of a remote given by its address; it is not written into .dvc/config
+ASKED = "asked"  # the name of a remote given by its address; it is not written to .dvc/config
 RECORDS = "versions"  # the folder of records in a remote
 MD5 = re.compile(r"[0-9a-f]{32}")
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -30,7 +30,7 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 
 @dataclass(frozen=True)
 class Address:
-    """A DVC remote: a folder, s3://bucket/prefix or what else DVC knows; None is the default one of the workspace."""
+    """A DVC remote: a folder, s3://bucket/prefix or any URL that DVC supports; None is the workspace's default."""
 
     url: str | None = None
     endpoint_url: str | None = None  # of an S3-compatible store
@@ -41,7 +41,7 @@ class Address:
 
     @property
     def recorded(self) -> Address:
-        """As it is written down: without credentials."""
+        """The address without credentials, for records."""
         return Address(
             self.url and without_credentials(self.url), self.endpoint_url and without_credentials(self.endpoint_url)
         )
@@ -49,46 +49,48 @@ class Address:
 
 @dataclass(frozen=True)
 class Entry:
+    """A file of a data version."""
+
     path: str  # relative to the folder of the version
     md5: str
 
 
 @dataclass(frozen=True)
 class Remote:
-    """An open repository and one remote of it. `cache` and `objects` are DVC's databases of objects."""
+    """An open repository and one of its remotes; `cache` and `objects` are their DVC object databases."""
 
     repo: Any
     cache: Any
     objects: Any
     root: str
-    where: str  # for people
+    where: str  # address in messages
 
     def path_in_cache(self, md5: str) -> Path:
         return Path(self.cache.oid_to_path(md5))
 
     def listing(self, version: str) -> list[Entry] | None:
-        """The files of a version: `<md5>.dir` is their list, and has that md5. None when the cache has it not whole."""
+        """The files of a version, from its list `<md5>.dir`; None if the list is missing or damaged in the cache."""
         path = self.path_in_cache(version)
         if not path.is_file() or f"{md5_of(path)}.dir" != version:
             return None
         entries = [Entry(entry["relpath"], entry["md5"]) for entry in json.loads(path.read_text(encoding="utf-8"))]
         if odd := [entry.md5 for entry in entries if not MD5.fullmatch(entry.md5)]:
-            raise InputError(f"the list of files names {odd[0]!r}, which is no md5", version, "take another version")
+            raise InputError(f"the list of files names {odd[0]!r}, which is not an MD5", version, "use another version")
         return entries
 
     def pull(self, md5s: Collection[str]) -> None:
-        """Bring the objects that the cache does not have. Raises InputError when one does not come."""
+        """Fetch the objects that the cache does not have. Raises InputError if one fails."""
         wanted = [md5 for md5 in sorted(set(md5s)) if not self.path_in_cache(md5).exists()]
         if missing := set(wanted) - self._there(wanted):
-            what = f"{len(missing)} objects of this version are not in the remote, {min(missing)} for one"
-            raise InputError(what, self.where, "name its remote with --remote, or push it again where it was made")
+            what = f"{len(missing)} objects of this version are not in the remote, for example {min(missing)}"
+            raise InputError(what, self.where, "name its remote with --remote, or push it again from its workspace")
         failed = self._transfer("fetch", self.objects, self.cache, wanted)
-        for md5 in failed:  # DVC may give the name to what came of an object that failed
+        for md5 in failed:  # DVC may leave incomplete files of failed objects
             self.path_in_cache(md5).unlink(missing_ok=True)
         self._raise_first(failed)
 
     def push(self, md5s: Collection[str], listing: str) -> int:
-        """Send the objects that the remote does not have, then `listing`, which names them. Returns how many."""
+        """Upload the objects that the remote does not have, then their list `listing`; return the number of uploads."""
         there = self._there([*set(md5s), listing])
         wanted = [md5 for md5 in sorted(set(md5s)) if md5 not in there]
         self._refuse_damaged(wanted)
@@ -98,18 +100,18 @@ class Remote:
         return len(wanted) + len(last)
 
     def _there(self, md5s: list[str]) -> set[str]:
-        """Those that the remote has."""
+        """The objects that the remote has."""
         with in_one_line(self.where, Path(self.cache.path)):
             return set(self.objects.oids_exist(md5s)) if md5s else set()
 
     def exists(self) -> bool:
-        """Whether there is such a bucket, or folder."""
+        """Whether the bucket or folder exists."""
         place = self.root.partition("/")[0] if self.where.startswith("s3://") else self.root
         with in_one_line(self.where, Path(self.cache.path)):
             return bool(self.objects.fs.exists(place))
 
     def records(self) -> dict[str, bytes]:
-        """The files in the folder of records, by name."""
+        """The records in the remote, by file name."""
         files = self.objects.fs
         folder = files.join(self.root, RECORDS)
         with in_one_line(self.where, Path(self.cache.path)):
@@ -127,15 +129,15 @@ class Remote:
             self.objects.fs.put_file(str(file), self.objects.fs.join(self.root, RECORDS, name))
 
     def _transfer(self, what: str, source: Any, target: Any, md5s: list[str]) -> dict[str, BaseException]:
-        """DVC tries each object again some times; returns why those that failed did."""
+        """Transfer objects, which DVC retries several times; return the errors of the failed ones."""
         failed: dict[str, BaseException] = {}
         if md5s:
             with in_one_line(self.where, Path(self.cache.path)), progress(what, len(md5s)) as advance:
                 paths = [source.oid_to_path(md5) for md5 in md5s]
-                told = _callback(advance)
+                bar = _callback(advance)
                 try:
-                    target.add(paths, source.fs, md5s, check_exists=False, on_error=failed.__setitem__, callback=told)
-                except FileNotFoundError:  # DVC moves what came of an object even when nothing came
+                    target.add(paths, source.fs, md5s, check_exists=False, on_error=failed.__setitem__, callback=bar)
+                except FileNotFoundError:  # DVC tries to move the file of an object even if nothing was received
                     if not failed:
                         raise
         return failed
@@ -146,7 +148,7 @@ class Remote:
                 raise error
 
     def _refuse_damaged(self, md5s: list[str]) -> None:
-        """What rotted in the cache must not reach the remote; `dvc add` fills the gap from the store."""
+        """Remove objects damaged in the cache, and raise InputError; `dvc add` restores them from the store."""
         damaged = [md5 for md5 in md5s if md5_of(self.path_in_cache(md5)) != md5]
         for md5 in damaged:
             self.path_in_cache(md5).unlink()
@@ -158,9 +160,9 @@ class Remote:
 
 @contextmanager
 def open_remote(repository: Path, default: Path, address: Address) -> Iterator[Remote]:
-    """The DVC repository in `repository`, made when there is none, with the folder `default` as its default remote.
+    """Open the DVC repository in `repository`; creates it without git, with the folder `default` as default remote.
 
-    It needs no git. Raises InputError for an address that DVC does not take.
+    Raises InputError for an address that DVC does not support.
     """
     repository = repository.resolve()
     with _quiet(), _opened(repository, default, address) as repo:
@@ -184,7 +186,7 @@ def _opened(repository: Path, default: Path, address: Address) -> Iterator[Any]:
 
 @contextmanager
 def in_one_line(where: object, *places: Path) -> Iterator[None]:
-    """Raise failures of DVC and of a remote as InputError; `places` are on the disks that are written."""
+    """Raise failures of DVC and of a remote as InputError; `places` are paths on the disks that are written."""
     from aiohttp import ClientError as ConnectionLost
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
@@ -196,8 +198,8 @@ def in_one_line(where: object, *places: Path) -> Iterator[None]:
         if full := full_disk(error, *places, *local):
             raise full from error
         line = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        mend = "check the address of the remote, the credentials and the network; a rerun goes on from what was done"
-        raise InputError(f"DVC: {line}", where, mend) from error
+        fix = "check the address of the remote, the credentials and the network; a rerun resumes"
+        raise InputError(f"DVC: {line}", where, fix) from error
 
 
 def _config(address: Address) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def _config(address: Address) -> dict[str, Any]:
 
 
 def _make(repository: Path, default: Path) -> None:
-    """Make the repository when there is none, and name `default` as its default remote where it has none."""
+    """Create the repository if it does not exist, and set `default` as default remote if it has none."""
     from dvc.repo import Repo
 
     repository.mkdir(parents=True, exist_ok=True)
@@ -228,17 +230,17 @@ def _make(repository: Path, default: Path) -> None:
 def _callback(advance: Callable[..., None]) -> Any:
     from fsspec.callbacks import Callback
 
-    class Told(Callback):  # type: ignore[misc]
+    class Advance(Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
             advance(inc)
 
-    return Told()
+    return Advance()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without DVC's own bars and lines: a command tells its progress itself."""
-    import dvc.repo  # noqa: F401  it sets its loggers when it is imported
+    """Suppress DVC's progress bars and messages: commands show their own progress."""
+    import dvc.repo  # noqa: F401  it configures its loggers on import
 
     loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""Data versions. The version of a clip store is the hash by which DVC knows its folder."""
+"""Tracks data versions. The version of a clip store is DVC's hash of its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slowfast_core.data.versions.remote import Address, Remote, in_one_line, ope
 
 
 def data_version(folder: Path) -> str:
-    """The hash that `dvc add` records for `folder` (`<md5>.dir`), without a repository and without a cache."""
+    """Compute the hash that `dvc add` records for `folder` (`<md5>.dir`), without a repository or a cache."""
     from dvc.fs import LocalFileSystem
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
@@ -21,11 +21,11 @@ def data_version(folder: Path) -> str:
 
 
 def track(store: Path, repository: Path, default: Path, address: Address | None = None) -> str:
-    """Add `store`, a folder below `repository`, to the DVC repository there; push it to its remote; return its version.
+    """Add `store`, a folder below `repository`, to the DVC repository, push it to the remote and return its version.
 
-    The repository is made when there is none, with the folder `default` as its default remote; it needs no git. Only
-    what the remote does not have is sent. Doing it again changes nothing, and goes on after a kill. The version is
-    recorded beside the objects and in the repository, and that comes last. Raises InputError.
+    Creates the repository without git if needed, with the folder `default` as its default remote. Only objects that the
+    remote does not have are sent. A rerun changes nothing, and resumes after a kill. The version is recorded last, in
+    the remote and in the repository. Raises InputError.
     """
     address = address or Address()
     store, repository = store.resolve(), repository.resolve()
@@ -37,12 +37,12 @@ def track(store: Path, repository: Path, default: Path, address: Address | None 
 
 
 def is_tracked(store: Path, version: str, repository: Path, address: Address) -> bool:
-    """Whether `track` has nothing left to do."""
+    """Whether `track` has completed for this version."""
     return store.with_suffix(".dvc").is_file() and is_kept(version, repository, address)
 
 
 def _add(store: Path, remote: Remote) -> str:
     with in_one_line(store):
-        # Not relinked to the cache: the store's files stay writable, and a kill loses none of them.
+        # Without links to the cache, the store's files stay writable, and a kill loses none of them.
         (stage,) = remote.repo.add([str(store)], relink=False)
     return str(stage.outs[0].hash_info.value)

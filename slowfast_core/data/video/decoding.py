@@ -1,10 +1,9 @@
-"""Video files to frames: all uses of decord, and which files FFmpeg (PyAV) reads instead.
+"""Decodes any video: with decord, with FFmpeg (PyAV, see `originals`), or from folders of frames (`frames_folder`).
 
-Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder a core is fastest) and is
-closed after use. Everything is read in order from the first frame on, for decord's seeking is wrong in open GOPs,
-MPEG-TS and edit lists. Files that decord shows wrong even so, and files whose frames would not fit in memory, for it
-decodes ahead of its reader without limit, are read by FFmpeg: see `originals`. The clip store can be read at random:
-see `store_reader`.
+Frames are uint8 `[T, H, W, C]`, RGB. A reader has one thread (one single-threaded decoder per core is fastest) and is
+closed after use. Videos are decoded in order from the first frame on, because decord's seeking is wrong in open GOPs,
+MPEG-TS and edit lists. FFmpeg reads the files that decord still decodes wrongly, and files too large for memory: decord
+decodes ahead without limit. `clip_store.reader` reads the clip store with random access.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
 from slowfast_core.data.video.originals import Original, examine, inspect_in_order, read_in_order, to_rgb
 
 Frame = NDArray[np.uint8]
-# decord may hold all frames of a file at once: those of ten seconds of 640x480 fit, as Kinetics' usual copies do.
+# decord may keep all frames of a file in memory; ten seconds of 640x480, as in usual copies of Kinetics, fit.
 DECORD_BYTES = 300_000_000
-SAME_DB = 28  # a 10-bit test card, all hard edges, gives 30; pictures give more than 35
+SAME_DB = 28  # PSNR of equal frames: 30 for a 10-bit test card with hard edges, above 35 for natural images
 
 
 def probe(path: Path) -> VideoInfo:
-    """Raises DecodeError."""
+    """Properties of any video, a file or a folder of frames. Raises DecodeError."""
     if path.is_dir():
         return frames_folder.probe(path)
     return examine(path).info
 
 
 def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
-    """The frames at `indices` of any video, in that order; no others are kept in memory. Raises DecodeError."""
+    """Decode the frames at `indices`, in that order, and keep only these in memory. Raises DecodeError."""
     if path.is_dir():
         return frames_folder.pick_frames(path, indices)
     places: dict[int, list[int]] = {}
@@ -56,7 +55,7 @@ def pick_frames(path: Path, indices: Sequence[int]) -> Frame:
 
 
 def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
-    """Frames `start` to `stop`, each `[H, W, C]`, all decoded in order from the first one on. Raises DecodeError."""
+    """Yield frames `start` to `stop`, `[H, W, C]`, decoded in order from the first frame on. Raises DecodeError."""
     if path.is_dir():
         yield from frames_folder.decode_range(path, start, stop)
         return
@@ -64,19 +63,19 @@ def decode_range(path: Path, start: int, stop: int) -> Iterator[Frame]:
     with _reader(original) as reader:
         try:
             while reader is not None and number < stop:
-                # Not skip_frames: that seeks, and lands elsewhere in open GOPs, fragments and AVI.
+                # skip_frames would seek, which is wrong in open GOPs, fragments and AVI.
                 frame = _next(path, reader, number)
                 if number >= start:
                     yield frame
                 number += 1
         except DecodeError:
-            pass  # how far it comes before a damaged packet is chance: it reads ahead. FFmpeg goes on
+            pass  # decord reads ahead, so it may fail before the damaged frame; FFmpeg continues
     if number < stop:
         yield from read_in_order(original, max(number, start), stop)
 
 
 def inspect(path: Path, seconds: float) -> Inspection:
-    """Decode from the first frame up to `seconds`, noting where it breaks. Raises DecodeError when it does not open."""
+    """Decode up to `seconds` and record errors and damaged frames. Raises DecodeError if the video does not open."""
     if path.is_dir():
         return frames_folder.inspect(path, seconds)
     original = examine(path)
@@ -88,37 +87,37 @@ def inspect(path: Path, seconds: float) -> Inspection:
 
 
 def _inspect_both(original: Original, reader: Any, wanted: int) -> Inspection | None:
-    """How far FFmpeg decodes and what it finds damaged, which decord conceals. None where decord fails.
+    """Inspect with FFmpeg, which reports damage that decord conceals. None if decord fails.
 
-    A frame that they show differently is damaged too: decoders leave traces of some damage in the picture alone.
+    A frame on which the decoders differ is damaged too: some damage shows only in the image.
     """
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()
-    shown: list[Frame] = []  # the last one only
+    latest: list[Frame] = []  # the last decoded frame only
     decoded, failed = 0, False
 
     def differs(number: int, frame: Any) -> bool:
         nonlocal decoded, failed
         try:
             while not failed and decoded <= number:
-                shown[:] = [_next(original.path, reader, decoded)]
+                latest[:] = [_next(original.path, reader, decoded)]
                 decoded += 1
         except DecodeError:
             failed = True
-        return not failed and _psnr(shown[0], to_rgb(frame, reformatter)) < SAME_DB
+        return not failed and _psnr(latest[0], to_rgb(frame, reformatter)) < SAME_DB
 
-    told = inspect_in_order(replace(original, begin=None), wanted, differs)  # decord counts, whatever the times
-    return None if failed else told
+    found = inspect_in_order(replace(original, begin=None), wanted, differs)  # decord ignores frame times
+    return None if failed else found
 
 
 def _psnr(a: Frame, b: Frame) -> float:
-    """Of averages over 4 x 4 pixels, in which it hardly shows how each decoder enlarges the colour planes."""
+    """PSNR of 4 x 4 pixel averages, which hardly depend on how a decoder upsamples the colour planes."""
     import cv2
 
     if a.shape != b.shape:
         return 0
-    cv2.setNumThreads(1)  # the processes are many already
+    cv2.setNumThreads(1)  # many processes run in parallel already
     size = (-(-a.shape[1] // 4), -(-a.shape[0] // 4))
     small_a, small_b = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in (a, b))
     return 10 * math.log10(255**2 / max(float(np.square(np.subtract(small_a, small_b, dtype=np.float32)).mean()), 1e-9))
@@ -130,9 +129,9 @@ def for_decord(original: Original) -> bool:
 
 @contextmanager
 def _reader(original: Original) -> Iterator[Any]:
-    """decord's, or None where FFmpeg must read.
+    """Yield a decord reader, or None if FFmpeg must read the file.
 
-    That is where decord is known to be wrong, would take too much memory, does not open the file, or counts otherwise.
+    That is the case if decord is known to be wrong, needs too much memory, fails to open, or counts other frames.
     """
     with ExitStack() as stack:
         reader = None
@@ -154,7 +153,7 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         yield reader
     finally:
-        del reader  # closes the file and lets its frames go
+        del reader  # closes the file and frees its frames
 
 
 def _next(path: Path, reader: Any, number: int) -> Frame:
@@ -173,7 +172,7 @@ def _as_decode_error(path: Path, where: str = "") -> Iterator[None]:
     try:
         yield
     except (DECORDError, RuntimeError, IndexError) as error:
-        # decord tells the source line and the C expression that failed, then what it means.
+        # decord's message starts with the source line and the failed C expression; the reason follows.
         text = re.sub(r"\[[\d:]+\] \S+:\d+: |Check failed: .*? \([^()]* vs\. [^()]*\)", "", str(error))
         reason = " ".join(text.partition("Stack trace")[0].split()) or type(error).__name__
         unreadable = reason.startswith("Error reading")

@@ -1,7 +1,7 @@
-"""Videos that are folders of numbered frames (JPEG or PNG), read as those of `decoding` are.
+"""Reads videos that are folders of numbered frames (JPEG or PNG), with the same functions as `decoding`.
 
-The frames of a folder have no rate of their own: ingestion leaves it beside them, which makes the folder a video. A
-number that is left out, a frame of another size and one that ends early are damage, and told.
+Ingestion writes the frame rate to a file in the folder, which marks the folder as a video. Missing numbers, frames of
+different sizes and truncated frames are errors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def write_frame_rate(folder: Path, frame_rate: float) -> None:
 
 
 def probe(folder: Path) -> VideoInfo:
-    """Raises DecodeError."""
+    """Properties of a folder of frames, from the first frame and the frame rate file. Raises DecodeError."""
     files = _files(folder)
     height, width, _ = _picture(folder, files[0]).shape
     return VideoInfo(len(files), float((folder / RATE).read_text(encoding="utf-8")), width, height)
 
 
 def pick_frames(folder: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
-    """The frames at `indices`, `[T, H, W, C]`, in that order. Raises DecodeError."""
+    """Read the frames at `indices`, `[T, H, W, C]`, in that order. Raises DecodeError."""
     files = _files(folder)
     wanted = sorted(set(indices))
     if not 0 <= wanted[0] <= wanted[-1] < len(files):
@@ -47,7 +47,7 @@ def pick_frames(folder: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def decode_range(folder: Path, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-    """Frames `start` to `stop`, each `[H, W, C]`. Raises DecodeError."""
+    """Yield frames `start` to `stop`, each `[H, W, C]`. Raises DecodeError."""
     files = _files(folder)
     yield from _pictures(folder, files[start:stop])
     if len(files) < stop:
@@ -55,7 +55,7 @@ def decode_range(folder: Path, start: int, stop: int) -> Iterator[NDArray[np.uin
 
 
 def inspect(folder: Path, seconds: float) -> Inspection:
-    """Decode up to `seconds`, noting where it breaks. Raises DecodeError when the first frame does not decode."""
+    """Decode up to `seconds` and record the first error. Raises DecodeError if the first frame does not decode."""
     info = probe(folder)
     wanted = min(info.frames, math.ceil(seconds * info.fps)) if math.isfinite(seconds) else info.frames
     decoded = 0
@@ -68,7 +68,7 @@ def inspect(folder: Path, seconds: float) -> Inspection:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The frames in order of their numbers, which start at 0 or 1 and leave none out."""
+    """The frames in order of their numbers, which must start at 0 or 1 without gaps."""
     if not is_frames(folder):
         raise DecodeError(folder, "not a folder of frames")
     numbered = sorted(
@@ -79,7 +79,7 @@ def _files(folder: Path) -> list[Path]:
     expected = min(numbered[0][0], 1)
     for number, path in numbered:
         if number != expected:
-            raise DecodeError(folder, f"{path.name} is there twice" if number < expected else f"no frame {expected}")
+            raise DecodeError(folder, f"duplicate {path.name}" if number < expected else f"no frame {expected}")
         expected += 1
     return [path for _, path in numbered]
 
@@ -101,7 +101,7 @@ def _picture(folder: Path, file: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # the last is what broken PNG raise
+    except (OSError, ValueError, SyntaxError) as error:  # broken PNG files raise SyntaxError
         text = str(error)
         reason = "not a picture" if "cannot identify" in text else text.removeprefix(f"{file}: ")
         raise DecodeError(folder, f"{file.name}: {reason}") from None

@@ -1,4 +1,4 @@
-"""What is known of a video file, and why it cannot be read."""
+"""Properties of videos, results of inspections, and decode errors."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
+    """Number, rate and size of the frames of a video."""
+
     frames: int
     fps: float
     width: int
@@ -30,17 +32,17 @@ class VideoInfo:
         return self.frames / self.fps
 
     def frame_range(self, start: float, end: float) -> tuple[int, int]:
-        """The frames of a segment in seconds, half open; `end` NaN is the end of the video."""
+        """Half-open frame range of a segment in seconds; `end` NaN is the end of the video."""
         stop = self.frames if math.isnan(end) else min(round(end * self.fps), self.frames)
         return max(round(start * self.fps), 0), stop
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What came of decoding the first frames of a file; ranges of `damaged` frames are half open."""
+    """The result of decoding the first frames of a file; the ranges of `damaged` frames are half open."""
 
     info: VideoInfo
     decoded: int
     error: str = ""
     damaged: tuple[tuple[int, int], ...] = ()
-    claimed_seconds: float = math.nan  # the length that its header tells; NaN: none
+    claimed_seconds: float = math.nan  # length in the header, NaN if it has none

@@ -1,6 +1,6 @@
-"""The display matrix of a video (ISO/IEC 14496-12, 8.3.2): how its pictures are turned and mirrored to be shown.
+"""The display matrix of a video (ISO/IEC 14496-12, 8.3.2): how players rotate and mirror its frames.
 
-H height and W width of a picture as it is stored, C channels.
+H height and W width of a stored frame, C channels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ALMOST_ZERO = 0.0175  # of the other coefficients: one degree, as FFmpeg rounds
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of eight: first exchange rows and columns, then mirror."""
+    """One of eight orientations: transposition, then mirroring."""
 
     transposed: bool = False
     flipped_vertically: bool = False
     flipped_horizontally: bool = False
 
     def shown(self, picture_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture as a player shows it."""
+        """The frame as a player displays it."""
         if self.transposed:
             picture_HWC = picture_HWC.swapaxes(0, 1)
         if self.flipped_vertically:
@@ -41,7 +41,7 @@ AS_STORED = Orientation()
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """Raises ValueError where the matrix does more than quarter turns and mirroring."""
+    """Orientation of a frame. Raises ValueError if its matrix is not made of quarter turns and mirroring."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return AS_STORED
@@ -51,4 +51,4 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     if max(abs(a), abs(d)) <= ALMOST_ZERO * min(abs(b), abs(c)) and b and c:
         return Orientation(True, b < 0, c < 0)
     shown = " ".join(f"{value / 0x10000:g}" for value in (a, b, c, d))
-    raise ValueError(f"its display matrix ({shown}) is neither quarter turns nor mirroring")
+    raise ValueError(f"its display matrix ({shown}) is not made of quarter turns and mirroring")

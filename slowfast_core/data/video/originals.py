@@ -1,7 +1,7 @@
-"""Original videos, as sources have them: examined and read in order by FFmpeg (PyAV), upright, at a constant rate.
+"""Examines original videos, and reads them in order with FFmpeg (PyAV), upright and at a constant rate.
 
-decord 0.6 brings an FFmpeg of 2019 and its own seeking. Read in order it shows the same frames as today's FFmpeg, to
-the byte, for most files, and `examine` tells which are not of that kind; those are read here.
+decord 0.6 contains an FFmpeg of 2019 and its own seeking. Reading in order, it yields the same bytes as today's FFmpeg
+for most files; `examine` detects the others, which are read here.
 """
 
 from __future__ import annotations
@@ -29,40 +29,42 @@ if TYPE_CHECKING:
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 DECORD_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "ffv1"})
-NARROW = 64  # pixels: decord takes the padding of its rows for a fourth channel
+NARROW = 64  # pixels: below, decord mistakes the padding of rows for a fourth channel
 CUT_OFF_SECONDS = 1.0  # an AVI header may count a few frames too many
-ABSOLUTE_END = frozenset({"matroska,webm", "asf"})  # containers whose header has the time of the end, not the length
-LIMITED_SECONDS = 10.0  # of video, for which the time limit of a worker holds
+ABSOLUTE_END = frozenset({"matroska,webm", "asf"})  # containers with the end time instead of the length in the header
+LIMITED_SECONDS = 10.0  # seconds of video after which the time limit of a worker restarts
 
 
 @dataclass(frozen=True)
 class Original:
+    """An examined video file."""
+
     path: Path
     stream: int  # its index in the container
-    info: VideoInfo  # as shown; of uneven frame times the mean rate
-    begin: float | None  # seconds of the first frame; None: the file has no frame times
+    info: VideoInfo  # as displayed; the mean rate if frame times are uneven
+    begin: float | None  # time of the first frame in seconds, None if the file has no frame times
     orientation: Orientation
-    beyond_decord: str  # why decord does not show it right; empty: it does
+    beyond_decord: str  # why decord reads it wrongly, empty if it does not
     claimed_seconds: float
 
     @property
     def decoded_bytes(self) -> int:
-        """Of all its frames in RGB."""
+        """Size of all frames in RGB."""
         return 3 * self.info.frames * self.info.width * self.info.height
 
 
 def examine(path: Path) -> Original:
-    """Read the packets and decode the first frame. Raises DecodeError."""
+    """Examine a file: read all packets and decode the first frame. Raises DecodeError."""
     with _open(path) as container:
         stream = _shown(path, container)
         frame, times, hidden = _packets(container, stream)
         if frame is None:
-            raise DecodeError(path, "no frame of it decodes")
+            raise DecodeError(path, "no frame decodes")
         missing = _missing(path, container, stream, len(times) + hidden)
-        if frame.pts is not None and None not in times:  # a cut may leave frames before the first key frame
+        if frame.pts is not None and None not in times:  # cut files may contain frames before the first key frame
             times = [time for time in times if time >= frame.pts]
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        # AVI has a constant rate and no times of display: FFmpeg's are guesses, wrong where B-frames are packed.
+        # AVI has a constant rate and no display times: FFmpeg guesses them, wrongly for packed B-frames.
         timed = container.format.name != "avi" and None not in times
         seconds = np.array(sorted(times), float) * float(stream.time_base or 0) if timed else None
         uneven = seconds is not None and _uneven(seconds, fps)
@@ -100,32 +102,32 @@ def _orientation(path: Path, frame: av.VideoFrame) -> Orientation:
 
 
 def _beyond_decord(container: Any, stream: Any) -> dict[str, bool]:
-    """What decord does not read, or reads wrongly, by the kind of the file."""
+    """Properties of the container and the codec that decord does not support."""
     codec = stream.codec_context.codec.canonical_name
     return {
         f"container {container.format.name}": container.format.name not in DECORD_CONTAINERS,
         f"codec {codec}": codec not in DECORD_CODECS,
-        "several video streams": len(container.streams.video) > 1,  # decord takes another than players do
+        "several video streams": len(container.streams.video) > 1,  # decord selects another stream than players
     }
 
 
 def _claimed_seconds(container: Any, begin: float) -> float:
-    """The length by the header; NaN: it has none."""
+    """Length in seconds in the header, NaN if it has none."""
     if not container.duration:
         return math.nan
     seconds = float(container.duration / 1e6)
-    # Some programs write the length there all the same.
+    # Some programs write the length instead of the end time.
     return seconds - begin if container.format.name in ABSOLUTE_END and seconds > begin else seconds
 
 
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """`[H, W, C]`, by the matrix and the range that the frame has."""
+    """Convert a frame to RGB `[H, W, C]` with its own colour matrix and range."""
     picture = reformatter.reformat(frame, format="rgb24", src_color_range=frame.color_range, threads=1)
     return picture.to_ndarray().astype(np.uint8, copy=False)
 
 
 def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-    """Frames `start` to `stop`, each `[H, W, C]`. Raises DecodeError."""
+    """Yield frames `start` to `stop`, each `[H, W, C]`. Raises DecodeError."""
     from av.video.reformatter import VideoReformatter
 
     info, reformatter = original.info, VideoReformatter()
@@ -143,10 +145,10 @@ def read_in_order(original: Original, start: int, stop: int) -> Iterator[NDArray
 def inspect_in_order(
     original: Original, wanted: int, differs: Callable[[int, av.VideoFrame], bool] | None = None
 ) -> Inspection:
-    """Decode `wanted` frames. Those that FFmpeg shows only by concealing errors, or not at all, are damaged.
+    """Decode `wanted` frames and record damage: frames with concealed errors, missing frames, and those that `differs`.
 
-    So is each of which `differs(number, frame)` holds, and each after them that may build on them: up to the next key
-    frame. What was damaged before the last encoding leaves no such trace.
+    All later frames up to the next key frame may depend on a damaged one, and count as damaged. Damage from before the
+    last encoding cannot be detected.
     """
     info, error = original.info, ""
     ranges: list[tuple[int, int]] = []
@@ -168,7 +170,7 @@ def inspect_in_order(
                 broken = None
             if bad and broken is None:
                 broken = number
-            if number >= wanted:  # one more than wanted: it tells which times the last one fills
+            if number >= wanted:  # one more frame than wanted determines the end of the last one
                 break
     except DecodeError as failed:
         error = failed.reason
@@ -185,7 +187,7 @@ def inspect_in_order(
 def _open(path: Path) -> Iterator[av.container.InputContainer]:
     import av
 
-    # "file": the name is a path, whatever it looks like, and nothing else is opened.
+    # "file:" treats any name as a path; no other protocol is allowed.
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
@@ -195,18 +197,18 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def _shown(path: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream with the largest picture, as FFmpeg's own programs choose it; a cover is none."""
+    """The video stream with the largest frames, as FFmpeg's programs select it, except cover images."""
     from av.stream import Disposition
 
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    streams = [stream for stream in streams if stream.codec_context is not None]  # of a codec that FFmpeg knows
+    streams = [stream for stream in streams if stream.codec_context is not None]  # with a codec that FFmpeg supports
     if not streams:
         raise DecodeError(path, "has no video stream")
     return max(streams, key=lambda stream: stream.width * stream.height)
 
 
 def _packets(container: Any, stream: Any) -> tuple[av.VideoFrame | None, list[Any], int]:
-    """The first frame, the time of each packet that is shown, and how many are hidden."""
+    """The first frame, the times of the displayed packets, and the number of hidden packets."""
     import av
 
     stream.codec_context.thread_count = 1
@@ -219,12 +221,12 @@ def _packets(container: Any, stream: Any) -> tuple[av.VideoFrame | None, list[An
             if packet.size and not packet.is_discard:
                 times.append(packet.pts)
     except av.FFmpegError:
-        pass  # what is not there is missing
+        pass  # the remaining frames are missing
     return frame, times, hidden
 
 
 def demuxed(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of the stream. The time limit of the worker that reads them holds for every ten seconds of video."""
+    """Yield the packets of the stream, and restart the worker's time limit every ten seconds of video."""
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     limited = round(LIMITED_SECONDS * min(max(rate, 1), 1000))
     for number, packet in enumerate(container.demux(stream)):
@@ -234,7 +236,7 @@ def demuxed(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _missing(path: Path, container: Any, stream: Any, there: int) -> int:
-    """How many frames its index names that the file does not have: it was cut off."""
+    """Number of frames in the index that a truncated file does not contain."""
     if container.format.name == "avi":
         short = stream.frames - there
         return short if short > CUT_OFF_SECONDS * float(stream.average_rate or 0) else 0
@@ -243,7 +245,7 @@ def _missing(path: Path, container: Any, stream: Any, there: int) -> int:
 
 
 def _uneven(seconds: NDArray[np.float64], fps: float) -> bool:
-    """Whether a frame lies nearer to another's place than to its own."""
+    """Whether the time of any frame is off the constant rate by half a frame or more."""
     if len(seconds) < 2 or seconds[-1] <= seconds[0]:
         return False
     places = (seconds - seconds[0]) * fps
@@ -251,7 +253,7 @@ def _uneven(seconds: NDArray[np.float64], fps: float) -> bool:
 
 
 def _decoded(original: Original, gaps: bool = False) -> Iterator[Any]:
-    """Every frame that is shown; None, with `gaps`, where a packet does not decode."""
+    """Yield all displayed frames, and with `gaps` None for each packet that does not decode."""
     import av
 
     with _open(original.path) as container:
@@ -262,7 +264,7 @@ def _decoded(original: Original, gaps: bool = False) -> Iterator[Any]:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                raise DecodeError(original.path, f"cannot be read on: {error.strerror}") from None
+                raise DecodeError(original.path, f"cannot be read further: {error.strerror}") from None
             if packet is None:
                 return
             frames = _decode(packet)
@@ -281,7 +283,7 @@ def _decode(packet: Any) -> list[Any] | None:
 
 
 def _placed(original: Original, frames: Iterator[Any]) -> Iterator[tuple[float, Any]]:
-    """Each frame, or gap, with its place on the time line of the constant rate; without times they are counted."""
+    """Yield each frame or gap with its position in frames of the constant rate, counted if there are no times."""
     place = -1.0
     for frame in frames:
         if frame is None:
@@ -299,7 +301,7 @@ def _placed(original: Original, frames: Iterator[Any]) -> Iterator[tuple[float, 
 
 
 def _steady(original: Original, frames: Iterator[Any]) -> Iterator[Any]:
-    """For each of the times of a constant rate the nearest frame."""
+    """Yield the nearest frame for each time of the constant rate."""
     number, last, last_place = 0, None, 0.0
     for place, frame in _placed(original, frames):
         while last is not None and number < (last_place + place) / 2:

@@ -1,7 +1,7 @@
-"""Frames from the middle of a long video, exact, without decoding all that comes before them.
+"""Reads frames from the middle of a long video exactly, without decoding everything before them.
 
-decord counts frames from the key frame where it lands, which is wrong where frames that are shown before a key frame
-come after it in the file (open GOP). Here each frame is known by its time stamp. The pixels are decord's, bit by bit.
+After seeking, decord counts frames from a key frame on, which is wrong if frames that are displayed before the key
+frame follow it in the file (open GOP). This module identifies frames by time stamps. The pixels equal decord's.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from slowfast_core.data.video.orientation import AS_STORED, orientation_of
 from slowfast_core.data.video.originals import demuxed, examine, to_rgb
 
 Frames = Iterator[NDArray[np.uint8]]
-SAME_PIXELS = ("yuv420p", "yuvj420p")  # where both decoders convert to RGB alike
+SAME_PIXELS = ("yuv420p", "yuvj420p")  # formats that both decoders convert to the same RGB
 
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """The time stamps of all frames as they are shown, and the numbers of those that decoding may start from."""
+    """Time stamps of all frames in display order, and the numbers of the frames at which decoding may start."""
 
     times: list[int]
     numbers: list[int]
 
     def before(self, frame: int) -> int:
-        """The last but one up to `frame`: by then a gradual refresh of the picture is over. 0 where there is none."""
+        """The last but one key frame up to `frame`, to include a whole gradual refresh; 0 if there is none."""
         position = bisect_right(self.numbers, frame) - 2
         return self.numbers[position] if position >= 0 else 0
 
 
 def decode_from(path: Path, start: int, stop: int, keys: KeyFrames | None) -> Frames:
-    """Frames `start` to `stop`, each `[H, W, C]`, as decoding from the first one on gives them. Raises DecodeError."""
+    """Yield frames `start` to `stop`, `[H, W, C]`, equal to decoding from the first frame on. Raises DecodeError."""
     if keys and keys.before(start):
         try:
             yield from _after(path, keys, start, stop)
             return
         except _NotThereError:
-            pass  # before any frame was given: from the first one on, then
+            pass  # raised before the first frame: decode from the start instead
     yield from islice(decode_range(path, 0, stop), start, None)
 
 
 def key_frames(path: Path, frames: int) -> KeyFrames | None:
-    """None for a file that tells too little to be sure, or does not tell of as many frames as decord (`frames`)."""
+    """Key frames for exact seeking; None if the file has too little information, or not decord's number of `frames`."""
     import av
 
     original = examine(path)
@@ -58,7 +58,7 @@ def key_frames(path: Path, frames: int) -> KeyFrames | None:
     times, keys = [], []  # in the order of the file
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.best("video")  # as decord chooses
+            stream = container.streams.best("video")  # decord's choice
             if not isinstance(stream, av.VideoStream):
                 return None
             if for_decord(original) and stream.pix_fmt not in SAME_PIXELS:
@@ -74,14 +74,14 @@ def key_frames(path: Path, frames: int) -> KeyFrames | None:
     shown = sorted(set(times))
     if len(shown) != len(times) or len(times) != frames:
         return None
-    # What is before the key frame in the file must be shown before it; it is lost, or not whole, after a seek.
+    # Frames before the key frame in the file must be displayed before it: seeking loses or damages them.
     latest = [shown[0] - 1, *accumulate(times, max)]
     usable = (time for time, key, before in zip(times, keys, latest, strict=False) if key and before < time)
     return KeyFrames(shown, [bisect_left(shown, time) for time in usable])
 
 
 class _NotThereError(Exception):
-    """Seeking did not lead to the key frame, or the picture is turned."""
+    """Seeking did not reach the key frame, or the frame is rotated."""
 
 
 def _after(path: Path, keys: KeyFrames, start: int, stop: int) -> Frames:

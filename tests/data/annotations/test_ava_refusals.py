@@ -81,24 +81,24 @@ def test_nothing_is_wrong(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 CASES = {
     "second": ("train.csv", "-5KQ66BBWC4,nine,0.1,0.1,0.2,0.2,80,1\n", "second 'nine' is not a whole number (source/train.csv:1); correct the value; the file has no header"),
     "early": ("train.csv", "-5KQ66BBWC4,0899,0.1,0.1,0.2,0.2,80,1\n", "second 0899 is before the file starts (source/train.csv:1); lower data.first_second"),
-    "late": ("val.csv", VAL + "1j20qq1JyX4,1799,0.1,0.1,0.2,0.2,80,1\n", "second 1799 is no key frame (source/val.csv:3); data.key_seconds is [902, 1798]"),
-    "inside out": ("val.csv", "1j20qq1JyX4,0902,0.7,0.1,0.2,0.2,80,1\n", "box 0.7,0.1,0.2,0.2 (source/val.csv:1); 0 <= x1 < x2 <= 1, and the same for y: shares of the frame"),
-    "outside": ("val.csv", "1j20qq1JyX4,0902,0.1,0.1,0.2,1.2,80,1\n", "box 0.1,0.1,0.2,1.2 (source/val.csv:1); 0 <= x1 < x2 <= 1, and the same for y: shares of the frame"),
+    "late": ("val.csv", VAL + "1j20qq1JyX4,1799,0.1,0.1,0.2,0.2,80,1\n", "second 1799 is not a key frame (source/val.csv:3); data.key_seconds is [902, 1798]"),
+    "inside out": ("val.csv", "1j20qq1JyX4,0902,0.7,0.1,0.2,0.2,80,1\n", "box 0.7,0.1,0.2,0.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
+    "outside": ("val.csv", "1j20qq1JyX4,0902,0.1,0.1,0.2,1.2,80,1\n", "box 0.1,0.1,0.2,1.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
     "action": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2,0.2,81,1\n", "action id 81 is not in the label map (source/train.csv:1); its last id is 80"),
-    "twice": ("train.csv", TRAIN + TRAIN, "the same as line 1 (source/train.csv:3); remove one of them"),
+    "twice": ("train.csv", TRAIN + TRAIN, "duplicate of line 1 (source/train.csv:3); remove one of them"),
     "columns": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2\n", "5 fields instead of 8 (source/train.csv:1); a line is video_id,second,x1,y1,x2,y2,action_id,person_id"),
     "header": ("val.csv", "video_id,middle_frame_timestamp,x1,y1,x2,y2,action_id,person_id\n", "second 'middle_frame_timestamp' is not a whole number (source/val.csv:1); correct the value; the file has no header"),
     "empty": ("val.csv", "", "split 'val' is empty (source/train.csv, source/val.csv); add rows for it, or set data.holdout"),
-    "broken list": ("list.pbtxt", LIST[:-2], 'not a label map (source/list.pbtxt); it is item { name: "..." id: 1 } for each action'),
-    "id twice": ("list.pbtxt", LIST + LIST, "id 12 is there twice (source/list.pbtxt); ids are unique"),
-    "other list": ("list.pbtxt", 'item { name: "a" id: 1 } item { name: "b" id: 90 }', "no action id of the annotations is in the label map (source/list.pbtxt); they are 12, 80..., its first is 1"),
+    "broken list": ("list.pbtxt", LIST[:-2], 'not a label map (source/list.pbtxt); write item { name: "..." id: 1 } for each action'),
+    "id twice": ("list.pbtxt", LIST + LIST, "duplicate id 12 (source/list.pbtxt); use each id once"),
+    "other list": ("list.pbtxt", 'item { name: "a" id: 1 } item { name: "b" id: 90 }', "no action id of the annotations is in the label map (source/list.pbtxt); annotated: 12, 80..., first id of the label map: 1"),
     "exclusions": ("excluded.csv", "1j20qq1JyX4\n", "1 fields instead of 2 (source/excluded.csv:1); a line is video_id,second"),
-    "exclusions of others": ("excluded.csv", "other,0902\n", "excludes no annotated video (source/excluded.csv); name the exclusions of these annotations"),
+    "exclusions of others": ("excluded.csv", "other,0902\n", "excludes no annotated video (source/excluded.csv); name the exclusion file of these annotations"),
     "box header": ("boxes.csv", "video,second,x1,y1,x2,y2,action,score\n", "second 'second' is not a whole number (boxes.csv:1); the file has no header"),
-    "box pixels": ("boxes.csv", "1j20qq1JyX4,0902,12,40,200,230,,0.9\n", "box 12,40,200,230 is not in [0, 1] (boxes.csv:1); boxes are shares of the frame, not pixels"),
-    "truth as boxes": ("boxes.csv", VAL.replace(",1\n", ",14\n"), "score 14 is not in [0, 1] (boxes.csv:1); name the boxes of a detector; a person id in its place is ground truth"),
-    "boxes of others": ("boxes.csv", FOUND.replace("0902", "0903"), "no key frame of these person boxes, such as 1j20qq1JyX4,0903, is among those of the val split (boxes.csv); an annotated one is 1j20qq1JyX4,0902"),
-    "boxes of low score": ("boxes.csv", FOUND.replace("0.99", "0.49"), "no box of a score from 0.8 (boxes.csv); name another file, or lower min_score"),
+    "box pixels": ("boxes.csv", "1j20qq1JyX4,0902,12,40,200,230,,0.9\n", "box 12,40,200,230 is not in [0, 1] (boxes.csv:1); use fractions of the frame, not pixels"),
+    "truth as boxes": ("boxes.csv", VAL.replace(",1\n", ",14\n"), "score 14 is not in [0, 1] (boxes.csv:1); use the boxes of a detector; ground truth has a person id in this column"),
+    "boxes of others": ("boxes.csv", FOUND.replace("0902", "0903"), "no person box is in a key frame of the val split; the first box is in 1j20qq1JyX4,0903 (boxes.csv); an annotated key frame is 1j20qq1JyX4,0902"),
+    "boxes of low score": ("boxes.csv", FOUND.replace("0.99", "0.49"), "no box has a score of 0.8 or more (boxes.csv); use another file, or lower min_score"),
 }  # fmt: skip
 
 
@@ -115,11 +115,11 @@ def test_one_thing_wrong_in_a_text_file(
     [
         (Payload(), f"refused: it would run {os.system.__module__}.system (b.pkl); take the boxes from a source that "
          "publishes plain arrays"),
-        ({"1j20qq1JyX4,0902": np.zeros((3, 6))}, "'1j20qq1JyX4,0902' holds an array [3, 6] instead of [N, 5] (b.pkl); "
-         'it is {"video_id,second": array of x1 y1 x2 y2 score}'),
-        ([np.zeros((3, 5))], 'holds a list (b.pkl); it is {"video_id,second": array of x1 y1 x2 y2 score}'),
-        ({"1j20qq1JyX4": np.zeros((3, 5))}, "key '1j20qq1JyX4' is no key frame (b.pkl); "
-         'it is {"video_id,second": array of x1 y1 x2 y2 score}'),
+        ({"1j20qq1JyX4,0902": np.zeros((3, 6))}, "'1j20qq1JyX4,0902' has the shape [3, 6] instead of [N, 5] (b.pkl); "
+         'the format is {"video_id,second": array of x1 y1 x2 y2 score}'),
+        ([np.zeros((3, 5))], 'contains a list (b.pkl); the format is {"video_id,second": array of x1 y1 x2 y2 score}'),
+        ({"1j20qq1JyX4": np.zeros((3, 5))}, "key '1j20qq1JyX4' is not a key frame (b.pkl); "
+         'the format is {"video_id,second": array of x1 y1 x2 y2 score}'),
     ],
 )  # fmt: skip
 def test_one_thing_wrong_in_a_pickle(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.ava import Beside, read_annotations
+from slowfast_core.data.annotations.ava import AvaOptions, read_annotations
 from slowfast_core.data.annotations.common import Annotations, Item, Table, TextFile, Videos
 from slowfast_core.data.annotations.person_boxes import PersonBoxes
 from slowfast_core.errors import InputError
@@ -20,14 +20,14 @@ def read(
     labels: TextFile | None = MAP,
     holdout: float = 0.0,
     first: float = 900.0,
-    beside: Beside = Beside(),  # noqa: B008
+    beside: AvaOptions = AvaOptions(),  # noqa: B008
 ) -> Annotations:
     tables = [Table(TextFile("t.csv", train), "train" if val else None)]
     tables += [Table(TextFile("v.csv", val), "val")] if val else []
     return read_annotations(tables, labels, holdout, first, Videos(["one.mkv", "movies/two.mp4"]), beside)
 
 
-def items_of(beside: Beside, **files: str) -> dict[str, Item]:
+def items_of(beside: AvaOptions, **files: str) -> dict[str, Item]:
     return {item.id: item for item in read(beside=beside, **files).items}  # type: ignore[arg-type]
 
 
@@ -66,15 +66,15 @@ def test_one_file_is_split_by_video() -> None:
     ("line", "message"),
     [
         ("one,0902,0.1,0.2,0.5,0.9,1", r"7 fields instead of 8 \(t\.csv:5\)"),
-        ("one,0902,0.1,0.2,0.5,0.9,1,7", r"the same as line 1 \(t\.csv:5\); remove one of them"),
-        ("one,0903,0,0,1,1,4,7", r"the same as line 4 \(t\.csv:5\)"),
+        ("one,0902,0.1,0.2,0.5,0.9,1,7", r"duplicate of line 1 \(t\.csv:5\); remove one of them"),
+        ("one,0903,0,0,1,1,4,7", r"duplicate of line 4 \(t\.csv:5\)"),
         ("one,second,0,0,1,1,1,0", r"second 'second' is not a whole number \(t\.csv:5\); .*no header"),
         ("one,9.5,0,0,1,1,1,0", r"second '9\.5' is not a whole number \(t\.csv:5\)"),
         ("one,899,0,0,1,1,1,0", r"second 899 is before the file starts \(t\.csv:5\); lower data\.first_second"),
         ("one,902,left,0,1,1,1,0", r"x1 'left' is not a number \(t\.csv:5\)"),
         ("one,902,0.5,0,0.5,1,1,0", r"box 0\.5,0,0\.5,1 \(t\.csv:5\)"),
         ("one,902,0,0.9,1,0.1,1,0", r"box 0,0\.9,1,0\.1 \(t\.csv:5\)"),
-        ("one,902,0,0,320,240,1,0", r"box 0,0,320,240 \(t\.csv:5\); .*shares of the frame"),
+        ("one,902,0,0,320,240,1,0", r"box 0,0,320,240 \(t\.csv:5\); .*fractions of the frame"),
         ("one,902,-0.1,0,1,1,1,0", r"box -0\.1"),
         ("one,902,0,0,1,1,5,0", r"action id 5 is not in the label map \(t\.csv:5\); its last id is 4"),
         ("one,902,0,0,1,1,run,0", r"action id 'run' is not a whole number"),
@@ -97,7 +97,7 @@ def test_malformed_lines_are_told(line: str, message: str) -> None:
         ('item { name: "run" id: 1 } rubbish', "not a label map"),
         ('item { name: "run" }', "without a name or an id"),
         ('item { name: "run" id: 0 }', "without a name or an id"),
-        ('item { name: "run" id: 1 } item { name: "jump" id: 1 }', "id 1 is there twice"),
+        ('item { name: "run" id: 1 } item { name: "jump" id: 1 }', "duplicate id 1"),
     ],
 )
 def test_malformed_label_maps_are_told(text: str, message: str) -> None:
@@ -128,7 +128,9 @@ def test_broken_label_maps_are_told(text: str) -> None:
 
 
 def test_a_label_map_of_other_actions_is_told() -> None:
-    with pytest.raises(InputError, match=r"no action id .* in the label map \(map\.pbtxt\); they are 1, 4\.\.\., .* 5"):
+    with pytest.raises(
+        InputError, match=r"no action id .* in the label map \(map\.pbtxt\); annotated: 1, 4\.\.\., .* 5"
+    ):
         read(labels=TextFile("map.pbtxt", 'item { name: "fly" id: 5 }'))
 
 
@@ -157,21 +159,21 @@ def test_files_without_person_ids() -> None:
 
 
 def test_key_frames_out_of_range_are_told() -> None:
-    assert len(read(beside=Beside(seconds=(902, 1798))).items) == 3
+    assert len(read(beside=AvaOptions(seconds=(902, 1798))).items) == 3
     for second in ("0901", "1799"):
-        with pytest.raises(InputError, match=rf"second {second} is no key frame \(t\.csv:5\).*\[902, 1798\]"):
-            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", beside=Beside(seconds=(902, 1798)))
+        with pytest.raises(InputError, match=rf"second {second} is not a key frame \(t\.csv:5\).*\[902, 1798\]"):
+            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", beside=AvaOptions(seconds=(902, 1798)))
 
 
 def test_excluded_key_frames_are_left_out() -> None:
     excluded = [TextFile("train.csv", "one,0903\none,1000\n"), TextFile("val.csv", "two,1797\n")]
-    assert list(items_of(Beside(excluded=excluded))) == ["one_0902", "two_1798"]
-    assert len(items_of(Beside(excluded=[TextFile("none.csv", "")]))) == 3
+    assert list(items_of(AvaOptions(excluded=excluded))) == ["one_0902", "two_1798"]
+    assert len(items_of(AvaOptions(excluded=[TextFile("none.csv", "")]))) == 3
 
 
 def test_exclusions_that_leave_nothing_are_told() -> None:
     with pytest.raises(InputError, match="split 'val' is empty"):
-        items_of(Beside(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
+        items_of(AvaOptions(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_exclusions_that_leave_nothing_are_told() -> None:
 )
 def test_wrong_exclusions_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(beside=Beside(excluded=[TextFile("x.csv", text)]))
+        read(beside=AvaOptions(excluded=[TextFile("x.csv", text)]))
 
 
 def predicted(**found: list[list[float]]) -> PersonBoxes:
@@ -196,7 +198,7 @@ def predicted(**found: list[list[float]]) -> PersonBoxes:
 def test_predicted_boxes_of_val_are_to_be_scored() -> None:
     people = [[0.2, 0.0, 0.9, 1.0, 0.95], [0.0, 0.0, 0.1, 0.1, 0.81]]
     boxes = predicted(two_1798=people, two_1797=people[:1], two_0901=people, three_1000=people, one_0902=people)
-    items = items_of(Beside((902, 1798), boxes={"val": boxes}))
+    items = items_of(AvaOptions((902, 1798), boxes={"val": boxes}))
     assert list(items) == ["one_0902", "one_0903", "two_1798", "two_1797"]
     assert items["one_0902"].proposals is None
     assert (items["two_1798"].boxes, items["two_1798"].proposals) == ([[0.25, 0.0, 1.0, 1.0]], people)
@@ -204,13 +206,13 @@ def test_predicted_boxes_of_val_are_to_be_scored() -> None:
     assert (nobody.boxes, nobody.box_labels, nobody.labels, nobody.proposals) == ([], [], [], people[:1])
     assert (nobody.key, nobody.second, nobody.split, nobody.object) == (897.0, 1797, "val", "movies/two.mp4")
     excluded = [TextFile("x.csv", "two,1797\n")]
-    assert "two_1797" not in items_of(Beside((902, 1798), excluded, {"val": boxes}))
+    assert "two_1797" not in items_of(AvaOptions((902, 1798), excluded, {"val": boxes}))
 
 
 def test_a_val_key_frame_without_predictions_has_nothing_to_score() -> None:
     val = VAL + "two,1700,0.25,0,1.0,1.0,4,0\n"
     boxes = predicted(two_1798=[[0.2, 0.0, 0.9, 1.0, 0.95]])
-    assert items_of(Beside(boxes={"val": boxes}), val=val)["two_1700"].proposals == []
+    assert items_of(AvaOptions(boxes={"val": boxes}), val=val)["two_1700"].proposals == []
 
 
 def test_predicted_boxes_of_train_do_what_the_true_one_does_that_they_nearly_are() -> None:
@@ -218,21 +220,21 @@ def test_predicted_boxes_of_train_do_what_the_true_one_does_that_they_nearly_are
     near, far, idle = [0.1, 0.2, 0.5, 0.88, 0.9], [0.1, 0.2, 0.46, 0.88, 0.9], [0.4, 0.2, 0.8, 0.9, 0.99]
     near_idle = [0.4, 0.2, 0.8, 0.89, 0.9]
     boxes = predicted(one_0902=[near, far, idle, near_idle], one_0904=[near])
-    items = items_of(Beside(boxes={"train": boxes}))
+    items = items_of(AvaOptions(boxes={"train": boxes}))
     frame = items["one_0902"]
     assert frame.boxes == [[0.1, 0.2, 0.5, 0.9], [0.4, 0.2, 0.8, 0.9], near[:4], near_idle[:4]]
     assert frame.box_labels == [[0, 3], [], [0, 3], []]
     assert (frame.proposals, frame.labels) == (None, [0, 3])
     assert items["one_0903"].boxes == [[0, 0, 1, 1]]
     assert "one_0904" not in items
-    wider = items_of(Beside(boxes={"train": boxes}, iou=0.85))
+    wider = items_of(AvaOptions(boxes={"train": boxes}, iou=0.85))
     assert far[:4] in (wider["one_0902"].boxes or [])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_boxes_of_other_key_frames_are_told(split: str) -> None:
     boxes = predicted(elsewhere_0902=[[0.2, 0.0, 0.9, 1.0, 0.95]])
-    said = rf"no key frame of these person boxes, such as elsewhere,0902, .* {split} split \(boxes\.csv\)"
+    said = rf"no person box is in a key frame of the {split} split; the first box is in elsewhere,0902 \(boxes\.csv\)"
     with pytest.raises(InputError, match=said) as error:
-        read(beside=Beside(boxes={split: boxes}))  # type: ignore[dict-item]
+        read(beside=AvaOptions(boxes={split: boxes}))  # type: ignore[dict-item]
     assert "\n" not in str(error.value)

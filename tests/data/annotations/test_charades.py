@@ -42,9 +42,9 @@ def test_without_a_class_list_the_157_official_ids_are_the_names() -> None:
     [
         (
             "c092 11.90",
-            r"action 'c092 11\.90' \(train\.csv:2\); actions are `class start end`, with semicolons between",
+            r"action 'c092 11\.90' \(train\.csv:2\); separate actions `class start end` by semicolons",
         ),
-        ("c092 1 2,c001 2 3", r"12 fields under 11 columns \(train\.csv:2\); quote fields that hold commas"),
+        ("c092 1 2,c001 2 3", r"12 fields under 11 columns \(train\.csv:2\); quote fields that contain commas"),
         ("c157 1 2", r"class 'c157' is not one of 157 \(train\.csv:2\); did you mean 'c15"),
         ("c001 now 2", r"time of c001 'now' is not a number \(train\.csv:2\); correct the value"),
         ("c001 5.0 4.0", r"action 'c001 5\.0 4\.0' ends before it starts \(train\.csv:2\); correct its seconds"),
@@ -56,15 +56,18 @@ def test_malformed_actions_are_told_with_their_line(actions: str, message: str) 
 
 
 def test_a_video_stands_in_one_row_of_one_file() -> None:
-    with pytest.raises(InputError, match=r"video '46GP8' is in line 2 already \(test\.csv:2\); keep one of the rows"):
+    with pytest.raises(InputError, match=r"video '46GP8' is already in line 2 \(test\.csv:2\); keep one row"):
         read(row("46GP8", ""), row("46GP8", ""))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("c000 Holding\n000 Sitting\n", r"'000 Sitting' is no class \(classes\.txt:2\); a line is `c000 Holding some"),
-        ("c000 Holding\nc000 Sitting\n", r"class c000 is there twice \(classes\.txt:2\)"),
+        (
+            "c000 Holding\n000 Sitting\n",
+            r"'000 Sitting' is not a class \(classes\.txt:2\); a line is `c000 Holding some",
+        ),
+        ("c000 Holding\nc000 Sitting\n", r"duplicate class c000 \(classes\.txt:2\)"),
         ("\n", r"no labels \(classes\.txt\)"),
     ],
 )

@@ -53,9 +53,9 @@ def test_pictures_beside_videos_are_no_frames() -> None:
 @pytest.mark.parametrize(
     ("keys", "labels", "message"),
     [
-        ([], "", r"no video \(/data\); data\.source holds a folder for each class, or train/ and val/ with them"),
-        (["a.mp4"], "", r"video 'a\.mp4' is in no class folder \(/data\); put it into the folder of its class"),
-        (["train/a.mp4"], "", r"video 'train/a\.mp4' is in no class folder"),
+        ([], "", r"no video \(/data\); data\.source needs a folder per class, or train/ and val/ with such folders"),
+        (["a.mp4"], "", r"video 'a\.mp4' is not in a class folder \(/data\); move it into the folder of its class"),
+        (["train/a.mp4"], "", r"video 'train/a\.mp4' is not in a class folder"),
         (["train/x/a.mp4", "x/b.mp4"], "", r"video 'x/b\.mp4' is in neither train/ nor val/ \(/data\)"),
         (["train/x/a.mp4"], "", r"split 'val' is empty \(/data\); add rows for it, or set data\.holdout"),
         (

@@ -55,8 +55,8 @@ def test_a_clip_has_the_labels_of_the_frames_that_it_spans(first: int, last: int
             rows("46GP8", 0, ["", ""]).replace("000002", "x/000002"),
             r"'46GP8/46GP8-x/000002\.jpg' of '46GP8' is not in 46",
         ),
-        (TRAIN.replace(" 2 46", " 3 46"), r"frame 3 of '46GP8' follows frame 1 \(train\.csv:4\); frames are listed in"),
-        (TRAIN.replace('"3,5"', '"3;5"'), r"labels '3;5' \(train\.csv:3\); they are class indices in quotes, such as"),
+        (TRAIN.replace(" 2 46", " 3 46"), r"frame 3 of '46GP8' follows frame 1 \(train\.csv:4\); list all frames in"),
+        (TRAIN.replace('"3,5"', '"3;5"'), r"labels '3;5' \(train\.csv:3\); write class indices in quotes, such as"),
         (TRAIN.replace('"3,5"', '"3,7"'), r"label 7 is out of range \(train\.csv:3\); data\.labels has 0 to 5"),
         (TRAIN.replace("46GP8/46GP8-000001", "../46GP8-000001"), r"'\.\./46GP8-000001\.jpg' leaves the data root"),
         (TRAIN.replace(" 1 46", " one 46"), r"frame_id 'one' is not a whole number \(train\.csv:3\)"),
@@ -68,12 +68,12 @@ def test_malformed_lists_are_told_with_their_line(train: str, message: str) -> N
 
 
 def test_a_list_without_any_label_is_that_of_something_something() -> None:
-    with pytest.raises(InputError, match=r"no frame has a label \(train\.csv:1\); Something-Something has them in its"):
+    with pytest.raises(
+        InputError, match=r"no frame has a label \(train\.csv:1\); labels of Something-Something are in its"
+    ):
         read(rows("46GP8", 0, ["", ""]), rows("N11GT", 0, [""]))
 
 
 def test_commas_for_spaces_are_told() -> None:
-    with pytest.raises(
-        InputError, match=r"no column .*labels \(train\.csv:1\).* with spaces, not commas, between them"
-    ):
+    with pytest.raises(InputError, match=r"no column .*labels \(train\.csv:1\).* separated by spaces, not commas"):
         read(TRAIN, VAL, header=HEADER.replace(" ", ","))

@@ -80,7 +80,7 @@ def test_an_empty_label_without_an_index_is_refused() -> None:
 
 def test_nesting_inside_an_entry_is_refused() -> None:
     entry = {"annotations": {"label": [[[]]], "segment": [0, 1]}, "subset": "train"}
-    with pytest.raises(InputError, match="no segment of two seconds"):
+    with pytest.raises(InputError, match="no segment with a start and an end"):
         kinetics.read_annotations([Table(TextFile("a", json.dumps({"v": entry})), None)], None, 0.5, Videos(()))
 
 

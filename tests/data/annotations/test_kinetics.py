@@ -94,7 +94,7 @@ def test_the_official_json_says_the_same_as_the_csv() -> None:
 
 
 def test_malformed_json_is_told_with_its_entry() -> None:
-    with pytest.raises(InputError, match=r"no segment of two seconds \(k\.csv:abc\); it is"):
+    with pytest.raises(InputError, match=r"no segment with a start and an end \(k\.csv:abc\); the format is"):
         read(json.dumps({"abc": {"annotations": {"label": "jumping", "segment": [1.0]}}}))
     with pytest.raises(InputError, match=r"empty label \(k\.csv:abc\)"):
         read(json.dumps({"abc": {"annotations": {"segment": [1.0, 2.0]}, "subset": "val"}}))
@@ -107,7 +107,7 @@ def test_of_several_files_the_one_in_the_folder_of_the_label_and_split_is_meant(
     text = HEADER + "jumping,x,0,1,train\narm wrestling,x,0,1,val\n"
     assert [item.object for item in read(text, keys=keys).items] == [keys[0], keys[2]]
     assert read(HEADER + "jumping,val/jumping/x,0,1,train\njumping,x,0,1,val\n", keys=keys).items[0].object == keys[1]
-    with pytest.raises(InputError, match=r"'x' is there twice \(a/x.mp4, b/x.webm\)"):
+    with pytest.raises(InputError, match=r"several videos match 'x' \(a/x.mp4, b/x.webm\)"):
         read(text, keys=["a/x.mp4", "b/x.webm"])
 
 
@@ -118,8 +118,8 @@ GOOD = "jumping,whole,0,1,train\njumping,whole,0,1,val\n"
     ("text", "message"),
     [
         ("", r"the file is empty \(k\.csv:1\); the header is label,youtube_id"),
-        (HEADER.replace(",", ";"), r"no column label, .*time_end \(k\.csv:1\).*, with commas, not semicolons, between"),
-        ("youtube_id,time_start,time_end,split\n", r"no column label \(k\.csv:1\); a test split without labels"),
+        (HEADER.replace(",", ";"), r"no column label, .*time_end \(k\.csv:1\).*, separated by commas, not semicolons"),
+        ("youtube_id,time_start,time_end,split\n", r"no column label \(k\.csv:1\); use a split with labels"),
         ("label,youtube_id\n", r"no column time_start, time_end \(k\.csv:1\)"),
         (HEADER + GOOD + "jumping,whole,0,1\n", r"4 fields under 5 columns \(k\.csv:4\)"),
         (
@@ -155,7 +155,7 @@ def test_a_split_that_contradicts_the_recipe_is_refused() -> None:
         read(HEADER + "jumping,whole,0,1,train\n", split="val")
 
 
-@pytest.mark.parametrize(("text", "message"), [("a\nb\na\n", "'a' is there twice"), ("\n", "no labels")])
+@pytest.mark.parametrize(("text", "message"), [("a\nb\na\n", "duplicate label 'a'"), ("\n", "no labels")])
 def test_malformed_label_files_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(HEADER + GOOD, labels=TextFile("labels.txt", text))

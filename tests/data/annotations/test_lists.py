@@ -63,7 +63,7 @@ def test_raw_frames_of_mmaction2_have_their_number() -> None:
 def test_the_ending_tells_one_file_from_another() -> None:
     keys = ["a/x.mp4", "a/x.webm", *KEYS]
     assert found(read("a/x.webm 0\n", keys=keys)) == [("a/x.webm", [0])]
-    with pytest.raises(InputError, match=r"video 'a/x' is there twice \(a/x\.mp4, a/x\.webm\)"):
+    with pytest.raises(InputError, match=r"several videos match 'a/x' \(a/x\.mp4, a/x\.webm\)"):
         read("a/x 0\n", keys=keys)
 
 
@@ -78,15 +78,15 @@ def test_one_file_goes_by_holdout() -> None:
     [
         ("", r"the file is empty \(train\.csv:1\); a line is `path label` or `path,label`"),
         ("a.mp4 0\nb.mp4\n", r"'b\.mp4' has no label \(train\.csv:2\); a line is `path label`"),
-        ("a.mp4,0\nb.mp4\n", r"1 fields \(train\.csv:2\); a line has two fields with commas between them"),
-        ("a.mp4,0\nb,c.mp4,1\n", r"3 fields \(train\.csv:2\); .*quote a path that holds them"),
-        ("a.mp4,0\nb.mp4,\n", r"empty label \(train\.csv:2\); name the class, or give its index"),
+        ("a.mp4,0\nb.mp4\n", r"1 fields \(train\.csv:2\); write two fields separated by commas"),
+        ("a.mp4,0\nb,c.mp4,1\n", r"3 fields \(train\.csv:2\); .*quote a path that contains commas"),
+        ("a.mp4,0\nb.mp4,\n", r"empty label \(train\.csv:2\); write the name or the index of the class"),
         ("a.mp4 0\nb.mp4 3\n", r"label 3 is out of range \(train\.csv:2\); data\.labels has the classes 0 to 2"),
         ("a.mp4 0\nb.mp4 -1\n", r"label '-1' is not in data\.labels \(train\.csv:2\)"),
         ("a.mp4,jumping\nb.mp4,jumpin\n", r"label 'jumpin' .*\(train\.csv:2\); did you mean 'jumping'\?"),
         ("a.mp4 0\n../b.mp4 0\n", r"video '\.\./b\.mp4' leaves the data root \(train\.csv:2\)"),
         ("a.mp4 0\n/data/other/b.mp4 0\n", r"video '/data/other/b\.mp4' leaves the data root \(train\.csv:2\)"),
-        ("a.mp4 0\na.mp4 1\n", r"'a\.mp4' has the label '1', in line 1 '0' \(train\.csv:2\); a video has one label"),
+        ("a.mp4 0\na.mp4 1\n", r"'a\.mp4' has the label '1', but '0' in line 1 \(train\.csv:2\); keep one"),
         ("f 0 1\n", r"0 frames \(train\.csv:1\)"),
     ],
 )
@@ -97,7 +97,5 @@ def test_malformed_lists_are_told_with_their_line(text: str, message: str) -> No
 
 
 def test_an_odd_label_among_indices_is_told() -> None:
-    with pytest.raises(
-        InputError, match=r"label '-1' is no class index \(train\.csv:2\); the other lines have indices"
-    ):
+    with pytest.raises(InputError, match=r"label '-1' is not a class index \(train\.csv:2\); other lines have indices"):
         read("a.mp4 0\nb.mp4 -1\n")

@@ -43,13 +43,13 @@ MALFORMED = {
         KINETICS.replace(",", ";") + "run;a;0;1;train\n",
         None,
         "no column label, youtube_id, time_start, time_end ({s}/a.txt:1); the header is label,youtube_id,time_start,"
-        "time_end, with commas, not semicolons, between them",
+        "time_end, separated by commas, not semicolons",
     ),
     "a field too many": (
         "kinetics",
         KINETICS + "run,a,0,1,train\nrun, fast,b,0,1,val\n",
         None,
-        "6 fields under 5 columns ({s}/a.txt:3); quote fields that hold commas",
+        "6 fields under 5 columns ({s}/a.txt:3); quote fields that contain commas",
     ),
     "label misspelt": (
         "kinetics",
@@ -92,7 +92,7 @@ MALFORMED = {
         "kinetics",
         KINETICS + '"run,a,0,1,train\n',
         None,
-        "not csv: unexpected end of data ({s}/a.txt:2); mend the line",
+        "not csv: unexpected end of data ({s}/a.txt:2); fix the line",
     ),
     "label file missing": (
         "kinetics",
@@ -104,7 +104,7 @@ MALFORMED = {
         "kinetics",
         KINETICS + "run,a,0,1,train\nrun,b,0,1,val\n",
         b"run\njump\nrun\n",
-        "label 'run' is there twice ({s}/labels); one name a line",
+        "duplicate label 'run' ({s}/labels); write each name once",
     ),
     "index out of range": (
         "list",
@@ -116,7 +116,7 @@ MALFORMED = {
         "list",
         "a.mp4 0\na.mp4 1\n",
         LABELS,
-        "'a.mp4' has the label '1', in line 1 '0' ({s}/a.txt:2); a video has one label; keep one of the lines",
+        "'a.mp4' has the label '1', but '0' in line 1 ({s}/a.txt:2); keep one of the lines",
     ),
     "no label": (
         "list",
@@ -140,25 +140,25 @@ MALFORMED = {
         "charades",
         CHARADES + f"a,{CELLS},c001 0.0 1.0,3.0\n" * 2,
         CLASSES,
-        "video 'a' is in line 2 already ({s}/a.txt:3); keep one of the rows",
+        "video 'a' is already in line 2 ({s}/a.txt:3); keep one row",
     ),
     "labels of a frame": (
         "frame_list",
         FRAMES + 'a 0 0 a/000001.jpg "0;1"\n',
         LABELS,
-        'labels \'0;1\' ({s}/a.txt:2); they are class indices in quotes, such as "0,12", or ""',
+        'labels \'0;1\' ({s}/a.txt:2); write class indices in quotes, such as "0,12", or ""',
     ),
     "frames out of order": (
         "frame_list",
         FRAMES + 'a 0 0 a/000001.jpg "0"\na 0 2 a/000003.jpg "0"\n',
         LABELS,
-        "frame 2 of 'a' follows frame 0 ({s}/a.txt:3); frames are listed in order, none left out",
+        "frame 2 of 'a' follows frame 0 ({s}/a.txt:3); list all frames in order",
     ),
     "json that is no list": (
         "something",
         '{"id": "a"}',
         TEMPLATES,
-        'not a list of videos ({s}/a.txt); it is [{{"id": ..., "template": ...}}, ...]',
+        'not a list of videos ({s}/a.txt); the format is [{{"id": ..., "template": ...}}, ...]',
     ),
     "broken json": (
         "something",
@@ -176,7 +176,7 @@ MALFORMED = {
         "something",
         '[{"id": "a"}]',
         TEMPLATES,
-        "video 'a' has no template ({s}/a.txt: video 1); a test split without labels cannot be trained or evaluated on",
+        "video 'a' has no template ({s}/a.txt: video 1); use a split with labels",
     ),
     "commas for semicolons": (
         "something",
@@ -188,13 +188,13 @@ MALFORMED = {
         "ava",
         AVA,
         b'item { name: "run" id: 1 }\nitem { name: "jump" \n',
-        'not a label map ({s}/labels); it is item {{ name: "..." id: 1 }} for each action',
+        'not a label map ({s}/labels); write item {{ name: "..." id: 1 }} for each action',
     ),
     "box outside": (
         "ava",
         AVA + "a,0904,0.1,0.1,1.5,0.9,1,0\n",
         PBTXT,
-        "box 0.1,0.1,1.5,0.9 ({s}/a.txt:3); 0 <= x1 < x2 <= 1, and the same for y: shares of the frame",
+        "box 0.1,0.1,1.5,0.9 ({s}/a.txt:3); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y",
     ),
     "action that is not in the map": (
         "ava",
@@ -206,7 +206,7 @@ MALFORMED = {
         "folders",
         None,
         None,
-        "video 'a.mp4' is in no class folder ({s}); put it into the folder",
+        "video 'a.mp4' is not in a class folder ({s}); move it into the folder",
     ),
 }
 CLI = ("semicolons", "a row twice", "unknown template")

@@ -79,15 +79,15 @@ def test_the_pickle_of_mmaction2(tmp_path: Path, protocol: int, dtype: type) -> 
         ("a,0902,0,0,left,1,,0.9", "x2 'left' is not a number (boxes.csv:1)"),
         ("a,0902,0,0,1,1,run,0.9", "action id 'run' is not a whole number (boxes.csv:1)"),
         ("a,0902,0,0,1,1,,high", "score 'high' is not a number (boxes.csv:1)"),
-        ("a,0902,0,0,1,1,80,7", "score 7 is not in [0, 1] (boxes.csv:1); name the boxes of a detector; a person id"),
+        ("a,0902,0,0,1,1,80,7", "score 7 is not in [0, 1] (boxes.csv:1); use the boxes of a detector; ground truth"),
         (
             "a,0902,10,20,300,200,,0.9",
-            "box 10,20,300,200 is not in [0, 1] (boxes.csv:1); boxes are shares of",
+            "box 10,20,300,200 is not in [0, 1] (boxes.csv:1); use fractions of the",
         ),
         ("a,0902,0.5,0,0.4,1,,0.9", "box 0.5,0,0.4,1 is empty (boxes.csv:1)"),
-        ("a,0902,0,0,1,1,,0.7", "no box of a score from 0.8 (boxes.csv); name another file, or lower min_score"),
+        ("a,0902,0,0,1,1,,0.7", "no box has a score of 0.8 or more (boxes.csv); use another file, or lower min_score"),
         ("../a,0902,0,0,1,1,,0.9", "video '../a' leaves the data root (boxes.csv:1)"),
-        ("", "no box of a score from 0.8 (boxes.csv)"),
+        ("", "no box has a score of 0.8 or more (boxes.csv)"),
     ],
 )
 def test_malformed_csv_files_are_told(tmp_path: Path, line: str, message: str) -> None:
@@ -98,22 +98,22 @@ def test_malformed_csv_files_are_told(tmp_path: Path, line: str, message: str) -
 
 def test_a_pickle_by_another_name_is_told(tmp_path: Path) -> None:
     path = written(tmp_path, ARRAYS).rename(tmp_path / "boxes.csv")
-    assert refusal(path) == "not a UTF-8 text file (boxes.csv); a pickle's name ends in .pkl or .pickle"
+    assert refusal(path) == "not a UTF-8 text file (boxes.csv); name a pickle .pkl or .pickle"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list (boxes.pkl); it is"),
-        ({"a": np.zeros((1, 5))}, "key 'a' is no key frame (boxes.pkl)"),
-        ({("a", 902): np.zeros((1, 5))}, "key \"('a', 902)\" is no key frame (boxes.pkl)"),
-        ({"a,0902": [[0, 0, 1, 1, 0.9]]}, "'a,0902' holds no array of numbers (boxes.pkl)"),
-        ({"a,0902": np.array([["x"] * 5])}, "'a,0902' holds no array of numbers (boxes.pkl)"),
-        ({"a,0902": np.zeros((2, 4))}, "'a,0902' holds an array [2, 4] instead of [N, 5] (boxes.pkl)"),
-        ({"a,0902": np.zeros(5)}, "'a,0902' holds an array [5] instead of [N, 5] (boxes.pkl)"),
-        ({"a,0902": np.full((1, 5), np.nan)}, "'a,0902' holds a number that is not finite (boxes.pkl)"),
+        ([1, 2], "contains a list (boxes.pkl); the format is"),
+        ({"a": np.zeros((1, 5))}, "key 'a' is not a key frame (boxes.pkl)"),
+        ({("a", 902): np.zeros((1, 5))}, "key \"('a', 902)\" is not a key frame (boxes.pkl)"),
+        ({"a,0902": [[0, 0, 1, 1, 0.9]]}, "'a,0902' is not an array of numbers (boxes.pkl)"),
+        ({"a,0902": np.array([["x"] * 5])}, "'a,0902' is not an array of numbers (boxes.pkl)"),
+        ({"a,0902": np.zeros((2, 4))}, "'a,0902' has the shape [2, 4] instead of [N, 5] (boxes.pkl)"),
+        ({"a,0902": np.zeros(5)}, "'a,0902' has the shape [5] instead of [N, 5] (boxes.pkl)"),
+        ({"a,0902": np.full((1, 5), np.nan)}, "'a,0902' has a value that is not finite (boxes.pkl)"),
         ({"a,0902": np.array([[10, 20, 300, 200, 0.9]])}, "box 10,20,300,200 is not in [0, 1] (boxes.pkl: a,0902)"),
-        ({}, "no box of a score from 0.8 (boxes.pkl)"),
+        ({}, "no box has a score of 0.8 or more (boxes.pkl)"),
     ],
 )
 def test_malformed_pickles_are_told(tmp_path: Path, content: object, message: str) -> None:
@@ -130,7 +130,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
 def test_a_truncated_pickle_is_told(tmp_path: Path) -> None:
     path = written(tmp_path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-20])
-    assert "no whole pickle" in refusal(path)
+    assert "not a complete pickle" in refusal(path)
 
 
 def test_overlap_by_hand() -> None:

@@ -57,9 +57,9 @@ def test_v1_rows_are_folders_of_frames() -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"78687": HOLDING}, r"not a list of videos \(train\.json\); it is \[\{"),
+        ({"78687": HOLDING}, r"not a list of videos \(train\.json\); the format is \[\{"),
         ('[\n{"id": "1",\n]', r"not JSON: .* \(train\.json:[23]\); fix the file"),
-        ([{"id": "78687"}], r"video '78687' has no template \(train\.json: video 1\); a test split without labels"),
+        ([{"id": "78687"}], r"video '78687' has no template \(train\.json: video 1\); use a split with labels"),
         ([{"template": "x"}], r"no id \(train\.json: video 1\); a video is"),
         (
             [{**HOLDING, "template": "Holding [something] next to"}],
@@ -68,7 +68,7 @@ def test_v1_rows_are_folders_of_frames() -> None:
         ),
         (
             [HOLDING, HOLDING],
-            r"video '78687' is there twice \(train\.json: video 2\); keep one; the other is train\.json",
+            r"duplicate video '78687' \(train\.json: video 2\); keep one; the other is train\.json",
         ),
         ([{**HOLDING, "id": "../78687"}], r"'\.\./78687' leaves the data root \(train\.json: video 1\)"),
         ("", r"the file is empty \(train\.json:1\)"),
@@ -83,7 +83,7 @@ def test_malformed_v2_lists_are_told(train: object, message: str) -> None:
     ("text", "message"),
     [
         ("42326,Bending something\n", r"has no label \(train\.csv:1\); a line is `id;label`, with a semicolon"),
-        ("42326\n", r"'42326' has no label \(train\.csv:1\); a test split has none"),
+        ("42326\n", r"'42326' has no label \(train\.csv:1\); use a split with labels"),
         ("42326;Bending something;2\n", r"3 fields \(train\.csv:1\); a line is `id;label`"),
         ("42326;Bendig something\n", r"not in data\.labels \(train\.csv:1\); did you mean 'Bending something'\?"),
     ],
@@ -96,13 +96,13 @@ def test_malformed_v1_lists_are_told(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (None, r"no labels \(train\.json\); name the label file of the data set in data\.labels"),
+        (None, r"no label file \(train\.json\); set data\.labels to the label file of the data set"),
         (
             TextFile("labels.json", '{"a": 0, "b": 2}'),
             r"label 'b' has the index 2 \(labels\.json\); 2 labels have the ind",
         ),
         (TextFile("labels.json", '{"a": "0", "b": "0"}'), r"two labels have the same index \(labels\.json\)"),
-        (TextFile("labels.json", "[1, 2]"), r"labels that are no names \(labels\.json\)"),
+        (TextFile("labels.json", "[1, 2]"), r"a label is not a name \(labels\.json\)"),
         (TextFile("labels.json", '{"a": 0'), r"not JSON: .* \(labels\.json:1\)"),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_fault_that_stays_leaves_nothing(
     for fault, requests in {**in_botocore_too, "reset body": 2, "cut": 2, "corrupt": 2, "stall": 2}.items():
         proxy.log.clear()
         proxy.fault = lambda request, fault=fault: fault
-        with pytest.raises(InputError, match="goes on from the finished files") as error:
+        with pytest.raises(InputError, match="resumes from the finished files") as error:
             store.fetch(items["small.mp4"], tmp_path / "target")
         assert "\n" not in str(error.value)
         assert not list(tmp_path.iterdir())

@@ -124,11 +124,11 @@ def test_who_stops_reading_stops_the_fetching(tmp_path: Path) -> None:
     class Endless:
         root, workers = "endless", 2
 
-        def fetch(self, item: StoredObject, target: Path, arrived: Callable[[int], None]) -> str:
+        def fetch(self, item: StoredObject, target: Path, on_bytes: Callable[[int], None]) -> str:
             while item.key == "long":
                 begun.set()
                 released.wait(10)
-                arrived(1)
+                on_bytes(1)
             return ""
 
     items = [StoredObject("short", 1, ""), StoredObject("long", 1, "")]

@@ -31,7 +31,7 @@ MANY = 50  # clips of a class that is no slip
 def test_a_slip_is_warned_of_with_the_class_that_was_meant(name: str, slip: str, clips: int) -> None:
     (warning,) = doubtful_names({slip: clips, name: MANY + 1, "something else": MANY})
     count = "1 clip" if clips == 1 else f"{clips} clips"
-    assert warning == f"class {slip!r} ({count}) is nearly {name!r} ({MANY + 1}): one class, or two?"
+    assert warning == f"class {slip!r} ({count}) is similar to {name!r} ({MANY + 1}): is it the same class?"
 
 
 def test_a_class_with_one_clip_is_warned_of() -> None:
@@ -66,5 +66,5 @@ def test_validation_shows_the_first_and_reports_all(tmp_path: Path, from_rows: b
     named = {"source": "/data"} | ({} if from_rows else {"labels": "names.txt"})
     limits = {"min_class_clips": 0, "min_length_share": 0}
     summary = validate(settings(limits=limits, **named), folder, tmp_path / "validate").summary
-    shown = "; 2 warnings in the report: class 'Jumping' (1 clip) is nearly 'jumping' (3): one class, or two?"
+    shown = "; 2 warnings in the report: class 'Jumping' (1 clip) is similar to 'jumping' (3): is it the same class?"
     assert summary == "5 good, 0 quarantined" + (shown if from_rows else "")

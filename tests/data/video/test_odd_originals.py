@@ -23,10 +23,10 @@ from slowfast_core.stages.validate import validate
 
 COUNT = 40
 REASONS = {
-    "skewed": "its display matrix (1 0 0.5 1) is neither quarter turns nor mirroring",
+    "skewed": "its display matrix (1 0 0.5 1) is not made of quarter turns and mirroring",
     "size_changes_webm": "decodes only 20 of 40 frames: frame 20: the size of the picture changes",
     "times_go_back": "its times run backwards",
-    "wide": "2000x2 pixels become 128000x128 in the clip store, which holds up to 16384 pixels a side",
+    "wide": "2000x2 pixels become 128000x128 in the clip store; its limits are 16384 pixels per side",
 }
 
 
