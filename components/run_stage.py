@@ -1,4 +1,4 @@
-"""What every component does around its stage: read the recipe, run the stage, tell the runner, fill the artifact."""
+"""What every component does around its stage: read the recipe, run the stage, report events, fill the artifact."""
 
 import contextlib
 import json
@@ -37,18 +37,18 @@ def run(stage: str, recipe: str, workspace: str, artifact: Any, output: str, **t
     with watched(stage, workspace, resolved.name):
         result = run_stage(stage, resolved, Workspace.at(workspace))
     timed = result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
-    _tell(event="end", recipe=resolved.name, stage=stage, result=timed.model_dump())
+    _report(event="end", recipe=resolved.name, stage=stage, result=timed.model_dump())
     _fill(artifact, result, output)
     return result
 
 
 def skip(stage: str, recipe: str, workspace: str, reason: str) -> str:
-    """Tell why a stage that has its result does not run; return the digest of that."""
+    """Report why a stage that has its result does not run; return the digest of that."""
     name = parse_recipe(recipe).name
     with watched(stage, workspace, name):
         result = read_result(Workspace.at(workspace).run(name, stage)).model_copy(update={"summary": reason})
     print(f"{name} {stage} skipped: {reason}")
-    _tell(event="end", recipe=name, stage=stage, result=result.model_dump())
+    _report(event="end", recipe=name, stage=stage, result=result.model_dump())
     return result.digest
 
 
@@ -65,28 +65,28 @@ def step(name: str, workspace: str, work: Callable[[], Answer]) -> Answer:
     """What a cluster runs between the stages."""
     with watched(name, workspace):
         answer = work()
-    _tell(event="end", recipe="", stage=name, result=StageResult(stage=name).model_dump())
+    _report(event="end", recipe="", stage=name, result=StageResult(stage=name).model_dump())
     return answer
 
 
 @contextlib.contextmanager
 def watched(stage: str, workspace: str, recipe: str = "") -> Iterator[None]:
-    """Tell that a stage starts and how it breaks. On a cluster the events go to a file of the pod, below the run's."""
+    """Report that a stage starts and how it fails; on a cluster, in a file of the pod below the run's folder."""
     if pipeline := os.environ.get(PIPELINE_VARIABLE):
         folder = events_folder(Workspace.at(workspace), pipeline)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(PROGRESS_FILE, str(folder / f"{os.environ.get('HOSTNAME', stage)}.jsonl"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the run was cancelled or its pod is moved"))
-    _tell(event="start", recipe=recipe, stage=stage)
+    _report(event="start", recipe=recipe, stage=stage)
     try:
         with machine_failures_in_one_line(Workspace.at(workspace).root):
             yield
     except InputError as error:
-        _tell(event="refused", recipe=recipe, stage=stage, message=str(error))
+        _report(event="refused", recipe=recipe, stage=stage, message=str(error))
         sys.exit(f"slowfast {stage}: {error}")
     except Exception as error:  # noqa: BLE001  ended here, as a traceback of KFP may show an address
         message = without_credentials(f"{type(error).__name__}: {error}")
-        _tell(event="failed", recipe=recipe, stage=stage, message=message)
+        _report(event="failed", recipe=recipe, stage=stage, message=message)
         print(without_credentials(traceback.format_exc()), file=sys.stderr)
         sys.exit(f"slowfast {stage}: {message}")
 
@@ -107,7 +107,7 @@ def _fill(artifact: Any, result: StageResult, output: str) -> None:
     artifact.metadata.update({"folder": str(source.parent), "summary": result.summary})
 
 
-def _tell(**event: object) -> None:
+def _report(**event: object) -> None:
     if target := os.environ.get(PROGRESS_FILE):
         with Path(target).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")

@@ -26,17 +26,17 @@ def here(task: Any, stage: str) -> Any:
 
 def data(recipe: Any, workspace: str, place: Place = here, source: Any = "") -> Any:
     """Source to clip store; `source` is its version and that of the workspace, for Kubeflow's cache."""
-    told = {"recipe": recipe, "workspace": workspace, "source_version": source}
-    ingested = place(ingest(**told), "ingest").outputs["manifest"]
-    validated = place(validate(**told, ingested=ingested), "validate").outputs["manifest"]
-    return place(extract(**told, validated=validated), "extract").outputs["clips"]
+    arguments = {"recipe": recipe, "workspace": workspace, "source_version": source}
+    ingested = place(ingest(**arguments), "ingest").outputs["manifest"]
+    validated = place(validate(**arguments, ingested=ingested), "validate").outputs["manifest"]
+    return place(extract(**arguments, validated=validated), "extract").outputs["clips"]
 
 
 def judge(recipe: Any, workspace: str, clips: Any, model: Any, place: Place = here, versions: Any = "") -> None:
     """`versions` are those of data, weights and workspace, for Kubeflow's cache."""
-    told = {"recipe": recipe, "workspace": workspace, "versions": versions}
-    report = place(evaluate(**told, clips=clips, model=model), "evaluate").outputs["report"]
-    place(register(**told, model=model, report=report), "register")
+    arguments = {"recipe": recipe, "workspace": workspace, "versions": versions}
+    report = place(evaluate(**arguments, clips=clips, model=model), "evaluate").outputs["report"]
+    place(register(**arguments, model=model, report=report), "register")
 
 
 @dsl.pipeline(name="slowfast", description="Raw video to a registered SlowFast model")

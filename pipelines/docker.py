@@ -72,13 +72,13 @@ def owner(at: Workspace) -> tuple[int, int]:
     there = at.root.stat() if at.root.exists() else None
     uid, gid = (there.st_uid, there.st_gid) if there else (os.geteuid(), os.getegid())
     if uid == 0:
-        mend = "start this as another user, or make the folder and give it to one with chown"
-        raise InputError("containers do not run as root, who owns the workspace", at.root, mend)
+        fix = "start this as another user, or make the folder and give it to one with chown"
+        raise InputError("containers do not run as root, who owns the workspace", at.root, fix)
     return uid, gid
 
 
 def give_to_owner(at: Workspace, *paths: Path) -> None:
-    """Hand what this process makes beside the containers to those; only root needs that, and can."""
+    """Hand what this process makes next to the containers to those; only root needs that, and can."""
     for path in paths:
         if not path.exists():
             path.mkdir()
@@ -107,8 +107,8 @@ def _identity(client: DockerClient, image: str) -> str:
     try:
         found = client.images.get(image)
     except docker.errors.ImageNotFound:
-        mend = "`make images` builds it; SLOWFAST_IMAGE and SLOWFAST_GPU_IMAGE name others, which `docker pull` fetches"
-        raise InputError(f"Docker has no image {image!r}", RUNNER, mend) from None
+        fix = "`make images` builds it; SLOWFAST_IMAGE and SLOWFAST_GPU_IMAGE name others, which `docker pull` fetches"
+        raise InputError(f"Docker has no image {image!r}", RUNNER, fix) from None
     digests = found.attrs.get("RepoDigests") or [f"{image}@{found.id}"]
     return str(digests[0])
 

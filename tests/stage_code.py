@@ -32,7 +32,6 @@ NOT_IN_RESULTS = (
     "errors",
     "progress",
     "once",
-    "termination",
     "workspace",
     "ray_jobs",
     "parallel/ray_connection",

@@ -31,8 +31,8 @@ def resolve(
         raise InputError("the pipeline was compiled for another DAG", chosen.name, "compile it for this recipe")
     for part in (chosen, chosen.finetune):
         if part and part.compute.gpus_per_worker == "auto":
-            mend = "compile and submit this recipe, which settles it, or write 0 or 1"
-            raise InputError("compute.gpus_per_worker is 'auto', but the pods were compiled before", part.name, mend)
+            fix = "compile and submit this recipe, which settles it, or write 0 or 1"
+            raise InputError("compute.gpus_per_worker is 'auto', but the pods were compiled before", part.name, fix)
     _check_fits(chosen, granted)
     branch_recipe = chosen.finetune and _tracked(chosen.finetune, uri)
     first = _tracked(chosen.model_copy(update={"finetune": None}), uri)
@@ -45,7 +45,7 @@ def resolve(
 
 
 def _changed(recipe: Recipe, workers: int, epochs: int) -> Recipe:
-    """Built anew, so that every check of a recipe is made again."""
+    """Built again, so that every check of a recipe is made again."""
     tree = recipe.model_dump(mode="json", by_alias=True)
     if workers:
         tree["compute"]["workers"] = workers
@@ -62,8 +62,8 @@ def _check_fits(recipe: Recipe, granted: tuple[int, int]) -> None:
     for kind, wanted, there in zip(("CPUs", "GPUs"), asked, granted, strict=True):
         if wanted > there:
             where = f"{compute.workers} workers"
-            mend = "compile again with --set compute.workers=N"
-            raise InputError(f"training wants {wanted} {kind}, its pod has {there}", where, mend)
+            fix = "compile again with --set compute.workers=N"
+            raise InputError(f"training wants {wanted} {kind}, its pod has {there}", where, fix)
 
 
 def _tracked(recipe: Recipe, uri: str) -> Recipe:

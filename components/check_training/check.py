@@ -26,8 +26,8 @@ def check(recipe: str, workspace: str, expected_version: str, start: str) -> Tra
     extracted = at.data(resolved.data.name, "extract")
     version = read_result(extracted).data_version or ""
     if expected_version and expected_version != version:
-        mend = "leave the run's data_version out, or bring that version back to the source"
-        raise InputError(f"the data version is {version}, asked for {expected_version}", extracted, mend)
+        fix = "leave the run's data_version out, or bring that version back to the source"
+        raise InputError(f"the data version is {version}, asked for {expected_version}", extracted, fix)
     if done := trained_already(resolved, at):
         reason = f"data version {version} and recipe are as before: weights {done.weights_digest} stay"
         return TrainingCheck("no", reason, version)

@@ -1,4 +1,4 @@
-"""The exit handler: no MLflow run stays open, and the cause of a failure is said in one place."""
+"""The exit handler: no MLflow run stays open, and the cause of a failure is reported in one place."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""How a run on a cluster ended, from what its stages told."""
+"""How a run on a cluster ended, from the events of its stages."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from slowfast_core.workspace import Workspace
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"
 
 
-def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, said: str) -> str:
+def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, message: str) -> str:
     """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
-    cause = "" if state == "SUCCEEDED" else cause_of(events_folder(at, run)) or said or "unknown"
+    cause = "" if state == "SUCCEEDED" else cause_of(events_folder(at, run)) or message or "unknown"
     uri = store_uri(Tracking(uri=tracking_uri or None), at)
     closed = [name for experiment in experiments for name in close_runs(uri, experiment, run, cause)] if run else []
     lines = [f"# {state}", ""]
@@ -30,8 +30,10 @@ def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[st
 
 
 def cause_of(folder: Path) -> str:
-    """The first failure that a stage told; else the stage that began and never ended. A retry that ended well counts
-    for more than the attempt before it."""
+    """The first failure that a stage reported, or else the first stage that started and never ended.
+
+    Of a stage that was retried, only the last attempt counts.
+    """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
         for line in file.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""The trained model, whether this run trained it or an earlier one: what evaluation and registration go on from.
+"""The trained model, whether this run trained it or an earlier one: what evaluation and registration resume from.
 
 A task of its own, as Kubeflow can join two branches of a condition in a parameter but not in an artifact.
 """

@@ -63,7 +63,7 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
     return dsl.pipeline(name=pipeline_name(recipe), description=recipe.description or recipe.name)(flow)
 
 
-def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) -> tuple[Any, Any]:
+def _trained(recipe: Any, at: str, clips: Any, place: Placement, **arguments: Any) -> tuple[Any, Any]:
     """Training if it has something to do; otherwise the model there is, with the reason. The model and its versions."""
     from kfp import dsl
 
@@ -74,11 +74,11 @@ def _trained(recipe: Any, at: str, clips: Any, place: Placement, **told: Any) ->
     from components.train.component import train
 
     inputs = {"recipe": recipe, "workspace": at}
-    seen = place(check_training(**inputs, clips=clips, **told), "check_training").outputs
+    seen = place(check_training(**inputs, clips=clips, **arguments), "check_training").outputs
     versioned = {**inputs, "clips": clips, "data_version": seen["data_version"]}
     with dsl.If(seen["train"] == "yes", name="train-what-changed"):
-        if "start" in told:
-            made = place(finetune(**versioned, start=told["start"]), "train")
+        if "start" in arguments:
+            made = place(finetune(**versioned, start=arguments["start"]), "train")
         else:
             made = place(train(**versioned), "train")
     with dsl.Else(name="training-skipped"):

@@ -115,13 +115,13 @@ class Placement:
         """The pods of its RayJob get what its own pod would."""
         cluster, secrets = self.cluster, self._secrets(stage)
         if not (token := secrets.pop("ray", None)):
-            mend = "name the Secret with its token (pipelines/kubernetes/cluster.example.yaml shows how)"
-            raise InputError("a RayJob needs secrets.ray", "cluster settings", mend)
+            fix = "name the Secret with its token (pipelines/kubernetes/cluster.example.yaml shows how)"
+            raise InputError("a RayJob needs secrets.ray", "cluster settings", fix)
         alike = {"namespace", "image", "gpu_image", "environment", "pull_secrets", "shm_gb", "user", "group"}
         given = cluster.model_dump(include=alike) | cluster.rayjob.model_dump() | cluster.data.model_dump()
         gpu = cluster.gpu.model_dump(include={"node_selector", "tolerations"}) | {"gpu_type": cluster.gpu.type}
-        told = {"token_secret": token.name, "secrets": tuple(secrets.values()), "hours": need.hours}
-        return RayJobSettings(**given, **gpu, **told)
+        more = {"token_secret": token.name, "secrets": tuple(secrets.values()), "hours": need.hours}
+        return RayJobSettings(**given, **gpu, **more)
 
     def _on_gpus(self, task: Any, count: int) -> None:
         from kfp import kubernetes

@@ -21,12 +21,12 @@ def with_seconds(cron: str) -> str:
     """Kubeflow's cron has a field of seconds before the usual five. Raises InputError when a field is wrong."""
     fields = cron.split()
     if len(fields) != len(FIELDS):
-        mend = 'write five fields, for example "0 2 * * *" for two at night'
-        raise InputError(f"{len(fields)} fields are no cron expression", f"--cron {cron!r}", mend)
+        fix = 'write five fields, for example "0 2 * * *" for two at night'
+        raise InputError(f"{len(fields)} fields are no cron expression", f"--cron {cron!r}", fix)
     for text, (name, low, high, names) in zip(fields, FIELDS, strict=True):
         if not all(_valid(part, low, high, names) for part in text.split(",")):
-            mend = f"{low} to {high}{f' or {names[0]} to {names[-1]}' if names else ''}, *, a-b, */n or a list of these"
-            raise InputError(f"{text!r} is no {name}", f"--cron {cron!r}", mend)
+            fix = f"{low} to {high}{f' or {names[0]} to {names[-1]}' if names else ''}, *, a-b, */n or a list of these"
+            raise InputError(f"{text!r} is no {name}", f"--cron {cron!r}", fix)
     return " ".join(["0", *fields])
 
 

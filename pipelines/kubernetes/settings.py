@@ -119,7 +119,7 @@ class Cluster(Section):
 
     @property
     def cacheable(self) -> bool:
-        """Kubeflow's cache looks at the image's name alone, so only a digest tells one build from the next."""
+        """Kubeflow's cache looks at the image's name alone, so only a digest distinguishes builds."""
         return all("@sha256:" in image for image in (self.image, self.gpu_image or self.image))
 
 

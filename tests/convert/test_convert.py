@@ -258,7 +258,7 @@ def test_a_recipe_that_agrees_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"depth": 101}, "model.depth is 50, not 101"),
         ({"slow_frames": "strided"}, "model.slow_frames is linspace, not strided"),
@@ -268,9 +268,9 @@ def test_a_recipe_that_agrees_is_kept(tmp_path: Path) -> None:
         ({"beta": 0.5}, "model.fast_width is 2, not 4"),
     ],
 )
-def test_a_recipe_that_does_not_agree_is_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_recipe_that_does_not_agree_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "m.pyth", "pyslowfast", random_network(TINY, CLIP))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         convert("pyslowfast", source, tmp_path / "out", recipe_of(changed(**fields)))
     assert [path.name for path in tmp_path.iterdir()] == ["m.pyth"]
 

@@ -62,9 +62,9 @@ def refusal(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
     assert sorted(Path().rglob("*")) == before
     return line
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_depth(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("drop", "1 missing (trunk.fast.stages.1.0.b.weight)"),
         ("add", "1 unexpected (s2.pathway2_res0.branch2.a.weight)"),
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_depth(
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
-    change: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, name = write_good(".pyth"), "s3.pathway1_res0.branch2.b.weight"
     state = torch.load(path)["model_state"]
@@ -123,11 +123,11 @@ def test_a_checkpoint_that_does_not_fit(
     else:
         state[name] = state[name][:, :3].clone()
     torch.save({"model_state": state}, path)
-    assert said in refusal(path, monkeypatch, capsys)
+    assert message in refusal(path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("s1_fuse.conv_f2s.weight", torch.zeros(4, 2, 6, 1, 1), "must be odd, is 6"),
         ("s1_fuse.conv_f2s.weight", torch.zeros(4), "unknown network"),
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_does_not_fit(
 def test_shapes_that_no_network_has(
     name: str,
     value: torch.Tensor | None,
-    said: str,
+    message: str,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -148,7 +148,7 @@ def test_shapes_that_no_network_has(
     state = torch.load(path)["model_state"]
     state = {key: tensor for key, tensor in state.items() if key != name}
     torch.save({"model_state": state | ({} if value is None else {name: value})}, path)
-    assert said in refusal(path, monkeypatch, capsys)
+    assert message in refusal(path, monkeypatch, capsys)
 
 
 def test_the_file_of_another_codebase(
@@ -185,8 +185,8 @@ def test_nothing_but_arrays_and_containers_is_read(payload: object, name: str, p
     Path("model.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": payload}}, protocol=protocol))
     with pytest.raises(InputError) as error:
         read_peer_file(Path("model.pkl"))
-    told = name.replace("builtins", "__builtin__") if protocol < 3 else name
-    assert f"refused: it would run {told} (model.pkl)" in str(error.value)
+    shown = name.replace("builtins", "__builtin__") if protocol < 3 else name
+    assert f"refused: it would run {shown} (model.pkl)" in str(error.value)
     assert not Path("ran").exists()
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_python_2(here: Path) -> None:
     assert read_peer_file(Path("model.pkl")).state["conv1_w"].tolist() == [1.0]
 
 
-def test_numpy_scalars_beside_the_weights_are_no_harm(here: Path) -> None:
+def test_numpy_scalars_next_to_the_weights_are_no_harm(here: Path) -> None:
     meta = {"best": np.float64(0.7), "epoch": np.int64(3), "numbers": np.arange(3.0)}
     torch.save({"state_dict": {"w": torch.ones(2)}, "meta": meta}, "model.pth")
     assert read_peer_file(Path("model.pth")).state["w"].tolist() == [1, 1]

@@ -1,4 +1,4 @@
-"""The generated data sets: official files, the same bytes every time, and classes that only motion tells apart."""
+"""The generated data sets: official files, the same bytes every time, and classes that only motion distinguishes."""
 
 import csv
 import hashlib
@@ -146,7 +146,7 @@ def states(label: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_slow_pathway_cannot_tell_the_classes_of_a_pair(pair):
+def test_a_slow_pathway_cannot_distinguish_the_classes_of_a_pair(pair):
     one, other = (states(label) for label in pair)
     if pair[0].startswith("sliding"):  # at every eighth frame all slides stand still
         assert np.ptp(one[::8], axis=0).max() < 1e-3
@@ -175,7 +175,7 @@ def probe(train: np.ndarray, train_labels: np.ndarray, held_out: np.ndarray, lab
     return float(((b @ weights).argmax(1) == labels).mean())
 
 
-def test_only_motion_tells_the_class():
+def test_only_motion_reports_the_class():
     """One frame leaves a probe at chance (1/8); how alike frames are at each distance in time does not."""
 
     def frame(videos: np.ndarray) -> np.ndarray:

@@ -260,6 +260,6 @@ def test_some_pickles_in_forked_processes() -> None:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_100_000_pickles_in_forked_processes() -> None:
-    said = fuzzed(100_000)
-    print(said)
-    assert re.search("100000 files: .* 0 signals, 0 over 5 s, 0 other errors", said)
+    output = fuzzed(100_000)
+    print(output)
+    assert re.search("100000 files: .* 0 signals, 0 over 5 s, 0 other errors", output)

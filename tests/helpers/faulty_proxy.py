@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 endpoint that keeps a log of the requests, and misbehaves as it is told."""
+"""A proxy in front of an S3 endpoint that logs the requests and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Request:
     path: str  # of the URL, unquoted
     query: str
     range: str  # of an object: "bytes=0-9", or "" for all
-    payer: str  # of whom it says that they pay
+    payer: str  # the value of the request-payer header
     nth: int  # how many equal requests came before
 
     @property
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self.reset()
         elif fault in ERRORS:
-            text = f"<Error><Code>{fault}</Code><Message>as it was told to</Message></Error>"
+            text = f"<Error><Code>{fault}</Code><Message>a fault on demand</Message></Error>"
             self.answer(ERRORS[fault], {"Content-Type": "application/xml"}, text.encode(), None)
         else:
             reply, body = self.proxy.forward(self.command, self.path, sent, dict(self.headers))

@@ -206,13 +206,13 @@ def serve(api: KubeflowPipelines) -> Iterator[KubeflowPipelines]:
             length = int(self.headers.get("Content-Length") or 0)
             raw = self.rfile.read(length)
             try:
-                status, said = (
+                status, answer = (
                     200,
                     api.answer(self.command, self.path, self.headers.get("Authorization", ""), _json(raw)),
                 )
             except Refused as error:
-                status, said = error.status, {"error": str(error), "code": 3, "message": str(error), "details": []}
-            content = json.dumps(said).encode()
+                status, answer = error.status, {"error": str(error), "code": 3, "message": str(error), "details": []}
+            content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

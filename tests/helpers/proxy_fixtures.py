@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 endpoint that can be told to misbehave, and folders copied to it."""
+"""A proxy in front of the S3 endpoint that misbehaves on demand, and folders copied to it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def new_bucket(s3: str) -> Iterator[Callable[[], str]]:
-    """Make buckets, by a name that nobody has, that are gone after the test."""
+    """Make buckets, by a name that no one else has, that are gone after the test."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3)

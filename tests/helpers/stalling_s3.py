@@ -1,4 +1,4 @@
-"""An S3 server that lists what it was asked, and stalls when it is told to."""
+"""An S3 server that records its requests and stalls on demand."""
 
 from __future__ import annotations
 

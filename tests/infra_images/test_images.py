@@ -1,4 +1,4 @@
-"""What is in the images, who they run as, and what a change of the code makes anew."""
+"""What is in the images, who they run as, and what a change of the code makes again."""
 
 import json
 import os

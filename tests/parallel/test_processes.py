@@ -67,10 +67,10 @@ def test_a_worker_that_cannot_start_is_no_failed_item(monkeypatch: pytest.Monkey
         list(run_isolated(module.work, ["a"]))
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, sys; from slowfast_core.parallel.processes import run_isolated\n"
-        "from test_workers import note_and_sleep\n"
+        "from test_processes import note_and_sleep\n"
         f"list(run_isolated(note_and_sleep, [{str(tmp_path / 'pid')!r}], limit_seconds=5))"
     )
     parent = subprocess.Popen(

@@ -309,7 +309,7 @@ def test_a_model_that_cannot_be_handed_on_is_the_cause(
     assert "select_model: another run left w1" in cause_of(at.root)
 
 
-def test_the_cause_is_what_a_stage_said_last(tmp_path: Path) -> None:
+def test_the_cause_is_the_last_message_of_a_stage(tmp_path: Path) -> None:
     def write(pod: str, *events: tuple[str, str]) -> None:
         lines = [json.dumps({"event": kind, "recipe": "r", "stage": stage, "message": "m"}) for kind, stage in events]
         (tmp_path / f"{pod}.jsonl").write_text("\n".join(lines) + '\n{"stage": "tr')

@@ -39,7 +39,7 @@ class Kill:
 
 @dataclass
 class Flow:
-    """`slowfast run` of the tiny recipe, started anew after each kill, with a temporary directory of its own."""
+    """`slowfast run` of the tiny recipe, started again after each kill, with a temporary directory of its own."""
 
     root: Path
     temporary: Path
@@ -93,8 +93,8 @@ class Flow:
 
     def has_seen(self, event: str, stage: str) -> bool:
         lines = self.log.read_text().splitlines(keepends=True)
-        told = [json.loads(line) for line in lines if line.endswith("\n")]
-        return any(one.get("event") == event and one["stage"] == stage for one in told)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return any(one.get("event") == event and one["stage"] == stage for one in events)
 
     def finish(self) -> Results:
         assert self.process is not None

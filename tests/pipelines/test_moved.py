@@ -19,7 +19,7 @@ from mlflow_server import Server
 
 TINY = Path(__file__).parent / "tiny.yaml"
 STAGES = 12  # of both branches
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 def slowfast(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -115,7 +115,7 @@ def test_everything_goes_on_in_a_copy_and_the_original_stays_as_it_is(original: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_another_user_predicts_and_evaluates_in_a_home_of_their_own(original: Path, tmp_path: Path) -> None:
     try:
-        subprocess.run([sys.executable, "-c", ""], user=NOBODY, group=NOBODY, check=True, cwd="/")
+        subprocess.run([sys.executable, "-c", ""], user=OTHER_USER, group=OTHER_USER, check=True, cwd="/")
     except PermissionError:
         pytest.skip(f"another user cannot run {sys.executable}")
     home = Path("/tmp") / f"slowfast-home-{os.getpid()}"
@@ -123,9 +123,9 @@ def test_another_user_predicts_and_evaluates_in_a_home_of_their_own(original: Pa
     try:
         shutil.copytree(original, home / "workspace")
         for path in [home, *home.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY)
+            os.chown(path, OTHER_USER, OTHER_USER)
         theirs = {**os.environ, "HOME": str(home), "TMPDIR": str(home)}
-        options = {"user": NOBODY, "group": NOBODY, "env": theirs, "cwd": str(home)}
+        options = {"user": OTHER_USER, "group": OTHER_USER, "env": theirs, "cwd": str(home)}
         before = tree(original)
         assert predicted(home / "workspace", **options)
         for stage in ("extract", "train", "evaluate", "register"):

@@ -259,8 +259,8 @@ def test_an_up_to_date_stage_starts_no_cluster(
 ) -> None:
     at = tiny_workspace(tmp_path / "at")
     recipe = load_recipe(str(tiny_recipe), ["compute.run_on=rayjob"])
-    at_hand = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
-    extracted = run_stage("extract", at_hand, at)
+    on_this_machine = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"run_on": "here"})})
+    extracted = run_stage("extract", on_this_machine, at)
     inputs = train_inputs(recipe, at.data(recipe.data.name, "extract"), None)
     run_once("train", at.run(recipe.name, "train"), inputs, lambda _: {"weights_digest": "w"})
     assert run_stage("extract", recipe, at).digest == extracted.digest

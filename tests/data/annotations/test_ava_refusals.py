@@ -64,9 +64,9 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit) as exit_:
         ingest(monkeypatch, *options)
     assert exit_.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
     assert not Path("w/data").exists()
     return line.removeprefix("slowfast: ").replace(f"{here}/", "")
 

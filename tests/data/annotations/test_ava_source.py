@@ -20,15 +20,15 @@ def read(
     labels: TextFile | None = MAP,
     holdout: float = 0.0,
     first: float = 900.0,
-    beside: AvaOptions = AvaOptions(),  # noqa: B008
+    options: AvaOptions = AvaOptions(),  # noqa: B008
 ) -> Annotations:
     tables = [Table(TextFile("t.csv", train), "train" if val else None)]
     tables += [Table(TextFile("v.csv", val), "val")] if val else []
-    return read_annotations(tables, labels, holdout, first, Videos(["one.mkv", "movies/two.mp4"]), beside)
+    return read_annotations(tables, labels, holdout, first, Videos(["one.mkv", "movies/two.mp4"]), options)
 
 
-def items_of(beside: AvaOptions, **files: str) -> dict[str, Item]:
-    return {item.id: item for item in read(beside=beside, **files).items}  # type: ignore[arg-type]
+def items_of(options: AvaOptions, **files: str) -> dict[str, Item]:
+    return {item.id: item for item in read(options=options, **files).items}  # type: ignore[arg-type]
 
 
 def test_lines_become_key_frames_with_boxes_by_person() -> None:
@@ -83,7 +83,7 @@ def test_one_file_is_split_by_video() -> None:
         (",902,0,0,1,1,1,0", r"empty video id \(t\.csv:5\)"),
     ],
 )
-def test_malformed_lines_are_told(line: str, message: str) -> None:
+def test_malformed_lines_are_reported(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         read(TRAIN + line + "\n")
     assert "\n" not in str(error.value)
@@ -100,7 +100,7 @@ def test_malformed_lines_are_told(line: str, message: str) -> None:
         ('item { name: "run" id: 1 } item { name: "jump" id: 1 }', "duplicate id 1"),
     ],
 )
-def test_malformed_label_maps_are_told(text: str, message: str) -> None:
+def test_malformed_label_maps_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(labels=TextFile("map.pbtxt", text))
 
@@ -121,13 +121,13 @@ def test_an_empty_split_is_refused() -> None:
         '{"run": 1}',
     ],
 )
-def test_broken_label_maps_are_told(text: str) -> None:
+def test_broken_label_maps_are_reported(text: str) -> None:
     with pytest.raises(InputError, match=r"\(map\.pbtxt\)") as error:
         read(labels=TextFile("map.pbtxt", text))
     assert "\n" not in str(error.value)
 
 
-def test_a_label_map_of_other_actions_is_told() -> None:
+def test_a_label_map_of_other_actions_is_reported() -> None:
     with pytest.raises(
         InputError, match=r"no action id .* in the label map \(map\.pbtxt\); annotated: 1, 4\.\.\., .* 5"
     ):
@@ -148,7 +148,7 @@ def test_both_official_lists_give_the_same_classes() -> None:
 
 
 def test_files_without_person_ids() -> None:
-    """Their seconds are not padded; people are told apart by their boxes."""
+    """Their seconds are not padded; people are distinguished by their boxes."""
     train = "one,921,0.1,0.2,0.5,0.9,1\none,921,0.1,0.2,0.5,0.9,4\none,921,0.5,0.2,0.8,0.9,4\n"
     [frame] = [item for item in read(train).items if item.split == "train"]
     assert (frame.id, frame.key, frame.box_labels) == ("one_0921", 21.0, [[0, 3], [3]])
@@ -158,11 +158,11 @@ def test_files_without_person_ids() -> None:
         read("one,921,0.1,0.2,0.5,0.9\n")
 
 
-def test_key_frames_out_of_range_are_told() -> None:
-    assert len(read(beside=AvaOptions(seconds=(902, 1798))).items) == 3
+def test_key_frames_out_of_range_are_reported() -> None:
+    assert len(read(options=AvaOptions(seconds=(902, 1798))).items) == 3
     for second in ("0901", "1799"):
         with pytest.raises(InputError, match=rf"second {second} is not a key frame \(t\.csv:5\).*\[902, 1798\]"):
-            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", beside=AvaOptions(seconds=(902, 1798)))
+            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", options=AvaOptions(seconds=(902, 1798)))
 
 
 def test_excluded_key_frames_are_left_out() -> None:
@@ -171,7 +171,7 @@ def test_excluded_key_frames_are_left_out() -> None:
     assert len(items_of(AvaOptions(excluded=[TextFile("none.csv", "")]))) == 3
 
 
-def test_exclusions_that_leave_nothing_are_told() -> None:
+def test_exclusions_that_leave_nothing_are_reported() -> None:
     with pytest.raises(InputError, match="split 'val' is empty"):
         items_of(AvaOptions(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
 
@@ -185,9 +185,9 @@ def test_exclusions_that_leave_nothing_are_told() -> None:
         ("three,0903\n", r"excludes no annotated video \(x\.csv\)"),
     ],
 )
-def test_wrong_exclusions_are_told(text: str, message: str) -> None:
+def test_wrong_exclusions_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(beside=AvaOptions(excluded=[TextFile("x.csv", text)]))
+        read(options=AvaOptions(excluded=[TextFile("x.csv", text)]))
 
 
 def predicted(**found: list[list[float]]) -> PersonBoxes:
@@ -202,9 +202,9 @@ def test_predicted_boxes_of_val_are_to_be_scored() -> None:
     assert list(items) == ["one_0902", "one_0903", "two_1798", "two_1797"]
     assert items["one_0902"].proposals is None
     assert (items["two_1798"].boxes, items["two_1798"].proposals) == ([[0.25, 0.0, 1.0, 1.0]], people)
-    nobody = items["two_1797"]  # nobody was annotated there, so what is found is wrong
-    assert (nobody.boxes, nobody.box_labels, nobody.labels, nobody.proposals) == ([], [], [], people[:1])
-    assert (nobody.key, nobody.second, nobody.split, nobody.object) == (897.0, 1797, "val", "movies/two.mp4")
+    empty = items["two_1797"]  # no one was annotated there, so what is found is wrong
+    assert (empty.boxes, empty.box_labels, empty.labels, empty.proposals) == ([], [], [], people[:1])
+    assert (empty.key, empty.second, empty.split, empty.object) == (897.0, 1797, "val", "movies/two.mp4")
     excluded = [TextFile("x.csv", "two,1797\n")]
     assert "two_1797" not in items_of(AvaOptions((902, 1798), excluded, {"val": boxes}))
 
@@ -232,9 +232,11 @@ def test_predicted_boxes_of_train_do_what_the_true_one_does_that_they_nearly_are
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_boxes_of_other_key_frames_are_told(split: str) -> None:
+def test_boxes_of_other_key_frames_are_reported(split: str) -> None:
     boxes = predicted(elsewhere_0902=[[0.2, 0.0, 0.9, 1.0, 0.95]])
-    said = rf"no person box is in a key frame of the {split} split; the first box is in elsewhere,0902 \(boxes\.csv\)"
-    with pytest.raises(InputError, match=said) as error:
-        read(beside=AvaOptions(boxes={split: boxes}))  # type: ignore[dict-item]
+    message = (
+        rf"no person box is in a key frame of the {split} split; the first box is in elsewhere,0902 \(boxes\.csv\)"
+    )
+    with pytest.raises(InputError, match=message) as error:
+        read(options=AvaOptions(boxes={split: boxes}))  # type: ignore[dict-item]
     assert "\n" not in str(error.value)

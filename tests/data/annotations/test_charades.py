@@ -50,7 +50,7 @@ def test_without_a_class_list_the_157_official_ids_are_the_names() -> None:
         ("c001 5.0 4.0", r"action 'c001 5\.0 4\.0' ends before it starts \(train\.csv:2\); correct its seconds"),
     ],
 )
-def test_malformed_actions_are_told_with_their_line(actions: str, message: str) -> None:
+def test_malformed_actions_are_reported_with_their_line(actions: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(row("46GP8", actions), row("N11GT", ""))
 
@@ -71,6 +71,6 @@ def test_a_video_stands_in_one_row_of_one_file() -> None:
         ("\n", r"no labels \(classes\.txt\)"),
     ],
 )
-def test_malformed_class_lists_are_told(text: str, message: str) -> None:
+def test_malformed_class_lists_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(row("46GP8", ""), row("N11GT", ""), TextFile("classes.txt", text))

@@ -45,7 +45,7 @@ def test_folders_of_frames_are_videos_and_the_test_folder_is_left_out() -> None:
     assert annotations.ignored == 1
 
 
-def test_pictures_beside_videos_are_no_frames() -> None:
+def test_pictures_next_to_videos_are_no_frames() -> None:
     keys = [*FLAT, "jumping/thumbnail1.jpg", "jumping/0_001.png"]
     assert [item.object for item in read(keys, holdout=0.2).items] == FLAT
 
@@ -65,6 +65,6 @@ def test_pictures_beside_videos_are_no_frames() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told(keys: list[str], labels: str, message: str) -> None:
+def test_what_is_wrong_is_reported(keys: list[str], labels: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(keys, labels)

@@ -62,7 +62,7 @@ def test_a_clip_has_the_labels_of_the_frames_that_it_spans(first: int, last: int
         (TRAIN.replace(" 1 46", " one 46"), r"frame_id 'one' is not a whole number \(train\.csv:3\)"),
     ],
 )
-def test_malformed_lists_are_told_with_their_line(train: str, message: str) -> None:
+def test_malformed_lists_are_reported_with_their_line(train: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(train, VAL, TextFile("labels.txt", "a\nb\nc\nd\ne\nf\n"))
 
@@ -74,6 +74,6 @@ def test_a_list_without_any_label_is_that_of_something_something() -> None:
         read(rows("46GP8", 0, ["", ""]), rows("N11GT", 0, [""]))
 
 
-def test_commas_for_spaces_are_told() -> None:
+def test_commas_for_spaces_are_reported() -> None:
     with pytest.raises(InputError, match=r"no column .*labels \(train\.csv:1\).* separated by spaces, not commas"):
         read(TRAIN, VAL, header=HEADER.replace(" ", ","))

@@ -93,7 +93,7 @@ def test_the_official_json_says_the_same_as_the_csv() -> None:
     assert annotations.ignored == 1
 
 
-def test_malformed_json_is_told_with_its_entry() -> None:
+def test_malformed_json_is_reported_with_its_entry() -> None:
     with pytest.raises(InputError, match=r"no segment with a start and an end \(k\.csv:abc\); the format is"):
         read(json.dumps({"abc": {"annotations": {"label": "jumping", "segment": [1.0]}}}))
     with pytest.raises(InputError, match=r"empty label \(k\.csv:abc\)"):
@@ -144,7 +144,7 @@ GOOD = "jumping,whole,0,1,train\njumping,whole,0,1,val\n"
         (HEADER, r"split 'train' is empty"),
     ],
 )
-def test_malformed_files_are_told_with_their_line(text: str, message: str) -> None:
+def test_malformed_files_are_reported_with_their_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         read(text, labels=LABELS)
     assert "\n" not in str(error.value)
@@ -156,6 +156,6 @@ def test_a_split_that_contradicts_the_recipe_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [("a\nb\na\n", "duplicate label 'a'"), ("\n", "no labels")])
-def test_malformed_label_files_are_told(text: str, message: str) -> None:
+def test_malformed_label_files_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(HEADER + GOOD, labels=TextFile("labels.txt", text))

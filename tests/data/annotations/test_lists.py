@@ -60,7 +60,7 @@ def test_raw_frames_of_mmaction2_have_their_number() -> None:
     assert math.isnan(read("raw/jumping/f 2\n").items[0].end)
 
 
-def test_the_ending_tells_one_file_from_another() -> None:
+def test_the_ending_reports_one_file_from_another() -> None:
     keys = ["a/x.mp4", "a/x.webm", *KEYS]
     assert found(read("a/x.webm 0\n", keys=keys)) == [("a/x.webm", [0])]
     with pytest.raises(InputError, match=r"several videos match 'a/x' \(a/x\.mp4, a/x\.webm\)"):
@@ -90,12 +90,12 @@ def test_one_file_goes_by_holdout() -> None:
         ("f 0 1\n", r"0 frames \(train\.csv:1\)"),
     ],
 )
-def test_malformed_lists_are_told_with_their_line(text: str, message: str) -> None:
+def test_malformed_lists_are_reported_with_their_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         read(text, labels=NAMES)
     assert "\n" not in str(error.value)
 
 
-def test_an_odd_label_among_indices_is_told() -> None:
+def test_an_odd_label_among_indices_is_reported() -> None:
     with pytest.raises(InputError, match=r"label '-1' is not a class index \(train\.csv:2\); other lines have indices"):
         read("a.mp4 0\nb.mp4 -1\n")

@@ -1,4 +1,4 @@
-"""What users get for annotation files that are wrong: one line that says what, where and how to mend it, and exit 2."""
+"""What users get for annotation files that are wrong: one line that says what, where and how to fix it, and exit 2."""
 
 from __future__ import annotations
 

@@ -90,13 +90,13 @@ def test_the_pickle_of_mmaction2(tmp_path: Path, protocol: int, dtype: type) -> 
         ("", "no box has a score of 0.8 or more (boxes.csv)"),
     ],
 )
-def test_malformed_csv_files_are_told(tmp_path: Path, line: str, message: str) -> None:
+def test_malformed_csv_files_are_reported(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text(line + "\n")
     assert refusal(path).startswith(message)
 
 
-def test_a_pickle_by_another_name_is_told(tmp_path: Path) -> None:
+def test_a_pickle_by_another_name_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path, ARRAYS).rename(tmp_path / "boxes.csv")
     assert refusal(path) == "not a UTF-8 text file (boxes.csv); name a pickle .pkl or .pickle"
 
@@ -116,18 +116,18 @@ def test_a_pickle_by_another_name_is_told(tmp_path: Path) -> None:
         ({}, "no box has a score of 0.8 or more (boxes.pkl)"),
     ],
 )
-def test_malformed_pickles_are_told(tmp_path: Path, content: object, message: str) -> None:
+def test_malformed_pickles_are_reported(tmp_path: Path, content: object, message: str) -> None:
     assert refusal(written(tmp_path, content)).startswith(message)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal(written(tmp_path, {"a,0902": Payload()}))
-    assert said.startswith(f"refused: it would run {os.system.__module__}.system (boxes.pkl); take the boxes from")
+    message = refusal(written(tmp_path, {"a,0902": Payload()}))
+    assert message.startswith(f"refused: it would run {os.system.__module__}.system (boxes.pkl); take the boxes from")
     assert not Path("ran").exists()
 
 
-def test_a_truncated_pickle_is_told(tmp_path: Path) -> None:
+def test_a_truncated_pickle_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-20])
     assert "not a complete pickle" in refusal(path)

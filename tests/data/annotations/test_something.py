@@ -74,7 +74,7 @@ def test_v1_rows_are_folders_of_frames() -> None:
         ("", r"the file is empty \(train\.json:1\)"),
     ],
 )
-def test_malformed_v2_lists_are_told(train: object, message: str) -> None:
+def test_malformed_v2_lists_are_reported(train: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_v2(train, [BENDING])
 
@@ -88,7 +88,7 @@ def test_malformed_v2_lists_are_told(train: object, message: str) -> None:
         ("42326;Bendig something\n", r"not in data\.labels \(train\.csv:1\); did you mean 'Bending something'\?"),
     ],
 )
-def test_malformed_v1_lists_are_told(text: str, message: str) -> None:
+def test_malformed_v1_lists_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_v1(text, "7;Bending something\n")
 
@@ -106,7 +106,7 @@ def test_malformed_v1_lists_are_told(text: str, message: str) -> None:
         (TextFile("labels.json", '{"a": 0'), r"not JSON: .* \(labels\.json:1\)"),
     ],
 )
-def test_malformed_labels_are_told(labels: TextFile | None, message: str) -> None:
+def test_malformed_labels_are_reported(labels: TextFile | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_v2([HOLDING], [BENDING], labels)
 

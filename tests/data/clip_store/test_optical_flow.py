@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, mon
     assert all((root / "killed/store/clips" / path.name).stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_a_torn_flow_is_said(tmp_path: Path) -> None:
+def test_a_torn_flow_is_reported(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", shifted_frames(3))
     flow_file(video).write_bytes(b"PK torn")
     with pytest.raises(DecodeError, match=r"v\.flow\.npz: not a readable flow"):

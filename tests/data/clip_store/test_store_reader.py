@@ -89,7 +89,7 @@ def test_only_what_is_needed_is_decoded(video: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "beyond"])
-def test_what_cannot_be_read_is_said(video: Path, tmp_path: Path, kind: str) -> None:
+def test_what_cannot_be_read_is_reported(video: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "v.mp4"
     data = video.read_bytes()
     bodies = {"empty": b"", "text": b"no video" * 100, "cut": data[: len(data) // 2], "beyond": data}

@@ -81,7 +81,7 @@ def all_same(a: list[list[Sample]], b: list[list[Sample]]) -> bool:
 
 
 def test_a_clip_has_the_labels_of_its_own_time(store: Path) -> None:
-    """A span of 5 s in a video of 3 s at 10 fps: class 0 ends at 1 s, class 2 goes on from 2 s."""
+    """A span of 5 s in a video of 3 s at 10 fps: class 0 ends at 1 s, class 2 resumes from 2 s."""
     row = {**kinetics_row("long", "clips/4.mp4"), "fps": 10.0, "width": 64, "height": 48, "frames": 30}
     row |= {"labels": [0, 2], "spans": [[0, 0.0, 1.0], [2, 2.0, 3.0]]}
     clips = clips_of(store, manifest([row]))

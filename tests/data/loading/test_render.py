@@ -65,7 +65,7 @@ def test_a_crop_of_whole_pixels_is_a_slice(flip: bool) -> None:
     close(render(clip, View(7, 3, 20, 16, 16, 20, flip)), normalised(sliced.flip(2) if flip else sliced))
 
 
-def test_the_mirrored_picture_is_not_taken_for_the_picture_as_it_is() -> None:
+def test_the_mirrored_picture_is_not_mistaken_for_the_picture_as_it_is() -> None:
     clip = frames()
     close(render(clip, View(0, 0, 36, 24, 24, 36, flip=True)), normalised(clip.flip(2)))
 

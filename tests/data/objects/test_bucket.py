@@ -93,7 +93,7 @@ def test_a_large_object_comes_in_ranges(root: str, proxy: FaultyProxy, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_a_download_that_broke_goes_on_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_download_that_broke_resumes_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store, items = opened(root, proxy, attempts=1, workers=1)
     proxy.fault = lambda request: "cut" if request.range.startswith("bytes=400000-") else None
     with pytest.raises(InputError, match=r"\b50000\b.*\b100000\b"):

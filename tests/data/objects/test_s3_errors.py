@@ -1,4 +1,4 @@
-"""What stops an ingestion is told in one line, with what to do about it, and leaves nothing half written."""
+"""An ingestion that fails reports one line, with what to do about it, and leaves nothing half written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
     nowhere = f"s3://slowfast-{uuid.uuid4().hex}"
-    for store, told in (
+    for store, expected in (
         (Folder(str(tmp_path / "none")), "no such folder"),
         (Bucket(nowhere, s3), "no such bucket"),
         (Bucket(f"{root}/other", s3), "nothing below this prefix"),
@@ -52,11 +52,11 @@ def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
         (Bucket(nowhere, "http://127.0.0.1:1"), "could not connect to http://127.0.0.1:1/"),
         (Bucket(nowhere, "http://no-such-host.invalid"), "unknown host name in http://no-such-host.invalid/"),
     ):
-        assert told in refusal(store.objects)
+        assert expected in refusal(store.objects)
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         ("AccessDenied", r"access denied \(s3://bucket"),
         ("ExpiredToken", "the credentials have expired"),
@@ -65,17 +65,17 @@ def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
         ("MethodNotAllowed", r"S3 refused: .*\bMethodNotAllowed\b"),
     ],
 )
-def test_what_s3_refuses(fault: str, told: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_what_s3_refuses(fault: str, expected: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     """When it is listed, when it is read whole, and in the middle of its ranges; none is tried again."""
     store = Bucket(root, proxy.url, transfer=Transfer(part_bytes=1000, backoff_seconds=60))
     large, small = store.objects()
-    told = told.replace("s3://bucket", root)
+    expected = expected.replace("s3://bucket", root)
     proxy.fault = lambda request: fault if request.range in ("", "bytes=2000-2999") else None
-    assert re.search(told, refusal(store.objects))
+    assert re.search(expected, refusal(store.objects))
     proxy.log.clear()
-    assert re.search(told, refusal(lambda: store.fetch(small, tmp_path / "small.mp4")))
+    assert re.search(expected, refusal(lambda: store.fetch(small, tmp_path / "small.mp4")))
     assert len(proxy.log) == 1
-    assert re.search(told, refusal(lambda: store.fetch(large, tmp_path / "large.mp4")))
+    assert re.search(expected, refusal(lambda: store.fetch(large, tmp_path / "large.mp4")))
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".mp4"]
 
 
@@ -104,8 +104,8 @@ def test_no_credentials(s3: str, root: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert "nobody" in refusal(Bucket(root, s3).objects)
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    assert "absent" in refusal(Bucket(root, s3).objects)
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(Bucket(root, s3).objects)
@@ -118,9 +118,9 @@ def test_a_full_disk(root: str, s3: str, tmp_path: Path) -> None:
     store = Bucket(root, s3, transfer=ONCE)
     large = store.objects()[0]
     partial_paths(tmp_path / "large.mp4", large)[0].symlink_to("/dev/full")
-    told = refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
-    assert "no space left on the disk" in told
-    assert "a rerun goes on from the finished files" in told
+    expected = refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
+    assert "no space left on the disk" in expected
+    assert "a rerun resumes from the finished files" in expected
     assert not (tmp_path / "large.mp4").exists()
 
 
@@ -130,18 +130,18 @@ def test_a_file_system_that_takes_no_more(root: str, s3: str, tmp_path: Path) ->
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        told = refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
+        expected = refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "no space left on the disk" in told
+    assert "no space left on the disk" in expected
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "partial").mkdir()
     immense = StoredObject("immense.mp4", 1 << 60, "identity")
-    told = refusal(lambda: collect(Folder("/nowhere"), [immense], tmp_path / "partial", tmp_path / "previous"))
-    assert "no space left on the disk for 1152921504.6 GB" in told
+    expected = refusal(lambda: collect(Folder("/nowhere"), [immense], tmp_path / "partial", tmp_path / "previous"))
+    assert "no space left on the disk for 1152921504.6 GB" in expected
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:

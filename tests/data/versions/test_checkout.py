@@ -141,8 +141,8 @@ def test_the_older_of_two_versions_on_a_workspace_that_never_saw_it(
     md5 = md5_of(brought / "store" / "manifest.parquet")
     rot(elsewhere / "data" / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:])
     gate.got.clear()
-    said = data("checkout", older, "--to", tmp_path / "again", *at(remote), "--workspace", elsewhere)
-    assert "1 damaged in the cache and fetched again" in said
+    output = data("checkout", older, "--to", tmp_path / "again", *at(remote), "--workspace", elsewhere)
+    assert "1 damaged in the cache and fetched again" in output
     assert tree(tmp_path / "again") == files
     assert [key for key in gate.got if key.startswith("files/")] == [f"files/md5/{md5[:2]}/{md5[2:]}"]
 
@@ -155,9 +155,9 @@ def test_a_damaged_object_of_the_remote_is_refused(tmp_path: Path, store: Path, 
     damaged = next(key for key in objects(remote) if key.startswith("dvc/files/") and not key.endswith(".dir"))
     client = boto3.client("s3", endpoint_url=remote.endpoint_url)
     client.put_object(Bucket=str(remote.url).split("/")[2], Key=damaged, Body=b"rot")
-    said = data("checkout", version, "--to", tmp_path / "to", *at(remote), "--workspace", tmp_path / "new", code=2)
-    assert len(said.splitlines()) == 1
-    assert "".join(damaged.split("/")[-2:]) in said
+    output = data("checkout", version, "--to", tmp_path / "to", *at(remote), "--workspace", tmp_path / "new", code=2)
+    assert len(output.splitlines()) == 1
+    assert "".join(damaged.split("/")[-2:]) in output
     assert not (tmp_path / "to").exists()
     client.delete_object(Bucket=str(remote.url).split("/")[2], Key=damaged)
     with pytest.raises(InputError, match="1 objects of this version are not in the remote"):

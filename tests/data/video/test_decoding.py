@@ -20,7 +20,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, frames: np.ndarray) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "a.mp4", frames)
 
 
-def test_probe_tells_frames_rate_and_size(video: Path) -> None:
+def test_probe_reports_frames_rate_and_size(video: Path) -> None:
     assert probe(video) == VideoInfo(frames=40, fps=10.0, width=64, height=48)
 
 

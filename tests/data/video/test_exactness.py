@@ -50,7 +50,7 @@ def test_reading_in_order_shows_what_a_player_shows(kind: str, corpus: dict[str,
 
 @pytest.mark.parametrize("kind", [k for k in GOOD if k not in {"one_frame", "one_lost"} and "uneven" not in k])
 def test_each_frame_is_the_one_that_was_written(kind: str, corpus: dict[str, Path]) -> None:
-    """Its number is told by the motion in it, without any decoder's word."""
+    """The frame's number, read from the motion in it and not from a decoder."""
     source = colourful_frames(seed=list(KINDS).index(kind))
     height, width = size(kind)
     cropped = source[:, :height, :width]

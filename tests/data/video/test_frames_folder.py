@@ -1,4 +1,4 @@
-"""Videos that are folders of frames: read like files, and what is wrong with them told."""
+"""Videos that are folders of frames are read like files, and their faults are reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_grey_frames_come_as_rgb_and_a_number_from_0_is_fine(tmp_path: Path) -> 
     assert pick_frames(folder, [2]).shape == (1, 48, 64, 3)
 
 
-def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_folder_is_reported(tmp_path: Path) -> None:
     frames = moving_frames(6)
     for case in ("hole", "start", "none", "text", "size", "cut", "rate"):
         write_frames(tmp_path / case, frames)

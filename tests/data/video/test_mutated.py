@@ -86,8 +86,8 @@ for number in range(times):
         pass
 print(resident() - before)
 """
-    told = subprocess.run([sys.executable, "-c", code, folder, str(times)], capture_output=True, text=True, check=True)
-    return float(told.stdout.splitlines()[-1])
+    done = subprocess.run([sys.executable, "-c", code, folder, str(times)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
 
 
 def some_files(folder: Path) -> Path:

@@ -67,7 +67,7 @@ def test_where_seeking_fails_decoding_starts_at_the_first_frame(video: Path, tmp
     assert np.array_equal(list(decode_from(stream, 500, 520, keys)), reference[500:520])
 
 
-def test_a_file_that_does_not_tell_of_its_frames_has_no_key_frames(tmp_path: Path) -> None:
+def test_a_file_that_does_not_record_its_frames_has_no_key_frames(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mkv", moving_frames(30, 64, 80))
     assert key_frames(video, 30) is not None
     assert key_frames(video, 31) is None

@@ -47,13 +47,13 @@ def pipeline(api: KubeflowPipelines, *arguments: object, token: str = TOKEN, clu
         return slowfast("pipeline", *arguments, "--cluster", cluster, "--host", api.url)
 
 
-def told(done: Done) -> dict:
+def printed(done: Done) -> dict:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_submit_sends_the_pipeline_with_what_the_operator_changed(api: KubeflowPipelines) -> None:
-    sent = told(pipeline(api, "submit", *ONE, "--epochs", 3, "--workers", 2, "--name", "by hand", "--json"))
+    sent = printed(pipeline(api, "submit", *ONE, "--epochs", 3, "--workers", 2, "--name", "by hand", "--json"))
     (run,) = api.runs.values()
     assert sent["id"] == run["run_id"]
     assert sent["url"] == f"https://kubeflow.example.org/#/runs/details/{run['run_id']}"
@@ -67,33 +67,33 @@ def test_submit_sends_the_pipeline_with_what_the_operator_changed(api: KubeflowP
 
 def test_a_second_run_takes_the_experiment_there_is(api: KubeflowPipelines) -> None:
     for _ in range(2):
-        told(pipeline(api, "submit", *ONE, "--json"))
+        printed(pipeline(api, "submit", *ONE, "--json"))
     assert len(api.experiments) == 1
     assert len(api.runs) == 2
 
 
 def test_a_server_of_one_user_gets_no_namespace(api: KubeflowPipelines) -> None:
     api.multi_user = False
-    told(pipeline(api, "submit", *ONE, "--json"))
+    printed(pipeline(api, "submit", *ONE, "--json"))
     (experiment,) = api.experiments.values()
     assert "namespace" not in experiment
 
 
 def test_status_and_cancel(api: KubeflowPipelines) -> None:
-    run_id = told(pipeline(api, "submit", *ONE, "--json"))["id"]
+    run_id = printed(pipeline(api, "submit", *ONE, "--json"))["id"]
     tasks = [{"display_name": "ingest", "state": "SUCCEEDED"}, {"display_name": "train", "state": "RUNNING"}]
     api.runs[run_id] |= {"state": "RUNNING", "run_details": {"task_details": tasks}}
-    stood = told(pipeline(api, "status", run_id, "--json"))
+    stood = printed(pipeline(api, "status", run_id, "--json"))
     assert (stood["state"], stood["tasks"]) == ("RUNNING", {"ingest": "SUCCEEDED", "train": "RUNNING"})
-    assert told(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELING"
+    assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELING"
     api.runs[run_id]["state"] = "CANCELED"
     before = len(api.asked)
-    assert told(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELED"
+    assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELED"
     assert [method for method, _ in api.asked[before:]] == ["GET"]  # there was nothing to stop
 
 
 def test_schedule_runs_one_at_a_time_and_catches_nothing_up(api: KubeflowPipelines) -> None:
-    sent = told(pipeline(api, "schedule", *ONE, "--cron", "30 2 * * MON-FRI", "--json"))
+    sent = printed(pipeline(api, "schedule", *ONE, "--cron", "30 2 * * MON-FRI", "--json"))
     (recurring,) = api.recurring.values()
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 30 2 * * MON-FRI"}}
     assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == ("1", True, "ENABLE")
@@ -102,13 +102,13 @@ def test_schedule_runs_one_at_a_time_and_catches_nothing_up(api: KubeflowPipelin
 
 
 def test_a_recipe_is_not_scheduled_twice_unless_asked(api: KubeflowPipelines) -> None:
-    told(pipeline(api, "schedule", *ONE, "--cron", "0 1 * * *", "--name", "another", "--json"))
-    first = told(pipeline(api, "schedule", *ONE, "--cron", "0 2 * * *", "--json"))["id"]
+    printed(pipeline(api, "schedule", *ONE, "--cron", "0 1 * * *", "--name", "another", "--json"))
+    first = printed(pipeline(api, "schedule", *ONE, "--cron", "0 2 * * *", "--json"))["id"]
     again = pipeline(api, "schedule", *ONE, "--cron", "0 3 * * *")
     assert again.returncode == 2
     assert first in again.stderr
     assert "--replace" in again.stderr
-    second = told(pipeline(api, "schedule", *ONE, "--cron", "0 3 * * *", "--replace", "--json"))["id"]
+    second = printed(pipeline(api, "schedule", *ONE, "--cron", "0 3 * * *", "--replace", "--json"))["id"]
     names = {key: one["display_name"] for key, one in api.recurring.items()}
     assert names[second] == "tiny"
     assert sorted(names.values()) == ["another", "tiny"]
@@ -116,7 +116,7 @@ def test_a_recipe_is_not_scheduled_twice_unless_asked(api: KubeflowPipelines) ->
 
 
 @pytest.mark.parametrize(
-    ("cron", "said"),
+    ("cron", "message"),
     [
         ("0 0 2 * * *", "6 fields"),
         ("60 2 * * *", "minute"),
@@ -124,10 +124,10 @@ def test_a_recipe_is_not_scheduled_twice_unless_asked(api: KubeflowPipelines) ->
         ("*/0 * * * *", "'*/0'"),
     ],
 )
-def test_a_wrong_cron_never_reaches_the_server(api: KubeflowPipelines, cron: str, said: str) -> None:
+def test_a_wrong_cron_never_reaches_the_server(api: KubeflowPipelines, cron: str, message: str) -> None:
     done = pipeline(api, "schedule", *ONE, "--cron", cron)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert api.asked == []
 
 
@@ -139,7 +139,7 @@ def one_line(done: Done) -> str:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
+    ("status", "code", "message"),
     [
         (403, 2, "denies"),
         (404, 2, "not found"),
@@ -148,11 +148,11 @@ def one_line(done: Done) -> str:
         (500, 1, "answers 500"),
     ],
 )
-def test_each_refusal_is_one_line(api: KubeflowPipelines, status: int, code: int, said: str) -> None:
+def test_each_refusal_is_one_line(api: KubeflowPipelines, status: int, code: int, message: str) -> None:
     api.breaks = lambda method, path: status if method == "POST" else None
     done = pipeline(api, "submit", *ONE)
     assert done.returncode == code
-    assert said in one_line(done)
+    assert message in one_line(done)
     assert [method for method, _ in api.asked].count("POST") == 1  # never a second run
     assert api.runs == {}
 
@@ -167,7 +167,7 @@ def test_a_wrong_token_is_one_line(api: KubeflowPipelines) -> None:
 def test_the_token_may_be_in_a_file(api: KubeflowPipelines, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "cluster.yaml").write_text(CLUSTER.read_text() + f"token_file: {tmp_path / 'token'}\n")
-    told(pipeline(api, "submit", *ONE, "--json", token="", cluster=tmp_path / "cluster.yaml"))
+    printed(pipeline(api, "submit", *ONE, "--json", token="", cluster=tmp_path / "cluster.yaml"))
 
 
 def test_an_unknown_run_is_one_line(api: KubeflowPipelines) -> None:
@@ -178,10 +178,10 @@ def test_an_unknown_run_is_one_line(api: KubeflowPipelines) -> None:
 
 
 def test_a_server_that_stumbles_is_asked_again_and_not_for_ever(api: KubeflowPipelines) -> None:
-    run_id = told(pipeline(api, "submit", *ONE, "--json"))["id"]
+    run_id = printed(pipeline(api, "submit", *ONE, "--json"))["id"]
     stumbles = iter([503, 503])
     api.breaks = lambda method, path: next(stumbles, None)
-    assert told(pipeline(api, "status", run_id, "--json"))["id"] == run_id
+    assert printed(pipeline(api, "status", run_id, "--json"))["id"] == run_id
     api.breaks = lambda method, path: 503
     before = len(api.asked)
     done = pipeline(api, "status", run_id)
@@ -208,7 +208,7 @@ def test_no_server_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "gpu_image", "said"),
+    ("gpus", "gpu_image", "message"),
     [
         ("1", False, "the cluster settings have no gpu_image: GPU stages run in"),
         ("1", True, ""),
@@ -217,18 +217,20 @@ def test_no_server_is_one_line() -> None:
         ("auto", False, "compute.gpus_per_worker is auto: 0, because the cluster settings have no gpu_image"),
     ],
 )
-def test_how_the_settings_decide_about_gpus_is_printed(gpus: str, gpu_image: bool, said: str, tmp_path: Path) -> None:
+def test_how_the_settings_decide_about_gpus_is_printed(
+    gpus: str, gpu_image: bool, message: str, tmp_path: Path
+) -> None:
     kept = [line for line in CLUSTER.read_text().splitlines() if gpu_image or not line.startswith("gpu_image")]
     (tmp_path / "cluster.yaml").write_text("\n".join(kept))
     where = ("--cluster", tmp_path / "cluster.yaml", "--output", tmp_path / "p", "--json")
     done = slowfast("pipeline", "compile", *ONE, "--set", f"compute.gpus_per_worker={gpus}", *where)
-    assert told(done)["tasks"]
-    assert len(done.stderr.splitlines()) == bool(said)
-    assert said in done.stderr
+    assert printed(done)["tasks"]
+    assert len(done.stderr.splitlines()) == bool(message)
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("namespace: videos", "name_space: videos", "name_space"),
         ("@sha256:0000000000000000000000000000000000000000000000000000000000000001", ":latest", "moves"),
@@ -236,10 +238,10 @@ def test_how_the_settings_decide_about_gpus_is_printed(gpus: str, gpu_image: boo
         ("host: http", "host: ftp", "host"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_wrong_settings_are_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "cluster.yaml").write_text(CLUSTER.read_text().replace(old, new, 1))
     output = tmp_path / "p"
     done = slowfast("pipeline", "compile", TINY, "--cluster", tmp_path / "cluster.yaml", "--output", output)
     assert done.returncode == 2
-    assert said in one_line(done)
+    assert message in one_line(done)
     assert not output.exists()

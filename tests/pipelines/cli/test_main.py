@@ -101,7 +101,7 @@ def test_recipes_names_are_never_cut_short() -> None:
     assert "kinetics400/slowfast_8x8_r50_mmaction2_precise_bn_step" in slowfast("recipes").stdout
 
 
-def test_doctor_tells_what_is_there() -> None:
+def test_doctor_reports_what_is_there() -> None:
     found = json.loads(slowfast("doctor", "--json").stdout)
     assert found["torch"].startswith("2.13")
     assert "decord" in found["decoders"]

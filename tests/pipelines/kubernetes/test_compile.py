@@ -199,8 +199,8 @@ def test_the_pod_of_a_job_only_waits_for_it(where: list[str]) -> None:
         assert (asked["resourceCpuLimit"], asked["resourceMemoryLimit"]) == ("1", "2G")
         assert "ray" in [secret.secret_name for secret in kubernetes_of[f"exec-{stage}"].secret_as_env]
     assert kubernetes_of["exec-train"].active_deadline_seconds == 240 * 3600
-    told = {name for name, item in containers(spec).items() if VARIABLE in {each["name"] for each in item["env"]}}
-    assert told == ({"extract", "train"} if where == ["rayjob"] else set())
+    configured = {name for name, item in containers(spec).items() if VARIABLE in {each["name"] for each in item["env"]}}
+    assert configured == ({"extract", "train"} if where == ["rayjob"] else set())
 
 
 def test_the_rayjob_of_a_compiled_stage_is_what_kuberay_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
