@@ -1,4 +1,4 @@
-"""A checkpoint of PySlowFast, MMAction2 or PyTorchVideo as one of ours: the same outputs for the same videos."""
+"""Converts checkpoints of PySlowFast, MMAction2 and PyTorchVideo to ours, with the same outputs for the same videos."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from slowfast_core.recipe.load import Recipe, parse_recipe
 from slowfast_core.recipe.schema import DEPTHS, Clip, Model
 
 STAGE = "convert"
-COUNTER = ".num_batches_tracked"  # of batch norm; Caffe2 has none, and nothing depends on it
+COUNTER = ".num_batches_tracked"  # of batch norm; missing in Caffe2, and unused
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A peer's weights by our names, what they were trained with, and what was only assumed of that."""
+    """A peer's weights by our names, with their settings; `assumed` lists the assumed settings."""
 
     weights: dict[str, Tensor]
     model: Model
@@ -38,7 +38,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each tensor. `shapes` are (name, in the file, in the network)."""
+    """How the tensors match the network; `shapes` lists (name, shape in the file, shape in the network)."""
 
     mapped: int
     missing: tuple[str, ...]
@@ -52,7 +52,7 @@ class Report:
 
     def __str__(self) -> str:
         wrong = tuple(f"{name} {list(theirs)}, here {list(ours)}" for name, theirs, ours in self.shapes)
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": wrong}
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "with another shape": wrong}
         counts = ", ".join(f"{len(names)} {kind}{_some(names)}" for kind, names in kinds.items())
         return f"{self.mapped} tensors mapped, {counts}"
 
@@ -60,10 +60,10 @@ class Report:
 def convert(
     peer: Peer, source: Path, output: Path, recipe: Recipe | None = None, labels: Path | None = None
 ) -> tuple[StageResult, Report]:
-    """Write the checkpoint folder `output`, which predict, evaluate and `train.init_from` take.
+    """Write the checkpoint folder `output` for predict, evaluate and `train.init_from`.
 
-    `recipe` must agree with the weights; without one, what the weights do not tell is the peer's usual setting. Raises
-    InputError, with nothing written, for a file that cannot be read or does not fit.
+    `recipe` must match the weights; without it, settings that the weights do not determine are the peer's defaults.
+    Raises InputError, without any output, for a file that cannot be read or does not fit.
     """
     _check_output(output)
     converted, report = translate(peer, read_peer_file(source), recipe)
@@ -90,7 +90,7 @@ def convert(
 
 
 def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple[Converted, Report]:
-    """The peer's weights as ours, and how they fit the network that they, or the recipe, tell of."""
+    """Convert the peer's weights to ours, and compare them with the network of their shapes and the recipe."""
     weights, unknown = _renamed(peer, file)
     config = flat_config(file.config) if peer == "pyslowfast" else {}
     settings = Settings(peer, config, recipe, file.caffe2)
@@ -103,9 +103,9 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
         with torch.device("meta"):
             own = build_model(model, clip).state_dict()
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
-        # shapes that no network of ours has
+        # shapes that do not match any of our networks
         reason = " ".join(str(error).split())
-        raise InputError(f"no network that is known here: {reason}", f"--from {peer}", "name another file") from None
+        raise InputError(f"unknown network: {reason}", f"--from {peer}", "name another file") from None
     if recipe:
         _agree(model, clip, recipe)
     counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
@@ -114,7 +114,7 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
 
 
 def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights by our names, and the names that no rule reads."""
+    """The weights by our names, and the names without a rule."""
     known, unknown = {}, []
     for name, tensor in file.state.items():
         if file.caffe2 and CAFFE2_SOLVER.fullmatch(name):
@@ -125,7 +125,7 @@ def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, 
         else:
             known[ours] = tensor if ours.endswith(COUNTER) else tensor.float()
     if not any(name.startswith("trunk.") for name in known):
-        what = f"no tensor has a name of {peer}'s ResNets, the first is {next(iter(file.state))}"
+        what = f"no tensor name belongs to {peer}'s ResNets, the first is {next(iter(file.state))}"
         raise InputError(what, f"--from {peer}", "name the codebase that wrote the file")
     if not any(name.startswith("trunk.fast.") for name in known):
         known = {name.replace("trunk.slow.", "trunk.pathway."): tensor for name, tensor in known.items()}
@@ -133,7 +133,7 @@ def _renamed(peer: Peer, file: PeerFile) -> tuple[dict[str, Tensor], tuple[str, 
 
 
 def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """MMAction2 puts Fast's features before Slow's; its detector instead keeps an unused class before the others."""
+    """MMAction2 puts Fast's features before Slow's; its detector has an unused class before the others."""
     weight, bias = weights["projection.weight"], weights["projection.bias"]
     if model.head == "detect":
         weight, bias = weight[1:], bias[1:]
@@ -144,7 +144,7 @@ def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str,
 
 
 def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MMAction2's attention is not scaled by the root of its width, and its last convolution has no bias."""
+    """MMAction2's attention is not scaled by the square root of its width, and its last convolution has no bias."""
     queries = {name: tensor for name, tensor in weights.items() if ".theta." in name}
     scaled = {name: tensor * len(tensor) ** 0.5 for name, tensor in queries.items()}
     outputs = {name: tensor for name, tensor in weights.items() if name.endswith(".out.weight")}
@@ -153,7 +153,7 @@ def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _compare(converted: Converted, own: Mapping[str, Tensor], unknown: tuple[str, ...]) -> Report:
-    """The weights against the network's own state."""
+    """Compare the weights with the network's own state."""
     weights = converted.weights
     missing = tuple(name for name in own if name not in weights)
     unexpected = tuple(name for name in weights if name not in own)
@@ -163,17 +163,17 @@ def _compare(converted: Converted, own: Mapping[str, Tensor], unknown: tuple[str
 
 
 def _agree(model: Model, clip: Clip, recipe: Recipe) -> None:
-    """Raises InputError when the recipe's network is another, or is fed in another way, than the checkpoint's."""
+    """Raises InputError if the recipe's network or input differs from the checkpoint's."""
     found, asked = _decisive(model), _decisive(recipe.model)
     other = [f"model.{key} is {found.get(key)}, not {asked.get(key)}" for key in asked if found.get(key) != asked[key]]
     if clip != recipe.clip:
         other.append(f"clip is {clip}, not {recipe.clip}")
     if other:
-        raise InputError(f"is another network: {'; '.join(other)}", recipe.name, "name the recipe it was trained with")
+        raise InputError(f"is another network: {'; '.join(other)}", recipe.name, "use the recipe of its training")
 
 
 def _decisive(model: Model) -> dict[str, Any]:
-    """What two models that give the same outputs have in common, defaults spelled out."""
+    """The settings on which a model's outputs depend, with explicit defaults."""
     keys = {"pathways", "depth", "width", "classes", "head", "non_local", "pixels"}
     blocks = _temporal_blocks(model.res4_temporal_blocks, model.depth)
     fields: dict[str, Any] = {"res4_temporal_blocks": blocks}
@@ -217,16 +217,18 @@ def _labels(path: Path | None, classes: int) -> list[str]:
     except (OSError, UnicodeDecodeError):
         raise InputError("cannot read the label names", path, "name a text file") from None
     if len(names) != classes:
-        raise InputError(f"has {len(names)} label names, the checkpoint {classes} classes", path, "one name a line")
+        raise InputError(
+            f"has {len(names)} label names, the checkpoint {classes} classes", path, "write one name per line"
+        )
     return names
 
 
 def _check_output(output: Path) -> None:
-    """Only a converted checkpoint is ever replaced."""
+    """Raises InputError unless `output` is new or a converted checkpoint, which may be replaced."""
     if not output.exists():
         return
     if not (output / RECORD).is_file() or read_result(output).stage != STAGE:
-        raise InputError("exists and is no converted checkpoint", output, "name a new folder")
+        raise InputError("exists and is not a converted checkpoint", output, "name a new folder")
 
 
 def _some(names: tuple[str, ...]) -> str:

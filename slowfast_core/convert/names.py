@@ -1,7 +1,7 @@
-"""The names of the same tensors in PySlowFast, Caffe2, PyTorchVideo and MMAction2, told as ours.
+"""Translates tensor names of PySlowFast, Caffe2, PyTorchVideo and MMAction2 to ours.
 
-A rule reads a module's name with named groups: `p` the pathway, `k` the stage, `i` the block, `x` a layer of a
-residual block, `n` one of a non-local block.
+The named groups of a rule are: `p` the pathway, `k` the stage, `i` the block, `x` a layer of a residual block, `n` a
+layer of a non-local block.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ WRAPPER = "module."  # of data-parallel training
 
 @dataclass(frozen=True)
 class Rule:
+    """A pattern of a peer's module names, and our name."""
+
     theirs: str
     ours: str
-    first: int = 0  # what their first stage or lateral counts as
+    first: int = 0  # the peer's number of the first stage or lateral
 
 
 P_BLOCK = r"s(?P<k>[2-5])\.pathway(?P<p>[01])_res(?P<i>\d+)\."
@@ -75,7 +77,7 @@ RULES: dict[Peer, tuple[Rule, ...]] = {
     ),
 }
 
-# Caffe2's names as PySlowFast's; the last is the bias or weight of a convolution or of the classifier.
+# Caffe2's names, and PySlowFast's; `leaf` is the parameter of the layer.
 CAFFE2 = tuple(
     (re.compile(pattern), module)
     for pattern, module in (
@@ -101,7 +103,7 @@ CAFFE2_SOLVER = re.compile(r".*_momentum|lr|model_iter|.*_grad")
 
 
 def caffe2_name(name: str) -> str:
-    """A Caffe2 blob's name in PySlowFast's PyTorch code; a name that no rule reads stays as it is."""
+    """PySlowFast's name of a Caffe2 blob; names without a rule are returned unchanged."""
     for pattern, module in CAFFE2:
         found = pattern.fullmatch(name)
         if found and found["leaf"] in CAFFE2_LEAVES:
@@ -113,7 +115,7 @@ def caffe2_name(name: str) -> str:
 
 
 def our_name(peer: Peer, name: str) -> str | None:
-    """None for a name that none of the peer's rules reads."""
+    """Our name of a peer's tensor, None without a matching rule."""
     name = name.removeprefix(WRAPPER)
     if peer == "pytorchvideo":
         name = name.removeprefix("model.")

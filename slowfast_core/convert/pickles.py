@@ -1,6 +1,6 @@
-"""Checkpoint files of the public codebases, read without running anything that they hold.
+"""Reads checkpoint files of the public codebases without running any code in them.
 
-Numbers, text, arrays, tensors and plain containers are read; a file that names anything else is refused by that name.
+Only numbers, text, arrays, tensors and plain containers are read; any other name in a file is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRUSTED = "take the weights from a source that publishes plain tensors"
 
 @dataclass(frozen=True)
 class PeerFile:
-    """The weights in a peer's checkpoint, by the peer's names, and its training configuration where it kept one."""
+    """The weights in a peer's checkpoint, by the peer's names, and its training configuration, if any."""
 
     state: dict[str, Tensor]
     config: str = ""
@@ -34,16 +34,16 @@ class PeerFile:
 
 
 def read_peer_file(path: Path) -> PeerFile:
-    """A `.pkl` is read as Caffe2's, anything else as PyTorch's. Raises InputError for what is no whole checkpoint."""
+    """Read a `.pkl` file as Caffe2's, any other as PyTorch's. Raises InputError if it is not a complete checkpoint."""
     if not path.is_file():
-        raise InputError("no such checkpoint", path, "name a file that exists")
+        raise InputError("no such checkpoint", path, "name an existing file")
     content = read_plain(path, path, TRUSTED) if path.suffix == ".pkl" else _read_torch(path)
     if not isinstance(content, Mapping):
-        raise InputError(f"holds a {type(content).__name__}, not a mapping of weights", path, "name a checkpoint")
+        raise InputError(f"contains a {type(content).__name__}, not a mapping of weights", path, "name a checkpoint")
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     tensors = {str(name): tensor for name, value in state.items() if (tensor := _as_tensor(value)) is not None}
     if not tensors:
-        raise InputError("holds no weights", path, f"a checkpoint keeps them under one of {', '.join(STATE_KEYS)}")
+        raise InputError("contains no weights", path, f"checkpoints have them under one of {', '.join(STATE_KEYS)}")
     config = content.get("cfg")
     return PeerFile(tensors, config if isinstance(config, str) else "", path.suffix == ".pkl")
 
@@ -54,13 +54,13 @@ def _read_torch(path: Path) -> Any:
     except RefusedError as error:
         raise InputError(f"refused: it would run {error}", path, TRUSTED) from None
     except PickleError as error:
-        raise InputError(f"no whole PyTorch file ({error})", path, WHOLE) from None
+        raise InputError(f"not a complete PyTorch file ({error})", path, WHOLE) from None
 
 
 def read_plain(path: Path, where: object, trusted: str) -> Any:
-    """The arrays and plain containers of a pickle. Raises InputError; `trusted` is the fix of one that would run code.
+    """Read the arrays and plain containers of a pickle. Raises InputError, with the fix `trusted` if it would run code.
 
-    What is no array of numbers, such as one of text, is in it as a record of no use.
+    Arrays without numbers, for example of text, are replaced by placeholders.
     """
     data = path.read_bytes()
     budget = Budget(len(data))
@@ -69,11 +69,11 @@ def read_plain(path: Path, where: object, trusted: str) -> Any:
     except RefusedError as error:
         raise InputError(f"refused: it would run {error}", where, trusted) from None
     except PickleError as error:
-        raise InputError(f"no whole pickle ({error})", where, WHOLE) from None
+        raise InputError(f"not a complete pickle ({error})", where, WHOLE) from None
 
 
 def _as_tensor(value: object) -> Tensor | None:
-    """None for what is no array of numbers: counters, learning rates, nested state."""
+    """The value as a tensor, None if it is not an array of numbers (counters, learning rates, nested state)."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.dtype.itemsize <= 8:

@@ -1,8 +1,8 @@
-"""The arrays of a pickle: what numpy calls when it unpickles them, done here on plain records of what the pickle says.
+"""Builds the arrays of a pickle safely: replacements for the functions that numpy calls to unpickle them.
 
-numpy's own `dtype` takes its flags and fields from the pickle without looking at them, so none is ever made from a
-pickle: a dtype is a code of CODES and a byte order, and an array is made once its shape fits its bytes. What is of
-another dtype, such as text, stays a record.
+numpy's own `dtype` does not check the flags and fields in a pickle, so it is never created from one: here, a dtype is
+one of CODES and a byte order, and an array is created only if its shape fits its bytes. Arrays of other dtypes, such as
+text, remain placeholders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_DIMENSIONS = 32
 
 @dataclass
 class DType(StandIn):
-    """`code` is as `f4`; any other content stays unknown."""
+    """A dtype; `code` is for example `f4`, and codes that are not in CODES are unknown."""
 
     code: str
     order: str = "="
@@ -38,7 +38,7 @@ class DType(StandIn):
         return cls(text.removeprefix(order), order or "=")
 
     def build(self, state: Any) -> DType:
-        """Of (version, byte order, subtype, names, fields, ...) only the order; a dtype with fields is unknown."""
+        """Take the order from (version, byte order, subtype, names, fields, ...); a dtype with fields is unknown."""
         _, order, *parts = state
         order = order.decode("latin-1") if type(order) is bytes else order
         if type(order) is not str or len(order) != 1 or order not in ORDERS or any(part for part in parts[:3]):
@@ -56,12 +56,12 @@ class DType(StandIn):
 
 @dataclass
 class Array(StandIn):
-    """An array without content; it stays one where its dtype is unknown."""
+    """A placeholder of an array, which remains if its dtype is unknown."""
 
     budget: Budget
 
     def build(self, state: Any) -> Any:
-        """From (version, shape, dtype, Fortran order, bytes); files from before 2006 have no version."""
+        """Build from (version, shape, dtype, Fortran order, bytes); files from before 2006 have no version."""
         *_, shape, dtype, fortran, raw = state
         if type(dtype) is not DType:
             raise PickleError("an array without a dtype")
@@ -71,12 +71,12 @@ class Array(StandIn):
 
 
 def filled(raw: Any, dtype: DType, shape: Any, order: Any, budget: Budget) -> NDArray[Any]:
-    """An array of its own memory. Raises PickleError when `shape` does not fit the bytes."""
+    """An array with its own memory. Raises PickleError if `shape` does not fit the bytes."""
     content = raw.encode("latin-1") if type(raw) is str else raw
     if type(content) is not bytes or type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
         raise PickleError("an array without bytes or a shape")
     if not all(type(side) is int and side >= 0 for side in shape):
-        raise PickleError("an array of a negative shape")
+        raise PickleError("an array with an invalid shape")
     kind = dtype.as_numpy()
     if math.prod(shape) * kind.itemsize != len(content) or max(shape, default=0) > 2**48:
         raise PickleError("an array whose shape does not fit its bytes")
@@ -85,7 +85,7 @@ def filled(raw: Any, dtype: DType, shape: Any, order: Any, budget: Budget) -> ND
 
 
 class Numpy:
-    """What a pickle may call; all calls share one budget."""
+    """The numpy calls that a pickle may make; all share one budget."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -107,17 +107,17 @@ class Numpy:
         raise RefusedError("numpy.ndarray")
 
     def reconstruct(self, *_: Any) -> Array:
-        """Its arguments are the class, (0,) and b"b", always."""
+        """Ignore the arguments, which are always the class, (0,) and b"b"."""
         return Array(self.budget)
 
     def scalar(self, dtype: Any, raw: Any = None) -> Any:
-        """As Python's number."""
+        """A numpy scalar as a Python number."""
         if type(dtype) is not DType:
             raise PickleError("a number without a dtype")
         return filled(raw, dtype, (), "C", self.budget).item() if dtype.is_plain else Array(self.budget)
 
     def from_buffer(self, raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
-        """Protocol 5; `axes` is the order of the axes in memory, where that is neither C nor Fortran."""
+        """Build an array of protocol 5; `axes` is the order of axes in memory if it is neither C nor Fortran."""
         if type(dtype) is not DType:
             raise PickleError("an array without a dtype")
         if not dtype.is_plain:
@@ -126,7 +126,7 @@ class Numpy:
         return array.transpose(axes) if order == "K" and axes is not None else array
 
     def ordered(self, items: Any = ()) -> OrderedDict[Any, Any]:
-        """Python 2 gives the items here, as pairs; Python 3 sets them one by one."""
+        """Python 2 passes the items as pairs; Python 3 sets them one by one."""
         self.budget.spend(100 * len(items))
         found: OrderedDict[Any, Any] = OrderedDict()
         for key, value in items:
@@ -134,27 +134,27 @@ class Numpy:
         return found
 
     def counter(self, items: Any = ()) -> Counter[Any]:
-        """The milestones of a learning rate's schedule."""
+        """Used for the milestones of a learning rate schedule."""
         if not isinstance(items, dict):
-            raise PickleError("a counter of what is no mapping")
+            raise PickleError("a counter without a mapping")
         self.budget.spend(100 * len(items))
         return Counter(items)
 
     def encode(self, text: Any, encoding: Any) -> bytes:
-        """How Python 3 writes bytes into an old pickle, and nothing else that the codec registry could do."""
+        """Python 3 writes bytes to old protocols with this call; no other codec is allowed."""
         if encoding not in ("latin1", "latin-1"):
             raise RefusedError(f"_codecs.encode with {str(encoding)[:40]!r}")
         if type(text) is not str:
-            raise PickleError("bytes of what is no text")
+            raise PickleError("bytes without text")
         self.budget.spend(len(text))
         return text.encode("latin-1")
 
     def no_bytes(self) -> bytes:
-        """How Python 3 writes those of an empty array into an old pickle; with arguments it could fill the memory."""
+        """Python 3 writes empty bytes to old protocols with this call; arguments could fill the memory."""
         return b""
 
 
 def _name(key: Any) -> str | int:
     if type(key) is not str and not (type(key) is int and abs(key) < 2**63):
-        raise PickleError("a key that is no text")
+        raise PickleError("a key that is not text")
     return key

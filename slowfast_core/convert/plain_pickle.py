@@ -1,9 +1,9 @@
-"""A pickle reader that builds numbers, text and containers, and imports nothing.
+"""A pickle reader that builds only numbers, text and containers, and imports nothing.
 
-A pickle is a program for a stack machine, and `pickle.Unpickler` calls whatever the program names. Restricting the
-names is not enough: a `numpy.dtype` whose state comes from a file corrupts memory, the hash of a deeply nested tuple
-overflows the C stack, and a few opcodes can fill the memory. This machine knows the names of a table that its caller
-gives it, checks every key before hashing it, and does work in proportion to the size of the file.
+A pickle is a program for a stack machine, and `pickle.Unpickler` calls any function that the program names. Restricting
+the names is not enough: a `numpy.dtype` with a state from a file corrupts memory, the hash of a deeply nested tuple
+overflows the C stack, and a few opcodes can fill the memory. This machine calls only functions from a table of its
+caller, checks every key before hashing it, and limits its work in proportion to the size of the file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MIN_OPERATIONS = 4_000_000  # of a small pickle; a large one may have one in 4 bytes
+MIN_OPERATIONS = 4_000_000  # limit for a small pickle; large ones may add one operation per 4 bytes
 LARGEST_NUMBER = 64  # bytes of an integer
 LONGEST_NUMBER = 200  # characters of a number that is written as text
 LAST_PROTOCOL = 5
-EMPTY_SET_SIZE = 216  # bytes; other objects of one opcode take a third of it
+EMPTY_SET_SIZE = 216  # bytes; objects of other single opcodes take a third
 MOST_ARGUMENTS = 16  # of a call, and parts of a state
 SCALARS = (str, bytes, int, float, bool, type(None))
 
@@ -25,7 +25,7 @@ Calls = Mapping[str, Callable[..., Any]]
 
 
 class PickleError(Exception):
-    """The pickle is damaged, or holds more than numbers, text, arrays and containers."""
+    """The pickle is damaged, or contains more than numbers, text, arrays and containers."""
 
 
 class RefusedError(PickleError):
@@ -33,7 +33,7 @@ class RefusedError(PickleError):
 
 
 class Budget:
-    """Bounds what the calls of one pickle may copy, in bytes: honest content takes about the size of its file."""
+    """Limits the bytes that the calls of one pickle may copy; normal content takes about the size of its file."""
 
     def __init__(self, size: int) -> None:
         self.left = 8 * size + 2**24
@@ -45,7 +45,7 @@ class Budget:
 
 
 class StandIn:
-    """An inert object whose state the pickle gives later; `built` then takes its place."""
+    """A placeholder that the pickle gives a state later; `built` then replaces it."""
 
     built: Any = None
 
@@ -54,7 +54,7 @@ class StandIn:
 
 
 class Name:
-    """A name of the table, before it is called."""
+    """A name in the table, before it is called."""
 
     __slots__ = ("name",)
 
@@ -65,8 +65,8 @@ class Name:
 class PickleReader:
     """Reads the pickle that starts at `position` of `data`.
 
-    `calls` maps the full names that the pickle may use to what is called in their place. `persistent` loads what is
-    kept outside the pickle.
+    `calls` maps the allowed full names to the functions that are called instead. `persistent` loads content outside
+    the pickle.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PickleReader:
         self.memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """Raises PickleError. Afterwards `position` is the end of the pickle."""
+        """Read the pickle, and set `position` to its end. Raises PickleError."""
         data, operations, stop = self.data, OPERATIONS, pickle.STOP[0]
         try:
             for _ in range(MIN_OPERATIONS + len(data) // 4):
@@ -102,7 +102,7 @@ class PickleReader:
     def take(self, size: int) -> bytes:
         start, self.position = self.position, self.position + size
         if self.position > len(self.data):
-            raise PickleError("cut off")
+            raise PickleError("truncated")
         return self.data[start : self.position]
 
     def line(self) -> bytes:
@@ -148,11 +148,11 @@ class PickleReader:
     def long(self, format_: str) -> None:
         size = self.number(format_)
         if not 0 <= size <= LARGEST_NUMBER:
-            raise PickleError("a number of too many digits")
+            raise PickleError("a number with too many digits")
         self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
 
     def quoted(self) -> None:
-        """A `str` of Python 2 as its `repr`, for us a character for each byte."""
+        """Read a `str` of Python 2, written as its `repr`; each byte becomes a character."""
         line = self.line()
         if len(line) < 2 or line[0] != line[-1] or line[0] not in b"'\"":
             raise PickleError("an open quote")
@@ -194,7 +194,7 @@ class PickleReader:
 
     def list_on_top(self) -> list[Any]:
         if type(self.stack[-1]) is not list:
-            raise PickleError("items of what is no list")
+            raise PickleError("items of an object that is not a list")
         found: list[Any] = self.stack[-1]
         return found
 
@@ -208,7 +208,7 @@ class PickleReader:
 
     def put_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict):
-            raise PickleError("items of what is no mapping")
+            raise PickleError("items of an object that is not a mapping")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.checked_key(key, len(target))] = value
 
@@ -219,7 +219,7 @@ class PickleReader:
     def add_items(self) -> None:
         items = self.since_mark()
         if type(self.stack[-1]) is not set:
-            raise PickleError("items of what is no set")
+            raise PickleError("items of an object that is not a set")
         self.stack[-1].update(self.checked_key(item, len(self.stack[-1])) for item in items)
 
     def frozen(self, items: list[Any]) -> frozenset[Any]:
@@ -227,16 +227,16 @@ class PickleReader:
         return frozenset(self.checked_key(item, number) for number, item in enumerate(items))
 
     def checked_key(self, key: Any, among: int) -> Any:
-        """A key whose hash is quick, and of which no file can choose many of the same hash.
+        """Return a key that is hashed quickly and does not allow many collisions in a file.
 
-        It can for tuples, so each is charged for a comparison with all the others.
+        Tuples allow collisions, so each is charged for a comparison with all other keys.
         """
         if type(key) is tuple and all(type(item) in SCALARS for item in key):
             self.budget.spend(among + len(key))
         elif type(key) not in SCALARS:
-            raise PickleError("a key that is no text")
+            raise PickleError("a key that is not text")
         if type(key) is int and not -(2**63) <= key < 2**64:
-            raise PickleError("a key of too many digits")
+            raise PickleError("a key with too many digits")
         return key
 
     def put(self, index: int) -> None:
@@ -255,7 +255,7 @@ class PickleReader:
     def global_stack(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str:
-            raise PickleError("a name that is no text")
+            raise PickleError("a name that is not text")
         self.name(module, name)
 
     def name(self, module: str, name: str) -> None:
@@ -269,24 +269,24 @@ class PickleReader:
         arguments = self.stack.pop()
         name = self.stack.pop()
         if type(name) is not Name or type(arguments) is not tuple or len(arguments) > MOST_ARGUMENTS:
-            raise PickleError("a call of what is no name")
+            raise PickleError("a call of an object that is not a name")
         self.stack.append(self.calls[name.name](*arguments))
 
     def build(self) -> None:
-        """Give the object its state. That of a mapping is attributes of its class, which nothing here needs."""
+        """Set the state of an object. The state of a mapping consists of attributes, which are ignored."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, StandIn):
             if type(state) is not tuple or len(state) > MOST_ARGUMENTS:
-                raise PickleError("a state that is none of an array")
+                raise PickleError("a state that does not belong to an array")
             target.built = target.build(state)
             self.stack[-1] = target.built
         elif not isinstance(target, dict):
-            raise PickleError("a state of what has none")
+            raise PickleError("a state of an object without state")
 
     def load_outside(self, key: Any) -> None:
         if self.persistent is None:
-            raise PickleError("content outside of the pickle")
+            raise PickleError("content outside the pickle")
         self.stack.append(self.persistent(key))
 
     def protocol(self) -> None:
@@ -294,25 +294,25 @@ class PickleReader:
             raise PickleError("a newer protocol")
 
     def refuse(self) -> None:
-        """An object of a class: the name on the stack is one that may be called, not one of a class."""
+        """Refuse an object of a class: names on the stack are functions, not classes."""
         raise PickleError("an object of a class")
 
 
 def _short(line: bytes) -> bytes:
     if len(line) > LONGEST_NUMBER:
-        raise PickleError("a number of too many digits")
+        raise PickleError("a number with too many digits")
     return line
 
 
 def _latin(data: bytes) -> str:
-    """Bytes of Python 2, as `encoding="latin-1"` has them."""
+    """Decode bytes of Python 2, as with `encoding="latin-1"`."""
     return data.decode("latin-1")
 
 
 Machine = PickleReader
 OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
     pickle.PROTO[0]: Machine.protocol,
-    pickle.FRAME[0]: lambda machine: machine.number("<Q"),  # a hint for reading; the operations follow one another
+    pickle.FRAME[0]: lambda machine: machine.number("<Q"),  # only a hint for reading; the operations follow directly
     pickle.MARK[0]: Machine.mark,
     pickle.POP[0]: Machine.pop,
     pickle.POP_MARK[0]: lambda machine: machine.since_mark().clear(),

@@ -1,8 +1,8 @@
-"""What a peer's checkpoint was trained with, as fields of our recipe.
+"""Derives the recipe fields of another codebase's (a "peer's") checkpoint.
 
-Shapes tell the network: depth, widths, kernels, laterals, classes. The peer tells the rest: which frames Slow takes,
-how pixels are normalised, how boxes are read. What neither tells (T, tau and alpha, most of all) is in the
-configuration that PySlowFast keeps in its files, or in a recipe given by the user, or assumed and said so.
+Weight shapes determine the network: depth, widths, kernels, laterals, classes. The peer determines the frames of the
+Slow pathway, the normalisation of pixels and the pooling of boxes. Other settings (mainly T, tau and alpha) come from
+the configuration in PySlowFast's files or from a recipe given by the user, or are assumed and reported as such.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ State = Mapping[str, Tensor]
 
 @dataclass
 class Settings:
-    """The settings of one checkpoint; `assumed` are those that nobody told."""
+    """Sources of the settings of one checkpoint; `assumed` lists the settings without a source."""
 
     peer: Peer
-    config: dict[str, Any]  # of PySlowFast, as `DATA.MEAN`
-    recipe: Recipe | None  # that the user names
+    config: dict[str, Any]  # PySlowFast's configuration, with keys such as `DATA.MEAN`
+    recipe: Recipe | None  # given by the user
     caffe2: bool
     assumed: list[str] = field(default_factory=list)
 
-    def told(self, key: str, name: str, guess: Value) -> Value:
-        """`key` of the configuration; else the user's `model.name`; else the guess."""
+    def lookup(self, key: str, name: str, guess: Value) -> Value:
+        """`key` of the configuration, else `model.<name>` of the user's recipe, else the guess."""
         if key in self.config:
             return self.config[key]  # type: ignore[no-any-return]
         if self.recipe is not None:
@@ -49,7 +49,7 @@ class Settings:
 
 
 def flat_config(text: str) -> dict[str, Any]:
-    """PySlowFast's YAML as dotted keys; nothing where it cannot be read."""
+    """PySlowFast's YAML as dotted keys; empty if it cannot be parsed."""
     try:
         tree = read_yaml(text, "cfg")
     except InputError:
@@ -61,7 +61,7 @@ def flat_config(text: str) -> dict[str, Any]:
 
 
 def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
-    """The network of these weights (by our names; `names` are the peer's)."""
+    """The network of the weights `state`, which has our names; `names` are the peer's."""
     two = any(name.startswith("trunk.fast.") for name in state)
     slow = "trunk.slow" if two else "trunk.pathway"
     depth, width = _depth(state, slow), len(_weight(state, f"{slow}.stem.0"))
@@ -81,7 +81,7 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
 
 
 def clip_of(settings: Settings, model: Model) -> Clip:
-    """T, tau and alpha: no weight depends on them."""
+    """T, tau and alpha, which no weight depends on."""
     config = settings.config
     if "DATA.NUM_FRAMES" in config and "DATA.SAMPLING_RATE" in config:
         alpha = int(config.get("SLOWFAST.ALPHA", 8)) if model.pathways == "slowfast" else 1
@@ -96,7 +96,7 @@ def clip_of(settings: Settings, model: Model) -> Clip:
 
 
 def _usual_clip(peer: Peer, model: Model) -> Clip:
-    """The zoos' clips: a kernel of 5 goes with alpha 8 but for PySlowFast's and PyTorchVideo's R101."""
+    """The clips of the model zoos: kernel 5 means alpha 8, except in PySlowFast's and PyTorchVideo's R101."""
     if model.pathways == "slow":
         return Clip(T=8, tau=8, alpha=1)
     if model.classes in (CHARADES, SOMETHING) or model.res4_temporal_blocks:
@@ -122,12 +122,12 @@ def _depth(state: State, pathway: str) -> int:
         if counts == expected and wide == (depth >= 50):
             return depth
     raise InputError(
-        f"{pathway} has {counts} blocks a stage", "checkpoint", f"known depths are {', '.join(map(str, DEPTHS))}"
+        f"{pathway} has {counts} blocks per stage", "checkpoint", f"known depths are {', '.join(map(str, DEPTHS))}"
     )
 
 
 def _temporal_blocks(state: State, pathway: str, depth: int) -> int | None:
-    """None when all blocks of res4 have a temporal kernel."""
+    """Number of res4 blocks with a temporal kernel, None if all have one."""
     blocks = DEPTHS[depth][2]
     temporal = sum(_weight(state, f"{pathway}.stages.2.{i}.a").shape[2] > 1 for i in range(blocks))
     return temporal if temporal < blocks else None
@@ -154,17 +154,17 @@ def _head(settings: Settings, names: tuple[str, ...], classes: int) -> str:
         return "detect" if any(head in name for name in names for head in BOX_HEADS) else "classify"
     if "DETECTION.ENABLE" in settings.config:
         return "detect" if settings.config["DETECTION.ENABLE"] else "classify"
-    return settings.told("", "head", "detect") if classes == AVA else "classify"
+    return settings.lookup("", "head", "detect") if classes == AVA else "classify"
 
 
 def _box_fields(settings: Settings) -> dict[str, Any]:
-    """torchvision's RoIAlign, and Caffe2's, have no half-pixel shift unless asked for."""
+    """Settings of RoIAlign, which in torchvision and Caffe2 has no half-pixel shift by default."""
     if settings.peer == "mmaction2":
         return {"res5_dilation": 1, "roi_size": 8, "roi_aligned": True}
     fields: dict[str, Any] = {"res5_dilation": 2, "roi_size": 7, "roi_aligned": False}
     if settings.peer == "pyslowfast":
         fields["roi_size"] = settings.config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
-        fields["roi_aligned"] = settings.told("DETECTION.ALIGNED", "roi_aligned", not settings.caffe2)
+        fields["roi_aligned"] = settings.lookup("DETECTION.ALIGNED", "roi_aligned", not settings.caffe2)
     return fields
 
 
@@ -175,9 +175,9 @@ def _pixels(settings: Settings, classes: int) -> Pixels:
 
 
 def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
-    """PySlowFast reads the pictures of Charades and Something-Something as BGR, all others as RGB; a setting reverses.
+    """PySlowFast reads frames of Charades and Something-Something as BGR, all others as RGB, unless a setting reverses.
 
-    The setting is newer than some of its models: what says nothing of it was not reversed.
+    The setting is newer than some models: without it, channels were not reversed.
     """
     config = settings.config
     if config.get("DETECTION.ENABLE"):
@@ -189,12 +189,12 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
         return "rgb"
     if settings.recipe:
         return settings.recipe.model.pixels.order
-    settings.assumed.append(f"model.pixels.order bgr, as models of {classes} classes are read")
+    settings.assumed.append(f"model.pixels.order bgr, as usual for {classes} classes")
     return "bgr"
 
 
 def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
-    """The blocks after which there are non-local blocks; how they attend is only in PySlowFast's configuration."""
+    """Positions of non-local blocks, and their attention, which only PySlowFast's configuration records."""
     found = re.compile(r"trunk\.\w+\.stages\.([12])\.nonlocal(\d+)\.")
     places = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
     if not places:

@@ -1,8 +1,8 @@
-"""Files of `torch.save`, read without torch's unpickler: tensors and plain containers, nothing else.
+"""Reads files of `torch.save` without torch's unpickler: only tensors and plain containers.
 
 The new format (since PyTorch 1.6) is an uncompressed zip of `data.pkl` and one file of raw bytes for each storage. The
-old one is four pickles (magic number, version, system, content), a fifth with the keys of the storages, and these one
-after the other, each after its length.
+old format is four pickles (magic number, version, system, content), a fifth with the keys of the storages, and the
+storages, each preceded by its length.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ ReadStorage = Callable[["Storage"], bytes]
 
 
 class Storage(NamedTuple):
+    """A storage of raw elements that tensors refer to."""
+
     dtype: torch.dtype
     key: str
     length: int  # in elements
@@ -55,7 +57,7 @@ class Storage(NamedTuple):
 
 
 def read_torch(data: bytes) -> Any:
-    """The content of a file of either format. Raises PickleError."""
+    """Read the content of a file in either format. Raises PickleError."""
     try:
         return _read_zip(data) if data.startswith(ZIP) else _read_old(data)
     except DAMAGE as error:
@@ -71,20 +73,20 @@ def _read_zip(data: bytes) -> Any:
         (content,) = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
         folder = content.removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise PickleError("of a big-endian machine")
+            raise PickleError("written on a big-endian machine")
         tensors = Tensors(lambda storage: archive.read(f"{folder}data/{storage.key}"), Budget(len(data)))
         return tensors.reader(archive.read(content)).load()
 
 
 def _read_old(data: bytes) -> Any:
-    """The storages come last, so the content is read twice: for what they are, and with their numbers."""
+    """Read the content twice, because the storages come last: first to find their types, then with their bytes."""
     magic, position = _plain(data, 0)
     version, position = _plain(data, position)
     system, start = _plain(data, position)
     if magic != MAGIC or version != VERSION or not isinstance(system, dict):
         raise PickleError("no magic number")
     if not system.get("little_endian", True):
-        raise PickleError("of a big-endian machine")
+        raise PickleError("written on a big-endian machine")
     first = Tensors(None, Budget(len(data)))
     content = first.reader(data, start)
     content.load()
@@ -93,7 +95,7 @@ def _read_old(data: bytes) -> Any:
 
 
 def _plain(data: bytes, position: int) -> tuple[Any, int]:
-    """What the pickle at `position` holds, and where it ends."""
+    """The content of the pickle at `position`, and the end of the pickle."""
     reader = PickleReader(data, {}, Budget(0), position)
     return reader.load(), reader.position
 
@@ -107,14 +109,14 @@ def _old_storages(data: bytes, position: int, storages: dict[str, Storage]) -> d
         storage = storages[key]
         end = position + 8 + storage.bytes
         if length != storage.length or end > len(data) or key in raw:
-            raise PickleError("cut off")
+            raise PickleError("truncated")
         raw[key] = data[position + 8 : end]
         position = end
     return raw
 
 
 class Tensors:
-    """What the pickle of a file may call. Without `read` no tensor is made, and `storages` tells what there are."""
+    """The calls that the pickle of a file may make. Without `read`, it only collects `storages` without tensors."""
 
     def __init__(self, read: ReadStorage | None, budget: Budget) -> None:
         self.read, self.budget = read, budget
@@ -139,24 +141,24 @@ class Tensors:
         raise PickleError("a call of a type")
 
     def storage(self, key: Any) -> Storage:
-        """From ("storage", type, key, device, number of elements); the old format has a view after these."""
+        """Parse ("storage", type, key, device, number of elements); the old format appends a view."""
         if type(key) is not tuple or not 5 <= len(key) <= 6 or key[0] != "storage" or any(key[5:]):
-            raise PickleError("no storage")
+            raise PickleError("not a storage")
         _, kind, name, _, length = key[:5]
         if type(kind) is not Name or kind.name not in KINDS or type(name) is not str or type(length) is not int:
-            raise PickleError("no storage")
+            raise PickleError("not a storage")
         storage = Storage(KINDS[kind.name], name, length)
         if length < 0 or self.storages.setdefault(name, storage) != storage:
-            raise PickleError("two storages of the same key")
+            raise PickleError("two storages with the same key")
         return storage
 
     def rebuild(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor | None:
-        """A view of the storage; gradients and hooks are left out."""
+        """A view of the storage; gradients and hooks are ignored."""
         if type(storage) is not Storage or not _is_shape(size) or not _is_shape(stride) or not _is_shape((offset,)):
             raise PickleError("a tensor without a storage or a shape")
         last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
         if 0 not in size and last >= storage.length:
-            raise PickleError("a tensor that goes beyond its storage")
+            raise PickleError("a tensor larger than its storage")
         self.budget.spend(math.prod(size) * storage.dtype.itemsize + 1000)
         if self.read is None:
             return None
@@ -169,7 +171,7 @@ class Tensors:
             raw = self.read(storage)
             self.budget.spend(len(raw))
             if len(raw) != storage.bytes:
-                raise PickleError("cut off")
+                raise PickleError("truncated")
             self.flat[storage] = _numbers(raw, storage.dtype)
         return self.flat[storage]
 
@@ -180,7 +182,7 @@ class Tensors:
         return sides
 
     def device(self, *_: Any) -> None:
-        """Everything is read onto the CPU."""
+        """Devices are ignored: tensors are read to the CPU."""
 
 
 def _is_shape(sides: Any) -> bool:
@@ -190,6 +192,6 @@ def _is_shape(sides: Any) -> bool:
 
 
 def _numbers(raw: bytes, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.bool:  # another byte than 0 and 1 is no bool
+    if dtype == torch.bool:  # bytes other than 0 and 1 are not valid booleans
         return torch.frombuffer(bytearray(raw), dtype=torch.uint8) != 0
     return torch.frombuffer(bytearray(raw), dtype=dtype)

@@ -280,7 +280,7 @@ def test_again_is_nothing_to_do_and_nothing_else_is_replaced(tmp_path: Path) -> 
     assert convert("pyslowfast", source, tmp_path / "out")[0].status == "done"
     assert convert("pyslowfast", source, tmp_path / "out")[0].status == "unchanged"
     (tmp_path / "own").mkdir()
-    with pytest.raises(InputError, match="is no converted checkpoint"):
+    with pytest.raises(InputError, match="is not a converted checkpoint"):
         convert("pyslowfast", source, tmp_path / "own")
     names = tmp_path / "names.txt"
     names.write_text("\n".join("abcdefg"))

@@ -76,7 +76,7 @@ def test_a_truncated_file(
 ) -> None:
     path = write_good(suffix)
     path.write_bytes(path.read_bytes()[:kept])
-    assert "no whole" in refusal(path, monkeypatch, capsys)
+    assert "not a complete" in refusal(path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_depth(
     [
         ("drop", "1 missing (trunk.fast.stages.1.0.b.weight)"),
         ("add", "1 unexpected (s2.pathway2_res0.branch2.a.weight)"),
-        ("cut", "1 of another shape (trunk.fast.stages.1.0.b.weight [4, 3, 1, 3, 3], here [4, 4, 1, 3, 3])"),
+        ("cut", "1 with another shape (trunk.fast.stages.1.0.b.weight [4, 3, 1, 3, 3], here [4, 4, 1, 3, 3])"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
@@ -130,8 +130,8 @@ def test_a_checkpoint_that_does_not_fit(
     ("name", "value", "said"),
     [
         ("s1_fuse.conv_f2s.weight", torch.zeros(4, 2, 6, 1, 1), "must be odd, is 6"),
-        ("s1_fuse.conv_f2s.weight", torch.zeros(4), "no network that is known here"),
-        ("s1.pathway0_stem.conv.weight", torch.tensor(1.0), "no network that is known here"),
+        ("s1_fuse.conv_f2s.weight", torch.zeros(4), "unknown network"),
+        ("s1.pathway0_stem.conv.weight", torch.tensor(1.0), "unknown network"),
         ("head.projection.weight", None, "has no projection.weight"),
         ("s2.pathway0_res1.branch2.a.weight", None, "1 missing (trunk.slow.stages.0.1.a.weight)"),
     ],
@@ -155,7 +155,7 @@ def test_the_file_of_another_codebase(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model_state": {"blocks.0.conv.weight": torch.zeros(2)}}, "v.pyth")
-    assert "no tensor has a name of pyslowfast's" in refusal(Path("v.pyth"), monkeypatch, capsys)
+    assert "no tensor name belongs to pyslowfast's" in refusal(Path("v.pyth"), monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_file_of_another_codebase(
 )
 def test_what_holds_no_weights(content: object, here: Path) -> None:
     Path("model.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=r"holds (no weights|a \w+, not a mapping)"):
+    with pytest.raises(InputError, match=r"contains (no weights|a \w+, not a mapping)"):
         read_peer_file(Path("model.pkl"))
 
 
