@@ -76,7 +76,7 @@ def test_a_truncated_file(
 ) -> None:
     path = write_good(suffix)
     path.write_bytes(path.read_bytes()[:kept])
-    assert "no whole" in refusal(path, monkeypatch, capsys)
+    assert "not a complete" in refusal(path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
@@ -163,7 +163,7 @@ def test_the_file_of_another_codebase(
 )
 def test_what_holds_no_weights(content: object, here: Path) -> None:
     Path("model.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=r"holds (no weights|a \w+, not a mapping)"):
+    with pytest.raises(InputError, match=r"contains (no weights|a \w+, not a mapping)"):
         read_peer_file(Path("model.pkl"))
 
 
