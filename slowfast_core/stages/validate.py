@@ -69,7 +69,9 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
         write_whole(partial / COVERAGE, json.dumps(coverage, indent=1, ensure_ascii=False))
         bad = quarantined(manifest.rows, reasons)
         write_quarantine(bad, partial / QUARANTINE)
-        write_report(data, coverage, classes, [*checks, *class_checks], warnings, bad, partial)
+        write_report(
+            data, [suite.stem for suite in suites], coverage, classes, [*checks, *class_checks], warnings, bad, partial
+        )
         _accept(data, good, coverage, checks, balance, partial, output)
         good.write(partial / MANIFEST)
         (partial / JOURNAL).unlink()

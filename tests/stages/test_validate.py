@@ -280,3 +280,11 @@ def test_coverage_counts_undecodable_rows(mixed: tuple[Path, StageResult]) -> No
         "good": 2,
     }
     assert coverage["by_class"]["left"]["undecodable"] == 6
+
+
+def test_the_report_names_the_suites_that_checked_the_rows(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+    """A format without a suite of its own is checked by that of Kinetics, and the report says so."""
+    rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
+    validate(settings(format="folders", source=str(tmp_path)), good_videos(rows), tmp_path / "validate")
+    report = json.loads((tmp_path / "validate" / "report.json").read_text())
+    assert report["suites"] == ["common", "kinetics"]

@@ -58,6 +58,7 @@ def for_spreadsheets(cell: Any) -> Any:
 
 def write_report(
     data: Data,
+    suites: Sequence[str],
     coverage: Mapping[str, Any],
     classes: pd.DataFrame,
     checks: Sequence[Check],
@@ -65,13 +66,13 @@ def write_report(
     bad: pd.DataFrame,
     folder: Path,
 ) -> None:
-    """Write the JSON and the HTML report; `bad` are the quarantined rows."""
+    """Write the JSON and the HTML report; `suites` are names of expectation suites, `bad` the quarantined rows."""
     import jinja2
 
     quarantine = bad.fillna("").astype(str).to_dict("records")
     report = {
         "data": data.name,
-        "suite": data.format,
+        "suites": list(suites),
         "rows": coverage["expected"],
         "good": coverage["good"],
         "quarantined": len(quarantine),
