@@ -61,7 +61,7 @@ reference: setup
 
 # Records the code behind each stage's results, and the versions of the stages (docs/reproducing.md).
 confirm-stages: setup
-	$(BIN)/python tests/stage_code.py
+	$(BIN)/python tests/helpers/stage_code.py
 
 # Builds the container images (docs/images.md) and runs `slowfast doctor` in each.
 images: image-cpu image-gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from slowfast_core.recipe.load import load_recipe
 from slowfast_core.stages.flow import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
+# As the library sets it, before any test imports Ray: Ray reads it once for each process.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 DISK_MB = 12  # enough for the tiny workspace and 2 or 3 checkpoints of 3 MB
 TINY_RECIPE = """
 name: tiny

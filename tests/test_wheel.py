@@ -89,7 +89,7 @@ def test_wheel_contains_the_licence(wheel: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("recipes",), "kinetics400/slowfast_4x16_r50 "),
+        (("recipes",), "kinetics400/slowfast_4x16_r50\n"),
         (("show", "demo"), "name: demo"),
         (("show", "ava21/slowfast_4x16_r50"), "format: ava"),
         (("run", "demo", "--help"), "--runner"),

@@ -120,7 +120,7 @@ def test_a_full_disk(root: str, s3: str, tmp_path: Path) -> None:
     partial_paths(tmp_path / "large.mp4", large)[0].symlink_to("/dev/full")
     expected = refusal(lambda: store.fetch(large, tmp_path / "large.mp4"))
     assert "no space left on the disk" in expected
-    assert "a rerun resumes from the finished files" in expected
+    assert "a rerun keeps the finished files" in expected
     assert not (tmp_path / "large.mp4").exists()
 
 

@@ -1,6 +1,6 @@
 """Digests of the code behind each stage's results, recorded in golden/stage_code.json (docs/reproducing.md).
 
-`python tests/stage_code.py` (`make confirm-stages`) records the current code and stage versions.
+`python tests/helpers/stage_code.py` (`make confirm-stages`) records the current code and stage versions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "tests" / "golden" / "stage_code.json"
 # Entry module of each stage and templates of the files it writes. All modules imported from there are included.
 STAGES = {
