@@ -146,8 +146,10 @@ def test_a_missing_cluster_is_reported(root: Path) -> None:
 
 def started_cluster(cpus: int) -> Any:
     """Start a head node with `cpus` cores; tried twice, because a busy machine may exceed Ray's limit of 30 s."""
+    from ray._raylet import AuthenticationTokenLoader
     from ray.cluster_utils import Cluster
 
+    AuthenticationTokenLoader.instance().reset_cache()  # an earlier test of this process may have used another token
     for attempt in range(3):
         try:
             return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
