@@ -62,9 +62,8 @@ def points() -> list[tuple[str, float]]:
     return [(how, round(moments.uniform(0.2, EPOCHS - 1), 2)) for _ in range(10) for how in KINDS]
 
 
-@pytest.mark.parametrize(
-    ("how", "epoch"), [pytest.param("worker", 3.7, marks=pytest.mark.exhaustive), ("sigterm", 5.2)]
-)
+@pytest.mark.exhaustive  # tests/stages/test_train.py has a killed training in the plain suite
+@pytest.mark.parametrize(("how", "epoch"), [("worker", 3.7), ("sigterm", 5.2)])
 def test_stopped_once(
     start: Callable[..., Training],
     plain: Training,

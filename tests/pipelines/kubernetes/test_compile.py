@@ -71,7 +71,6 @@ def test_it_equals_the_golden_file_here_and_in_another_process(tmp_path: Path) -
     one_gpu = "compute.gpus_per_worker=1"
     recipe = load_recipe(str(HERE.parent / "tiny.yaml"), [one_gpu])
     manifests = compile_pipeline(recipe, CLUSTER)
-    assert compile_pipeline(recipe, CLUSTER) == manifests
     assert without_text_of_kfp(manifests) == without_text_of_kfp(GOLDEN.read_text())
     slowfast, output = Path(sys.executable).with_name("slowfast"), tmp_path / "pipeline.yaml"
     options = ["--cluster", HERE / "cluster.yaml", "--output", output, "--set", one_gpu]
@@ -171,7 +170,7 @@ def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: 
         assert shm == ([("/dev/shm", "Memory", "8G")] if on_gpu else [])
 
 
-@pytest.mark.parametrize("gpu_image", [GPU, None])
+@pytest.mark.parametrize("gpu_image", [GPU, pytest.param(None, marks=pytest.mark.exhaustive)])
 def test_auto_is_settled_by_whether_the_cluster_names_an_image_for_gpus(gpu_image: str | None) -> None:
     """In the pods and in the recipe that they get, and for the branch as well: nothing is left to a pod to find out."""
     auto = ("compute.gpus_per_worker=auto", "finetune.compute.gpus_per_worker=auto")
