@@ -40,9 +40,7 @@ class StageResult(BaseModel):
     seconds: float = 0.0
     outputs: dict[str, str] = {}  # name -> path
     summary: str = ""  # one line for people
-    reason: str = (
-        ""  # why it was run again, as "code of extract 3 -> 4" or "train.epochs 3 -> 4"; empty for a first run
-    )
+    reason: str = ""  # why it ran again, such as "code of extract 3 -> 4" or "train.epochs 3 -> 4"; "" at first
     digest: str = ""  # identity of what the next stage reads
     versions: dict[str, int] = {}  # of the code of this stage, and of those whose results it read
     weights_digest: str | None = None

@@ -88,8 +88,17 @@ def test_importing_the_library_loads_no_other_module(tmp_path: Path) -> None:
     assert others == {"slowfast_core"}
 
 
-def test_importing_the_command_line_loads_no_heavy_library(tmp_path: Path) -> None:
-    heavy = ("torch", "ray", "mlflow", "dvc", "great_expectations", "kfp", "boto3", "decord", "av", "pandas")
-    code = f"import sys, pipelines.cli.main; print(sorted(set({heavy!r}) & sys.modules.keys()))"
+HEAVY = ("torch", "ray", "mlflow", "sqlalchemy", "dvc", "great_expectations", "kfp", "boto3", "decord", "av")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pipelines.cli.main", (*HEAVY, "pandas")),
+        ("slowfast_core.ray_jobs.dispatch", HEAVY),  # all stages: one that is up to date returns at once
+    ],
+)
+def test_importing_it_loads_no_heavy_library(module: str, heavy: tuple[str, ...], tmp_path: Path) -> None:
+    code = f"import sys, {module}; print(sorted(set({heavy!r}) & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr, list(tmp_path.iterdir())) == ("[]", "", [])

@@ -29,7 +29,6 @@ def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
         return STAGES[stage](recipe, at)
     if result := ALREADY[stage](recipe, at):
         return result
-
     return run_on_cluster(stage, recipe, at)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
-from slowfast_core.model.folder import checkpoint_of
+from slowfast_core.model.folder import CONFIG, checkpoint_of
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def predict(videos: Sequence[Path], model: str, at: Workspace, top: int = 5) -> 
 
 def scorer_of(checkpoint: Path, model: str) -> Scorer:
     """The network in a trained-model folder. Raises InputError, which names `model`, for a detection model."""
-    record = read_json_object(checkpoint / "checkpoint.json", "no checkpoint", "name a folder written by `train`")
+    record = read_json_object(checkpoint / CONFIG, "no checkpoint", "name a folder written by `train`")
     if isinstance(record.get("model"), dict) and record["model"].get("head") == "detect":
         what = "this model needs boxes of people in addition to the video"
         raise InputError(what, model, "name a classification model")

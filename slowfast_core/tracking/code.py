@@ -27,7 +27,7 @@ def code_revision(package: Path) -> tuple[str, str]:
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     commit = _git(package, "rev-parse", "HEAD") if tracked else None
     if commit is None:
-        built_from = os.environ.get("SLOWFAST_REVISION") or f"slowfast {_version('slowfast')}"
+        built_from = os.environ.get("SLOWFAST_REVISION") or f"slowfast {package_version('slowfast')}"
         return f"{built_from} sha256:{_digest([package])}", ""
     root, packages = package.parent, (package.name, *NEIGHBOURS)
     diff = _diff(root, package.name)
@@ -97,7 +97,8 @@ def _digest(packages: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The installed version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
-from slowfast_core.tracking.failures import is_unanswered, reason_of
+from slowfast_core.tracking.failures import SQLITE, is_unanswered, reason_of
 from slowfast_core.tracking.registry import EVALUATED_ON
 from slowfast_core.tracking.runs import MAX_DIGEST, connect
 
@@ -121,4 +121,4 @@ def _in_one_line(uri: str) -> Iterator[None]:
 
 def _is_there(uri: str) -> bool:
     """Whether the store exists: a query must not create a SQLite file."""
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-
 from slowfast_core.credentials import without_credentials
 from slowfast_core.environment import explained
 from slowfast_core.errors import InputError
 
 T = TypeVar("T")
+SQLITE = "sqlite:///"
+PATIENCE, PAUSE = 60.0, 0.1  # seconds that a locked database is waited for, and between two attempts
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
 UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception")  # MLflow, when no answer came
 
@@ -61,6 +60,8 @@ def is_unanswered(error: Exception) -> bool:
 @contextmanager
 def mlflow_in_one_line(uri: str) -> Iterator[None]:
     """Raise failures of MLflow as InputError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
@@ -71,14 +72,12 @@ def mlflow_in_one_line(uri: str) -> Iterator[None]:
         raise InputError(f"MLflow cannot be used: {reason_of(error)}", uri, fix) from None
 
 
-PATIENCE, PAUSE = 60.0, 0.1  # seconds
-
-
 def when_unlocked(work: Callable[[], T]) -> T:
     """Return `work()`, retried for up to a minute while SQLite reports a locked database.
 
     MLflow itself waits 20 s, except when it opens a store: then the 5 s of Python's sqlite3 apply.
     """
+    from sqlalchemy.exc import OperationalError
 
     until = time.monotonic() + PATIENCE
     while True:
@@ -90,12 +89,11 @@ def when_unlocked(work: Callable[[], T]) -> T:
         time.sleep(PAUSE)
 
 
-SQLITE = "sqlite:///"
-
-
 @contextmanager
 def store_failures_in_one_line(uri: str) -> Iterator[None]:
     """Raise InputError if MLflow cannot use the store at `uri`."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield

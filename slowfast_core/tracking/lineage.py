@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from slowfast_core.tracking.code import code_revision
+from slowfast_core.tracking.code import code_revision, package_version
 
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "ray", "decord", "boto3", "great-expectations", "numpy", "av")
 STAGES = ("train", "evaluate")  # stages with required code versions; a clip store may have none
@@ -58,13 +57,6 @@ def environment(package: Path | None = None) -> Environment:
         code_revision=revision,
         code_diff_sha256=hashlib.sha256(diff.encode()).hexdigest() if diff else "",
         code_diff=diff,
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: package_version(name) for name in PACKAGES},
         image=os.environ.get("SLOWFAST_IMAGE") or "none",
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from slowfast_core.credentials import without_credentials
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.failures import (
+    SQLITE,
     is_unanswered,
     mlflow_in_one_line,
     reason_of,
@@ -49,7 +50,6 @@ BEGIN_SECONDS, END_SECONDS, STOP_SECONDS = (
 )  # limits to open a run, to end it, and to end it when the stage is stopped
 # MLflow by default waits for minutes. With these values it gives up after about 15 s; unsent records are kept.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-SQLITE = "sqlite:///"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 T = TypeVar("T")
