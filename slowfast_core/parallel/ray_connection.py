@@ -44,7 +44,7 @@ def _started(ray: Any, owner: Path, options: Mapping[str, Any]) -> ExitStack:
         with ExitStack() as stack:
             folder = stack.enter_context(scratch(owner))
             try:
-                with _patience(seconds):
+                with patience(seconds):
                     ray.init(
                         "local", _temp_dir=str(folder), **options
                     )  # without "local", Ray may join a cluster on this machine
@@ -59,7 +59,7 @@ def _started(ray: Any, owner: Path, options: Mapping[str, Any]) -> ExitStack:
 
 
 @contextmanager
-def _patience(seconds: int) -> Iterator[None]:
+def patience(seconds: int) -> Iterator[None]:
     """Set how long Ray waits for the parts of a local cluster. Its limit for the node is a constant 30 s (node.py)."""
     from ray._private import services
 

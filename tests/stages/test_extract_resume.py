@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from videos import ingested, kinetics_row, moving_frames, write_video
 
 from slowfast_core.errors import InputError
+from slowfast_core.parallel.ray_connection import patience
 from slowfast_core.parallel.ray_tasks import run_on_cluster
 from slowfast_core.recipe.load import Data, Store
 from slowfast_core.stages.validate import validate
@@ -27,6 +29,7 @@ from slowfast_core.workspace import Workspace
 
 VIDEOS = 6
 DEADLINE = 120.0
+START_LIMIT = 120  # seconds for each part of a cluster; Ray itself waits 15 s for its agents
 STORE = Store(short_side=128, fps=60, gop=12)
 
 
@@ -144,19 +147,25 @@ def test_a_missing_cluster_is_reported(root: Path) -> None:
     assert "no Ray cluster" in errors.splitlines()[-1]
 
 
-def started_cluster(cpus: int) -> Any:
-    """Start a head node with `cpus` cores; tried twice, because a busy machine may exceed Ray's limit of 30 s."""
+@contextmanager
+def started_cluster(cpus: int, *more: int) -> Iterator[Any]:
+    """A head node with `cpus` cores and a node for each of `more`, with time to start on a busy machine."""
     from ray._raylet import AuthenticationTokenLoader
     from ray.cluster_utils import Cluster
 
     AuthenticationTokenLoader.instance().reset_cache()  # an earlier test of this process may have used another token
-    for attempt in range(3):
+    with patience(START_LIMIT):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
         try:
-            return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
-        except RuntimeError as error:
-            if attempt == 2 or "Timed out" not in str(error):
-                raise
-    raise AssertionError
+            for number in more:
+                cluster.add_node(num_cpus=number)
+        except BaseException:
+            cluster.shutdown()
+            raise
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -164,10 +173,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head node and a second node with one core each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = started_cluster(1)
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with started_cluster(1, 1) as cluster:
+        yield cluster
 
 
 def test_a_cluster_that_loses_a_node_writes_the_same_store(
@@ -187,9 +194,5 @@ def test_the_wait_for_a_cluster_without_cores_is_limited(monkeypatch: pytest.Mon
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr("slowfast_core.parallel.ray_tasks.NO_CORES_SECONDS", 1.0)
     monkeypatch.setattr("slowfast_core.parallel.ray_tasks.LOOK_SECONDS", 0.5)
-    cluster = started_cluster(0)
-    try:
-        with pytest.raises(InputError, match="has had no CPU"):
-            list(run_on_cluster(os.path.basename, ["a"], cluster.address))
-    finally:
-        cluster.shutdown()
+    with started_cluster(0) as cluster, pytest.raises(InputError, match="has had no CPU"):
+        list(run_on_cluster(os.path.basename, ["a"], cluster.address))
