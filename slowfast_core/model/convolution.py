@@ -25,7 +25,7 @@ class Conv(nn.Conv3d):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
-        if not x_BCTHW.is_cpu or not torch.is_grad_enabled() or (autocast and self.in_channels >= MIN_BF16_CHANNELS):
+        if not x_BCTHW.is_cpu or not torch.is_grad_enabled() or (autocast and self._one_dnn_is_right(x_BCTHW)):
             return super().forward(x_BCTHW)
         weight = self.weight
         if autocast:
@@ -35,6 +35,13 @@ class Conv(nn.Conv3d):
         geometry = self.stride, self.padding, self.dilation
         y_BCTHW: Tensor = _FramewiseGradient.apply(x_BCTHW, weight, *geometry)  # type: ignore[no-untyped-call]
         return y_BCTHW
+
+    def _one_dnn_is_right(self, x_BCTHW: Tensor) -> bool:
+        """Whether oneDNN's bf16 weight gradient is right for this input.
+
+        For a clip with fewer frames than the kernel it contains uninitialized memory on CPUs that have AVX-512.
+        """
+        return self.in_channels >= MIN_BF16_CHANNELS and x_BCTHW.shape[2] >= self.kernel_size[0]
 
 
 class _FramewiseGradient(torch.autograd.Function):

@@ -66,3 +66,28 @@ def test_a_frozen_weight_and_an_input_without_gradient() -> None:
     assert x_BCTHW.grad is not None
     assert convolution.weight.grad is None
     assert not convolution(x_BCTHW.detach()).requires_grad
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [(3, 1, 1), (3, 3, 3), (5, 7, 7)])
+def test_bf16_gradients_of_a_clip_with_fewer_frames_than_the_kernel(kernel: tuple[int, int, int], frames: int) -> None:
+    """Freed memory is filled with NaN beforehand: a kernel that reads uninitialized memory returns it."""
+    torch.manual_seed(0)
+    padding = tuple(size // 2 for size in kernel)
+    convolution = Conv(16, 16, kernel, padding=padding, bias=False)
+    x_BCTHW = torch.randn(2, 16, frames, 4, 4)
+    convolution(x_BCTHW).sum().backward()
+    exact = convolution.weight.grad
+    for _ in range(20):
+        convolution.weight.grad = None
+        _fill_freed_memory_with_nan()
+        with torch.autocast("cpu", torch.bfloat16):
+            y_BCTHW = convolution(x_BCTHW)
+        y_BCTHW.float().sum().backward()
+        torch.testing.assert_close(convolution.weight.grad, exact, rtol=0.02, atol=0.3)
+
+
+def _fill_freed_memory_with_nan() -> None:
+    for size in (64, 256, 1024, 4096, 16384, 65536, 262144):
+        for _ in range(3):
+            torch.full((size,), float("nan"), dtype=torch.bfloat16)
