@@ -17,6 +17,7 @@ from stage_code import ROOT
 
 from slowfast_core.once import run_once
 from slowfast_core.recipe.load import Data, Recipe, load_recipe
+from slowfast_core.stage import STAGES as FLOW
 from slowfast_core.stages import evaluate
 from slowfast_core.stages import extract as extraction
 from slowfast_core.stages import register as registration
@@ -24,7 +25,7 @@ from slowfast_core.stages import train as launch
 from slowfast_core.stages import validate as validation
 
 VERSIONS = "slowfast_core/stage_versions.yaml"
-STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
+STAGES = [stage.name for stage in FLOW]
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Not inputs of ingest: how it copies, what later stages do, and where they write.
 NOT_INGESTED = {"requester_pays", "fetch_workers", "validation", "store", "remote", "remote_endpoint_url"}

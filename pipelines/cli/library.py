@@ -145,7 +145,7 @@ def cost(
     print(f"{counted.parameters:,} parameters; the Fast pathway takes {100 * counted.fast_share:.1f} % of a view")
 
 
-STAGES = {
+STAGE_HELP = {
     "ingest": "Copy videos and annotations from a folder or S3 into one manifest.",
     "validate": "Check the manifest and quarantine bad rows.",
     "extract": "Write the clip store and its data version.",
@@ -235,7 +235,7 @@ def _warn(lines: Iterable[str]) -> None:
         print(f"slowfast: {line}", file=sys.stderr)
 
 
-for _stage, _help in STAGES.items():
+for _stage, _help in STAGE_HELP.items():
     app.command(_stage, help=_help, rich_help_panel=PIPELINE)(
         _train_command if _stage == "train" else _stage_command(_stage)
     )

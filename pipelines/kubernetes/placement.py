@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.kubernetes.settings import Cluster, Need, StageName
+from pipelines.kubernetes.settings import Cluster, Need
 from slowfast_core.errors import InputError
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE as RAYJOB
 from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret, size_of_workers
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stage import STAGES
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 
+AS_JOBS = tuple(stage.name for stage in STAGES if stage.can_be_job)  # where compute.run_on says so
+ON_GPU = tuple(stage.name for stage in STAGES if stage.uses_gpu)
 USES = {
     "s3": ("apply_parameters", "ingest", "extract"),
     "mlflow": ("train", "evaluate", "register", "close_runs"),
-    "ray": ("extract", "train"),
+    "ray": AS_JOBS,
 }
-AS_JOBS = USES["ray"]  # where compute.run_on says so
-ON_GPU = ("train", "evaluate")
 # Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
 UNCACHED = ("apply_parameters", "check_training", "train", "reuse_model", "select_model", "close_runs")
 
@@ -41,7 +42,7 @@ class Placement:
         return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
 
     def __call__(self, task: Any, stage: str) -> Any:
-        need = self._need("check_training" if stage in ("reuse_model", "select_model") else stage)  # type: ignore[arg-type]
+        need = self._need("check_training" if stage in ("reuse_model", "select_model") else stage)
         self._size(task, need)
         self._attach(task, stage)
         gpus = self._gpus(stage)
@@ -56,7 +57,7 @@ class Placement:
         task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
         return task
 
-    def _need(self, stage: StageName) -> Need:
+    def _need(self, stage: str) -> Need:
         need = self.cluster.need(stage)
         if stage in AS_JOBS and self.recipe.compute.run_on != "here":
             return Need(hours=need.hours, retries=need.retries)  # it only waits for its job

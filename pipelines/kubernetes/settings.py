@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -16,17 +15,6 @@ from slowfast_core.ray_jobs.rayjob_settings import Name, RayJobPods, Secret, Tol
 from slowfast_core.recipe.schema import Count, Positive, Section
 
 DEFAULT = Path("cluster.yaml")
-StageName = Literal[
-    "apply_parameters",
-    "ingest",
-    "validate",
-    "extract",
-    "check_training",
-    "train",
-    "evaluate",
-    "register",
-    "close_runs",
-]
 
 
 class Secrets(Section):
@@ -60,7 +48,7 @@ class Need(Section):
     retries: Positive = 2
 
 
-NEEDS: dict[StageName, Need] = {
+NEEDS: dict[str, Need] = {
     "apply_parameters": Need(),
     "ingest": Need(cpu=2, memory_gb=4, hours=48, retries=3),
     "validate": Need(cpu=8, memory_gb=16, hours=24),
@@ -94,7 +82,7 @@ class Cluster(Section):
     environment: dict[str, str] = Field(default_factory=dict)  # of every stage; never a secret
     secrets: Secrets = Secrets()
     rayjob: RayJobPods = RayJobPods()  # for stages with compute.run_on `rayjob`
-    stages: dict[StageName, Need] = Field(default_factory=dict)
+    stages: dict[str, Need] = Field(default_factory=dict)
     backoff_seconds: Positive = 60
     backoff_factor: float = Field(2, ge=1)
     backoff_max_seconds: Count = 900
@@ -107,6 +95,13 @@ class Cluster(Section):
             raise ValueError(f"{image!r} moves: name a digest (@sha256:...) or a tag other than `latest`")
         return image
 
+    @field_validator("stages")
+    @classmethod
+    def _known(cls, stages: dict[str, Need]) -> dict[str, Need]:
+        if unknown := [stage for stage in stages if stage not in NEEDS]:
+            raise ValueError(f"{unknown[0]!r} is not a stage: use one of {', '.join(NEEDS)}")
+        return stages
+
     @field_validator("environment")
     @classmethod
     def _no_secret(cls, environment: dict[str, str]) -> dict[str, str]:
@@ -114,7 +109,7 @@ class Cluster(Section):
             raise ValueError(f"{secret[0]!r} is a secret: name it under `secrets`, where no value is written")
         return environment
 
-    def need(self, stage: StageName) -> Need:
+    def need(self, stage: str) -> Need:
         return self.stages.get(stage, NEEDS[stage])
 
     @property

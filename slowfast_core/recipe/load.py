@@ -142,6 +142,10 @@ class Recipe(Section):
             changes["compute"] = self.compute.model_copy(update={"gpus_per_worker": gpus})
         return self.model_copy(update=changes)
 
+    def starting_from(self, start: str | None) -> Recipe:
+        """Return the recipe with other start weights: a checkpoint folder, a `models:/` URI or None."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"init_from": start})})
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(json.loads(self.to_json()), sort_keys=False, allow_unicode=True)
 

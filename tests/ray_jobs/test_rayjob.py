@@ -314,7 +314,7 @@ def test_a_job_without_a_client_stops_itself(
     process = subprocess.run(
         [sys.executable, *job.entrypoint.split()[1:]], env=environment, stderr=subprocess.PIPE, text=True, timeout=120
     )
-    assert process.returncode in (143, -15)
+    assert process.returncode in (143, -15, 15)  # ours, the default, and that of Ray while it starts
     assert "no process has followed this job" in process.stderr
     assert not (job.folder / "result.json").exists()
 

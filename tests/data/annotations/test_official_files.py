@@ -17,7 +17,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Clip, Data, load_recipe
 from slowfast_core.stages.extract import extract
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.stages.ingest import ingest
 from slowfast_core.stages.validate import validate
 from slowfast_core.workspace import Workspace
@@ -169,7 +169,7 @@ def test_a_charades_video_without_actions_is_as_good_as_others(charades: Path) -
 @pytest.mark.exhaustive
 def test_charades_from_its_csv_to_the_registry(charades: Path) -> None:
     at, recipe = Workspace(charades / "workspace"), load_recipe(str(charades / "charades.yaml"))
-    results: dict[str, StageResult] = {name: stage(recipe, at) for name, stage in STAGES.items()}
+    results: dict[str, StageResult] = {name: stage(recipe, at) for name, stage in STAGE_FUNCTIONS.items()}
     assert results["evaluate"].metrics.keys() == {"mAP"}
     assert 0 < results["evaluate"].metrics["mAP"] <= 1
     assert results["register"].status == "done"
