@@ -191,8 +191,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    if finetune:
-        resolved = finetune_branch(resolved, workspace)
+    resolved = finetune_branch(resolved, workspace) if finetune else resolved.model_copy(update={"finetune": None})
     try:
         with tracked(resolved, workspace):
             result = run_stage(stage, resolved, workspace)

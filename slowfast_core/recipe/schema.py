@@ -308,7 +308,7 @@ class Train(Section):
     weights of the main recipe."""
     allow_overlap: bool = False
     """Allow start weights that were trained on videos of this recipe's `val` split."""
-    validate_every: Count = 0
+    validate_every: Count = 1
     """Epochs between validations on one centred view of each `val` sample; the best checkpoint is kept. 0: none."""
     final: Literal["last", "best"] = "last"
     """Which weights are the result. `best` needs `validate_every`."""
