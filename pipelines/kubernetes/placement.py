@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.kubernetes.settings import Cluster, Need
 from slowfast_core.errors import InputError
+from slowfast_core.ray_jobs.rayjob_settings import NAMESPACE_VARIABLE as NAMESPACE
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE as RAYJOB
 from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret, size_of_workers
 from slowfast_core.recipe.load import Recipe
@@ -52,10 +53,17 @@ class Placement:
         task.set_env_variable("SLOWFAST_IMAGE", image)
         for name, value in sorted(self.cluster.environment.items()):
             task.set_env_variable(name, value)
+        if stage == "close_runs" and self._creates_rayjobs:
+            task.set_env_variable(NAMESPACE, self.cluster.namespace)
         if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
             task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
         task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
         return task
+
+    @property
+    def _creates_rayjobs(self) -> bool:
+        branches = [branch for branch in (self.recipe, self.recipe.finetune) if branch]
+        return any(branch.compute.run_on == "rayjob" for branch in branches)
 
     def _need(self, stage: str) -> Need:
         need = self.cluster.need(stage)
@@ -81,7 +89,7 @@ class Placement:
             need.retries,
             backoff_duration=f"{self.cluster.backoff_seconds}s",
             backoff_factor=self.cluster.backoff_factor,
-            backoff_max_duration=f"{self.cluster.backoff_max_seconds}s",
+            backoff_max_duration=f"{self.cluster.retry_window_seconds(need)}s",
         )
         kubernetes.set_timeout(task, round(3600 * need.hours))
 

@@ -12,9 +12,10 @@ from slowfast_core.documents import read_yaml_file
 from slowfast_core.errors import InputError
 from slowfast_core.field_errors import input_error
 from slowfast_core.ray_jobs.rayjob_settings import Name, RayJobPods, Secret, Toleration
-from slowfast_core.recipe.schema import Count, Positive, Section
+from slowfast_core.recipe.schema import Positive, Section
 
 DEFAULT = Path("cluster.yaml")
+PENDING_HOURS = 24  # for which an attempt may wait for a node
 
 
 class Secrets(Section):
@@ -83,9 +84,8 @@ class Cluster(Section):
     secrets: Secrets = Secrets()
     rayjob: RayJobPods = RayJobPods()  # for stages with compute.run_on `rayjob`
     stages: dict[str, Need] = Field(default_factory=dict)
-    backoff_seconds: Positive = 60
-    backoff_factor: float = Field(2, ge=1)
-    backoff_max_seconds: Count = 900
+    backoff_seconds: Positive = 60  # before the first retry of a stage
+    backoff_factor: Positive = 2  # by which each further wait is longer; Argo accepts integers only
 
     @field_validator("image", "gpu_image")
     @classmethod
@@ -111,6 +111,15 @@ class Cluster(Section):
 
     def need(self, stage: str) -> Need:
         return self.stages.get(stage, NEEDS[stage])
+
+    def retry_window_seconds(self, need: Need) -> int:
+        """Time from the start of a stage's first attempt that is enough for all its attempts.
+
+        Argo calls it maxDuration: after it, nothing is retried, and an attempt that is still running is killed.
+        """
+        attempts = round(3600 * (need.hours + PENDING_HOURS)) * (need.retries + 1)
+        waits: list[int] = [self.backoff_seconds * self.backoff_factor**retry for retry in range(need.retries)]
+        return attempts + sum(waits)
 
     @property
     def cacheable(self) -> bool:

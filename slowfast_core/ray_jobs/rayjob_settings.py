@@ -14,6 +14,8 @@ from slowfast_core.field_errors import describe
 from slowfast_core.recipe.schema import Compute, Positive, Section
 
 VARIABLE = "SLOWFAST_RAYJOB"  # environment variable: RayJobSettings as JSON
+NAMESPACE_VARIABLE = "SLOWFAST_RAYJOB_NAMESPACE"  # environment variable of the exit handler: where RayJobs may be left
+RUN_LABEL = "slowfast/pipeline-run"  # label of a RayJob: the id of the pipeline run that created it
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 

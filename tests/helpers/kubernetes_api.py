@@ -67,6 +67,11 @@ class Handler(JsonHandler):
             found = self.api.jobs.get(self._name)
             self._answer(200, found) if found else self._answer(404, "not found")
             return
+        if "watch" not in query:
+            key, _, value = query["labelSelector"].partition("=")
+            labelled = [job for job in self.api.jobs.values() if job["metadata"].get("labels", {}).get(key) == value]
+            self._answer(200, {"kind": "RayJobList", "items": labelled})
+            return
         assert query["watch"] == "True"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the watcher has seen enough
             self._watch(query["fieldSelector"].removeprefix("metadata.name="), float(query["timeoutSeconds"]))

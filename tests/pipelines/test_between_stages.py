@@ -263,6 +263,18 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
     assert "its pod was killed" in ended["killed"].data.tags["slowfast.cause"]
 
 
+@pytest.mark.parametrize("state", ["COMPLETE", "CACHED", "SUCCEEDED"])
+def test_a_successful_run_has_no_cause(state: str, tmp_path: Path) -> None:
+    """KFP 2.17 reports MLMD's state of the run, with an empty error message."""
+    assert close_and_report(str(tmp_path), "", ["slowfast"], state, "") == f"# {state}\n\n"
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "RUNNING"])
+def test_an_unsuccessful_run_has_a_cause(state: str, tmp_path: Path) -> None:
+    """RUNNING is the state of a run whose launcher was killed."""
+    assert "Cause: unknown" in close_and_report(str(tmp_path), "", ["slowfast"], state, "")
+
+
 STAGE = """
 import sys, time
 from components.run_stage import watched

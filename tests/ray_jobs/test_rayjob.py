@@ -19,6 +19,7 @@ from kubernetes_api import KubernetesApi
 from manifests import validate
 from policies import complaints
 
+from components.close_runs.report import close_and_report
 from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
 from slowfast_core.once import run_once
@@ -138,6 +139,14 @@ def test_nothing_stays(job: StageJob) -> None:
     assert resource["spec"]["shutdownAfterJobFinishes"]
     assert resource["spec"]["backoffLimit"] == 0
     assert resource["spec"]["activeDeadlineSeconds"] == 240 * 3600
+
+
+def test_istio_leaves_every_pod_alone(job: StageJob) -> None:
+    spec = _resource(job)["spec"]
+    cluster = spec["rayClusterSpec"]
+    templates = [spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"]]
+    templates += [group["template"] for group in cluster["workerGroupSpecs"]]
+    assert {each["metadata"]["labels"]["sidecar.istio.io/inject"] for each in templates} == {"false"}
 
 
 def test_its_pods_get_secrets_by_name_and_the_volume(job: StageJob) -> None:
@@ -302,6 +311,25 @@ def test_a_stage_that_is_cancelled_or_crashes_leaves_nothing(
     in_pod.delete_pod(POD["KFP_POD_UID"])
     assert in_pod.jobs == {}
     assert not at.run("tiny", "train").exists()
+
+
+def test_the_exit_handler_deletes_what_a_killed_stage_left(
+    in_pod: KubernetesApi, job: StageJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod that is killed for memory cannot delete its RayJob, and Argo keeps the failed pod that owns it."""
+    for run in ("ours", "theirs"):
+        monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", run)
+        resource = _resource(StageJob(f"slowfast-train-{run}", "train", job.folder))
+        assert in_pod.create(resource)[0] == 201
+    monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
+    monkeypatch.setenv("SLOWFAST_RAYJOB_NAMESPACE", "slowfast")
+    report = close_and_report(str(tmp_path), "", [], "FAILED", "")
+    assert "RayJob slowfast-train-ours was left behind and is deleted." in report
+    assert list(in_pod.jobs) == ["slowfast-train-theirs"]
+    in_pod.refuses = (403, "Forbidden")
+    assert "could not be deleted: Kubernetes refused a RayJob: 403" in close_and_report(
+        str(tmp_path), "", [], "FAILED", ""
+    )
 
 
 def test_a_job_without_a_client_stops_itself(

@@ -119,7 +119,7 @@ def test_every_task_has_image_resources_retry_and_time_limit(both: tuple[Any, di
     spec, kubernetes_of = both
     images, found = containers(spec), tasks(spec)
     assert len(found) == len(images) == len(kubernetes_of) == 20
-    for component, task in found.items():
+    for component in found:
         name = component.removeprefix("comp-")
         asked = images[name]["resources"]
         assert images[name]["image"] in (CPU, GPU)
@@ -127,11 +127,41 @@ def test_every_task_has_image_resources_retry_and_time_limit(both: tuple[Any, di
         assert asked["resourceCpuRequest"] == asked["resourceCpuLimit"]
         assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"]
         assert asked["resourceMemoryLimit"].endswith("G")
-        assert task.retry_policy.max_retry_count >= 1
-        assert task.retry_policy.backoff_duration.seconds == 60
-        assert task.retry_policy.backoff_factor == 2
-        assert task.retry_policy.backoff_max_duration.seconds == 900
         assert kubernetes_of[f"exec-{name}"].active_deadline_seconds >= 3600
+
+
+def test_argo_retries_each_stage_as_often_as_the_settings_say(both: tuple[Any, dict[str, Any]]) -> None:
+    """KFP compiles backoff_max_duration to Argo's backoff.maxDuration: a window from the start of the first attempt.
+
+    After it, Argo retries nothing and ends the attempt that is running. It parses the factor as an integer.
+    """
+    spec, kubernetes_of = both
+    for name, task in tasks(spec).items():
+        policy, attempt = task.retry_policy, kubernetes_of[name.replace("comp-", "exec-")].active_deadline_seconds
+        assert policy.max_retry_count >= 1
+        assert policy.backoff_factor == int(policy.backoff_factor) >= 1
+        waits = [
+            policy.backoff_duration.seconds * policy.backoff_factor**retry for retry in range(policy.max_retry_count)
+        ]
+        assert policy.backoff_max_duration.seconds >= (policy.max_retry_count + 1) * attempt + sum(waits)
+
+
+@pytest.mark.parametrize("factor", ["1.5", "0"])
+def test_a_backoff_factor_that_argo_cannot_parse_is_refused(factor: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text((HERE / "cluster.yaml").read_text() + f"\nbackoff_factor: {factor}\n")
+    with pytest.raises(InputError, match="backoff_factor"):
+        load_cluster(path)
+
+
+def test_the_exit_handler_knows_where_rayjobs_may_be_left(both: tuple[Any, dict[str, Any]]) -> None:
+    def variables(spec: Any) -> dict[str, str]:
+        container = json_format.MessageToDict(spec.deployment_spec)["executors"]["exec-close-runs"]["container"]
+        return {each["name"]: each["value"] for each in container["env"]}
+
+    spec, _ = compiled("finetune.compute.run_on=rayjob")
+    assert variables(spec)["SLOWFAST_RAYJOB_NAMESPACE"] == CLUSTER.namespace
+    assert "SLOWFAST_RAYJOB_NAMESPACE" not in variables(both[0])
 
 
 def test_every_pod_is_non_root_with_the_volume_and_no_secret_in_words(both: tuple[Any, dict[str, Any]]) -> None:
