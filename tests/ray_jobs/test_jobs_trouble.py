@@ -45,7 +45,7 @@ def test_the_next_number_is_after_the_highest(server: JobsServer, job: StageJob)
 
 def test_the_running_one_is_followed_and_a_lost_cluster_given_up(server: JobsServer, job: StageJob) -> None:
     server.jobs |= {f"{NAME}-1": "FAILED", f"{NAME}-2": "RUNNING"}
-    server.refuses = [502, 503, 504]
+    server.next_errors = [502, 503, 504]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slowfast_core.ray_jobs.jobs_api.LOST_SECONDS", 0.0)
         with pytest.raises(RuntimeError, match="502"):
@@ -55,17 +55,17 @@ def test_the_running_one_is_followed_and_a_lost_cluster_given_up(server: JobsSer
 
 def test_a_proxy_that_fails_for_a_while_stops_no_job(server: JobsServer, job: StageJob) -> None:
     _succeeds(server)
-    server.refuses = [502, 503]
+    server.next_errors = [502, 503]
     assert run_by_jobs_api(job, server.address) == ""
-    assert server.asked == [f"{NAME}-1"] * 3
+    assert server.queried == [f"{NAME}-1"] * 3
 
 
 def test_a_refusal_is_final(server: JobsServer, job: StageJob, capsys: pytest.CaptureFixture[str]) -> None:
-    server.refuses = [409]
+    server.next_errors = [409]
     with pytest.raises(RuntimeError, match=r"\b409\b"):
         run_by_jobs_api(job, server.address)
     assert server.jobs == {f"{NAME}-1": "STOPPED"}
-    server.refuses_submissions = 400
+    server.submission_error = 400
     with pytest.raises(RuntimeError, match=r"\b400\b"):
         run_by_jobs_api(job, server.address)
     assert set(server.jobs) == {f"{NAME}-1"}

@@ -161,9 +161,9 @@ def _ends(status: str, message: str = "") -> Callable[[KubernetesApi, str], None
     return operate
 
 
-@pytest.mark.parametrize("breaks", [False, True])
-def test_create_watch_delete(in_pod: KubernetesApi, job: StageJob, breaks: bool) -> None:
-    in_pod.on_create, in_pod.watch_breaks = _ends("SUCCEEDED"), breaks
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_create_watch_delete(in_pod: KubernetesApi, job: StageJob, ends_early: bool) -> None:
+    in_pod.on_create, in_pod.watch_ends_early = _ends("SUCCEEDED"), ends_early
     assert run_rayjob(job, _recipe()) == ""
     assert in_pod.jobs == {}
     assert [call for call in in_pod.calls if call.startswith(("create", "delete"))] == ["create", f"delete {job.name}"]
@@ -202,15 +202,15 @@ def test_the_job_of_a_pod_that_crashed_is_replaced(in_pod: KubernetesApi, job: S
 
 
 @pytest.mark.parametrize(
-    ("refuses", "message"),
+    ("rejection", "message"),
     [
         ((403, "forbidden"), "403 Forbidden.*give the service account the verbs on rayjobs"),
         ((404, "no such resource"), "does not know RayJobs.*install the KubeRay operator"),
         ((422, "invalid"), "422"),
     ],
 )
-def test_refusals_are_one_line(in_pod: KubernetesApi, job: StageJob, refuses: tuple[int, str], message: str) -> None:
-    in_pod.refuses = refuses
+def test_refusals_are_one_line(in_pod: KubernetesApi, job: StageJob, rejection: tuple[int, str], message: str) -> None:
+    in_pod.rejection = rejection
     with pytest.raises(InputError, match=message) as caught:
         run_rayjob(job, _recipe())
     assert "\n" not in str(caught.value)

@@ -114,12 +114,12 @@ def test_only_changed_videos_are_copied(source: Path, tmp_path: Path) -> None:
 def test_only_the_changed_object_of_a_bucket_is_read(source: Path, upload: Upload, proxy, tmp_path: Path) -> None:
     root, output = upload(source), tmp_path / "ingest"
     run(root, output, endpoint_url=proxy.url)
-    assert len(proxy.read) == 1 + VIDEOS
+    assert len(proxy.names_read) == 1 + VIDEOS
     (source / "videos" / "class 1" / "v3.mp4").write_bytes(b"another take")
     upload(source, root)
     proxy.log.clear()
     assert run(root, output, endpoint_url=proxy.url).summary.endswith("1 copied, 11 kept")
-    assert proxy.read == ["annotations.csv", "v3.mp4"]
+    assert proxy.names_read == ["annotations.csv", "v3.mp4"]
 
 
 def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
 def test_a_killed_run_resumes(source: Path, upload: Upload, proxy, s3: str, tmp_path: Path) -> None:
     """SIGKILL after the endpoint has served seven videos (and the csv); the next run reads only the others."""
     root, output = upload(source), tmp_path / "ingest"
-    proxy.fault = lambda request: "stall" if request.key and len(proxy.read) >= 8 else None
+    proxy.fault = lambda request: "stall" if request.key and len(proxy.names_read) >= 8 else None
     script = (
         "import sys; from pathlib import Path; from slowfast_core.recipe.load import Data;"
         "from slowfast_core.stages.ingest import ingest; source, endpoint, output = sys.argv[1:];"

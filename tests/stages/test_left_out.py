@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from awkward import KINDS, colourful_frames, write
+from video_kinds import KINDS, colourful_frames, write
 from videos import ava_row, ingested, kinetics_row, moving_frames, write_video
 
 from slowfast_core.data.clip_store.cutting import Cut, LeftOut, Written, write_clips

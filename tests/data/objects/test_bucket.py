@@ -13,7 +13,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import BODY_FAULTS, REQUEST_FAULTS, FaultyProxy, SeededFaults
 from s3_fixtures import ENDPOINT
 
 from slowfast_core.data.objects.bucket import Bucket
@@ -54,7 +54,7 @@ def test_a_fault_that_passes_is_not_noticed(
     content: bytes, s3: str, new_bucket: Callable[[], str], proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     """One object for each kind of fault, which strikes once."""
-    bucket, faults = new_bucket(), (*OF_REQUESTS, *OF_BODIES)
+    bucket, faults = new_bucket(), (*REQUEST_FAULTS, *BODY_FAULTS)
     for fault in faults:
         boto3.client("s3", endpoint_url=s3).put_object(Bucket=bucket, Key=fault, Body=content)
     store, _ = opened(f"s3://{bucket}", proxy, timeout_seconds=2)
@@ -80,7 +80,7 @@ def test_a_fault_that_stays_leaves_nothing(
             store.fetch(items["small.mp4"], tmp_path / "target")
         assert "\n" not in str(error.value)
         assert not list(tmp_path.iterdir())
-        assert len(proxy.read) == requests
+        assert len(proxy.names_read) == requests
 
 
 def test_a_large_object_comes_in_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_download_that_broke_resumes_from_its_finished_ranges(root: str, proxy
     proxy.log.clear()
     arrived: list[int] = []
     assert store.fetch(items["large.mp4"], tmp_path / "target", arrived.append) == sha256(LARGE)
-    assert len(proxy.read) == 10 - finished
+    assert len(proxy.names_read) == 10 - finished
     assert sum(arrived) == len(LARGE)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
@@ -148,7 +148,7 @@ def test_ranges_that_the_disk_lost_are_fetched_again(root: str, proxy: FaultyPro
 
 def test_a_killed_process_leaves_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     """SIGKILL in the middle of a large object; the next process asks for the other ranges only."""
-    proxy.fault = lambda request: "stall" if request.range and len(proxy.read) >= 6 else None
+    proxy.fault = lambda request: "stall" if request.range and len(proxy.names_read) >= 6 else None
     script = (
         "import sys; from pathlib import Path; from slowfast_core.data.objects.bucket import Bucket;"
         "from slowfast_core.data.objects.object import Transfer; root, url, target = sys.argv[1:];"
@@ -211,7 +211,7 @@ def test_a_large_file_is_uploaded_in_parts(root: str, proxy: FaultyProxy, tmp_pa
     (tmp_path / "tree" / "model.safetensors").write_bytes(content)
     (tmp_path / "tree" / "report.html").write_text("<p>good</p>")
     store = Bucket(root + "/new", proxy.url, transfer=Transfer(workers=4, part_bytes=PART, timeout_seconds=5))
-    proxy.fault = Seeded(5, 0.3)
+    proxy.fault = SeededFaults(5, 0.3)
     put = {item.key: item for item in put_tree(store, tmp_path / "tree")}
     proxy.fault = lambda request: None
     model = put["model.safetensors"]
@@ -233,7 +233,7 @@ def test_no_more_requests_at_a_time_than_workers(root: str, proxy: FaultyProxy, 
     proxy.fault = lambda request: "slow" if request.key else None
     wanted = [(items["large.mp4"], tmp_path / str(number)) for number in range(3)]
     assert {digest for _, digest in fetch_all(store, wanted)} == {sha256(LARGE)}
-    assert proxy.most_running == 2
+    assert proxy.max_running == 2
 
 
 def test_who_reads_pays_where_that_is_asked(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:

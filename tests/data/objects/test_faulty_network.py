@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import BODY_FAULTS, REQUEST_FAULTS, FaultyProxy, SeededFaults
 
 from slowfast_core.data.manifest import read_manifest
 
@@ -63,7 +63,7 @@ def test_every_object_arrives_once_and_right(
 ) -> None:
     bucket = new_bucket()
     truth = fill(bucket, s3, videos)
-    proxy.fault, proxy.stall_seconds = Seeded(seed=3, share=0.3), 0.5
+    proxy.fault, proxy.stall_seconds = SeededFaults(seed=3, share=0.3), 0.5
     data = {"name": "many", "source": f"s3://{bucket}", "endpoint_url": proxy.url}
     (tmp_path / "many.yaml").write_text(yaml.safe_dump({"name": "many", "data": data}))
     command = [Path(sys.executable).with_name("slowfast"), "ingest", "many.yaml", "--workspace", "workspace"]
@@ -85,7 +85,7 @@ def test_every_object_arrives_once_and_right(
     assert dict(zip(rows["path"].str.removeprefix("videos/"), rows["sha256"], strict=True)) == truth
     assert named_files(ingested / "videos") == truth
     assert not list((ingested / "videos").rglob(".*"))
-    assert {*first_faults, *second_faults} == {*OF_REQUESTS, *OF_BODIES}
+    assert {*first_faults, *second_faults} == {*REQUEST_FAULTS, *BODY_FAULTS}
     for run, requests, faults in (("killed", first, first_faults), ("again", second, second_faults)):
         retries = len(requests) - len(set(requests))
         print(f"{run}: {len(dict(requests))} objects, {len(requests)} requests, {retries} retries, {dict(faults)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from stalling_s3 import Gate
+from stalling_s3 import StallingS3
 from videos import moving_frames, write_video
 
 from slowfast_core.data.manifest import read_manifest
@@ -40,14 +40,14 @@ versions.track(Path(store), Path(root) / "data", Path(root) / "dvc-remote", remo
 
 
 @pytest.fixture
-def gate(s3: str) -> Iterator[Gate]:
-    gate = Gate()
+def gate(s3: str) -> Iterator[StallingS3]:
+    gate = StallingS3()
     yield gate
     gate.close()
 
 
 @pytest.fixture
-def remote(gate: Gate) -> Address:
+def remote(gate: StallingS3) -> Address:
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=gate.url).create_bucket(Bucket=bucket)
     return Address(f"s3://{bucket}/dvc", gate.url)
@@ -101,7 +101,7 @@ def rot(path: Path) -> None:
 
 
 def test_the_older_of_two_versions_on_a_workspace_that_never_saw_it(
-    tmp_path: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], gate: Gate, remote: Address
+    tmp_path: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], gate: StallingS3, remote: Address
 ) -> None:
     made = tiny_workspace(tmp_path / "made")
     source = shutil.copytree(made.source("motion"), tmp_path / "source")
@@ -234,7 +234,7 @@ def test_what_no_version_records_is_not_replaced(
     assert clip.read_bytes() == b"of the user"
 
 
-def killed(arguments: list[str], gate: Gate, **before_stall: int) -> None:
+def killed(arguments: list[str], gate: StallingS3, **before_stall: int) -> None:
     """Run the command, and kill it when all requests before the stalled one are done."""
     gate.got.clear()
     gate.before_stall = dict(before_stall)
@@ -247,7 +247,7 @@ def killed(arguments: list[str], gate: Gate, **before_stall: int) -> None:
     gate.before_stall.clear()
 
 
-def test_a_killed_push_goes_on(tmp_path: Path, store: Path, gate: Gate, remote: Address) -> None:
+def test_a_killed_push_goes_on(tmp_path: Path, store: Path, gate: StallingS3, remote: Address) -> None:
     root, url, endpoint = store.parents[3], str(remote.url), str(remote.endpoint_url)
     killed([sys.executable, "-c", PUSH, str(store), str(root), url, endpoint], gate, PUT=5)
     there = objects(remote)
@@ -261,7 +261,7 @@ def test_a_killed_push_goes_on(tmp_path: Path, store: Path, gate: Gate, remote: 
     assert tree(tmp_path / "to") == tree(store)
 
 
-def test_a_killed_checkout_goes_on(tmp_path: Path, store: Path, gate: Gate, remote: Address) -> None:
+def test_a_killed_checkout_goes_on(tmp_path: Path, store: Path, gate: StallingS3, remote: Address) -> None:
     version = push(store, remote)
     where = ("--to", tmp_path / "to", *at(remote), "--workspace", tmp_path / "new")
     gate.put.clear()

@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from awkward import KINDS, colourful_frames
 from mutations import MUTATIONS
 from test_exactness import check_store
-from videos import Staged, official_csv, through_the_stages
+from video_kinds import KINDS, colourful_frames
+from videos import Staged, official_csv, run_data_stages
 
 WHOLE = [kind for kind in KINDS if kind != "sound_only"]
 
@@ -40,7 +40,7 @@ def check_all(root: Path, count: int) -> Staged:
         name = f"whole{number}-h264_000000_000004.mp4"
         files.append(Path(shutil.copy(next((root / "whole").glob("h264.*")), root / "source" / name)))
     official_csv(files, root / "source" / "annotations.csv")
-    staged = through_the_stages(root / "source", root, decode_timeout_seconds=20, decode_memory_mb=1500)
+    staged = run_data_stages(root / "source", root, decode_timeout_seconds=20, decode_memory_mb=1500)
     assert {*staged.rows["id"], *staged.quarantine} == {file.stem for file in files}
     assert not {*staged.rows["id"]} & {*staged.quarantine}
     assert all(staged.quarantine.values())
@@ -93,7 +93,7 @@ print(resident() - before)
 def some_files(folder: Path) -> Path:
     """Whole ones and damaged ones."""
     mutated_files(folder, 24)
-    for kind in ("h264", "h264_ts", "rotated_90", "h264_uneven", "vp9", "trimmed"):
+    for kind in ("h264", "h264_ts", "rotated_90", "h264_variable_rate", "vp9", "trimmed"):
         KINDS[kind](folder / "source" / kind, colourful_frames(12))
     return folder / "source"
 

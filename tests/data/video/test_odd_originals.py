@@ -9,9 +9,9 @@ import av
 import cv2
 import pandas as pd
 import pytest
-from awkward import FPS, colourful_frames
 from ffmpeg_pictures import ffmpeg_pictures
 from odd_originals import KINDS, ORIENTATIONS, with_matrix
+from video_kinds import FPS, colourful_frames
 from videos import ingested, kinetics_row, psnr
 
 from slowfast_core.data.manifest import read_manifest

@@ -87,9 +87,9 @@ def test_status_and_cancel(api: KubeflowPipelines) -> None:
     assert (stood["state"], stood["tasks"]) == ("RUNNING", {"ingest": "SUCCEEDED", "train": "RUNNING"})
     assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELING"
     api.runs[run_id]["state"] = "CANCELED"
-    before = len(api.asked)
+    before = len(api.requests)
     assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELED"
-    assert [method for method, _ in api.asked[before:]] == ["GET"]  # there was nothing to stop
+    assert [method for method, _ in api.requests[before:]] == ["GET"]  # there was nothing to stop
 
 
 def test_schedule_runs_one_at_a_time_and_catches_nothing_up(api: KubeflowPipelines) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_cron_never_reaches_the_server(api: KubeflowPipelines, cron: str
     done = pipeline(api, "schedule", *ONE, "--cron", cron)
     assert done.returncode == 2
     assert message in done.stderr
-    assert api.asked == []
+    assert api.requests == []
 
 
 def one_line(done: Done) -> str:
@@ -149,11 +149,11 @@ def one_line(done: Done) -> str:
     ],
 )
 def test_each_refusal_is_one_line(api: KubeflowPipelines, status: int, code: int, message: str) -> None:
-    api.breaks = lambda method, path: status if method == "POST" else None
+    api.failure = lambda method, path: status if method == "POST" else None
     done = pipeline(api, "submit", *ONE)
     assert done.returncode == code
     assert message in one_line(done)
-    assert [method for method, _ in api.asked].count("POST") == 1  # never a second run
+    assert [method for method, _ in api.requests].count("POST") == 1  # never a second run
     assert api.runs == {}
 
 
@@ -180,14 +180,14 @@ def test_an_unknown_run_is_one_line(api: KubeflowPipelines) -> None:
 def test_a_server_that_stumbles_is_asked_again_and_not_for_ever(api: KubeflowPipelines) -> None:
     run_id = printed(pipeline(api, "submit", *ONE, "--json"))["id"]
     stumbles = iter([503, 503])
-    api.breaks = lambda method, path: next(stumbles, None)
+    api.failure = lambda method, path: next(stumbles, None)
     assert printed(pipeline(api, "status", run_id, "--json"))["id"] == run_id
-    api.breaks = lambda method, path: 503
-    before = len(api.asked)
+    api.failure = lambda method, path: 503
+    before = len(api.requests)
     done = pipeline(api, "status", run_id)
     assert done.returncode == 1
     assert "answers 503" in one_line(done)
-    assert len(api.asked) - before == 4
+    assert len(api.requests) - before == 4
 
 
 def test_a_server_that_does_not_answer_is_one_line(api: KubeflowPipelines, tmp_path: Path) -> None:
