@@ -1,4 +1,4 @@
-"""Frames at given indices are those of a sequential decode, for every codec and container, at both ends of the file."""
+"""Frames at given indices equal those of a sequential decode, for all kinds of files, at both ends and between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = {"one_frame": 1, "trimmed": 30, "one_frame_lost": 39}  # frames; the oth
 UNEVEN = ("h264_variable_rate", "h264_variable_rate_mkv", "one_frame_lost")  # the distances of their frames differ
 
 
-def size(kind: str) -> tuple[int, int]:
+def frame_size(kind: str) -> tuple[int, int]:
     return (36, 48) if kind == "narrow" else (HEIGHT - ("odd" in kind), WIDTH - ("odd" in kind))
 
 
@@ -40,7 +40,7 @@ def test_reading_in_order_shows_what_a_player_shows(kind: str, corpus: dict[str,
     path = corpus[kind]
     info = probe(path)
     assert info.frames == SHOWN.get(kind, COUNT)
-    assert (info.height, info.width) == size(kind)
+    assert (info.height, info.width) == frame_size(kind)
     shown = reference_frames(path, info.fps, info.frames)
     frames = list(decode_range(path, 0, info.frames))
     assert len(frames) == len(shown) == info.frames
@@ -53,9 +53,9 @@ def test_reading_in_order_shows_what_a_player_shows(kind: str, corpus: dict[str,
     "kind", [k for k in GOOD if k not in {"one_frame", "one_frame_lost"} and "variable_rate" not in k]
 )
 def test_each_frame_is_the_one_that_was_written(kind: str, corpus: dict[str, Path]) -> None:
-    """The frame's number, read from the motion in it and not from a decoder."""
+    """The number of a frame is determined by its content, not by a decoder."""
     source = colourful_frames(seed=list(KINDS).index(kind))
-    height, width = size(kind)
+    height, width = frame_size(kind)
     cropped = source[:, :height, :width]
     frames = np.stack(list(decode_range(corpus[kind], 0, SHOWN.get(kind, COUNT))))
     numbers = [int(np.argmax([psnr(frame, picture) for picture in cropped])) for frame in frames]
@@ -65,7 +65,7 @@ def test_each_frame_is_the_one_that_was_written(kind: str, corpus: dict[str, Pat
 
 
 @pytest.mark.parametrize("kind", UNEVEN)
-def test_uneven_frames_are_chosen_by_their_times(kind: str, corpus: dict[str, Path]) -> None:
+def test_frames_at_uneven_times_are_selected_by_their_times(kind: str, corpus: dict[str, Path]) -> None:
     times = np.array(vfr_times(COUNT) if "variable_rate" in kind else [n for n in range(COUNT) if n != 20]) / FPS
     written = colourful_frames(seed=list(KINDS).index(kind))
     written = np.delete(written, 20, 0) if kind == "one_frame_lost" else written
@@ -78,7 +78,7 @@ def test_uneven_frames_are_chosen_by_their_times(kind: str, corpus: dict[str, Pa
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_any_part_is_that_part_of_the_whole(kind: str, corpus: dict[str, Path]) -> None:
+def test_any_range_equals_that_range_of_the_whole_video(kind: str, corpus: dict[str, Path]) -> None:
     path = corpus[kind]
     frames = np.stack(list(decode_range(path, 0, count := probe(path).frames)))
     for start, stop in ((count - 1, count), (max(count - 4, 0), count), (count // 3, count // 2), (0, 1)):
@@ -100,7 +100,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory, corpus: dict[str, Path]) ->
     return run_data_stages(root / "source", root)
 
 
-def test_every_kind_is_in_the_store_or_in_quarantine_with_its_reason(staged: Staged) -> None:
+def test_every_kind_is_stored_or_quarantined_with_its_reason(staged: Staged) -> None:
     name = "{}_000000_000004".format
     assert set(staged.rows["id"]) == {name(kind) for kind in GOOD}
     assert set(staged.quarantine) == {name(kind) for kind in BAD}
@@ -108,7 +108,7 @@ def test_every_kind_is_in_the_store_or_in_quarantine_with_its_reason(staged: Sta
 
 
 def check_store(staged: Staged, floor: float) -> None:
-    """Right count, right colours; random access is exact, at both ends and between."""
+    """Check counts, colours and that random access is exact, at both ends and between."""
     files = {path.stem: path for path in staged.source.iterdir()}
     for row in staged.rows.to_dict("records"):
         stored = staged.store / row["path"]
@@ -135,7 +135,7 @@ def test_random_access_on_the_store_is_exact(staged: Staged) -> None:
     check_store(staged, 30)
 
 
-def test_real_videos(tmp_path: Path) -> None:
+def test_real_videos_are_stored_exactly_or_quarantined(tmp_path: Path) -> None:
     folder = Path(os.environ.get("SLOWFAST_REAL_VIDEOS", "-"))
     if not folder.is_dir():
         pytest.skip("SLOWFAST_REAL_VIDEOS names no folder of real videos")
