@@ -56,7 +56,7 @@ def files(output: Path) -> dict[str, Path]:
     return {path.relative_to(videos).as_posix(): path for path in sorted(videos.rglob("*")) if path.is_file()}
 
 
-def test_a_folder_becomes_a_manifest_and_its_videos(source: Path, tmp_path: Path) -> None:
+def test_a_folder_is_copied_with_a_manifest(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     result = run(source, output)
     assert (result.status, result.metrics) == ("done", {"videos": 12.0, "missing": 0.0})
@@ -122,7 +122,7 @@ def test_only_the_changed_object_of_a_bucket_is_read(source: Path, upload: Uploa
     assert proxy.names_read == ["annotations.csv", "v3.mp4"]
 
 
-def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
+def test_changed_annotations_copy_no_videos(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     run(source, output)
     rows = (source / "annotations.csv").read_text().splitlines(keepends=True)
@@ -198,7 +198,7 @@ def test_missing_videos_are_counted(source: Path, tmp_path: Path) -> None:
     assert coverage["missing_videos"] == ["v4", "v5"]
 
 
-def test_ava_rows_carry_their_boxes(source: Path, tmp_path: Path) -> None:
+def test_ava_rows_have_their_boxes(source: Path, tmp_path: Path) -> None:
     (source / "ava.csv").write_text("v0,0001,0,0,1,0.5,2,0\nv0,0001,0,0,1,0.5,1,0\nv1,0002,0,0.5,1,1,,1\n")
     (source / "map.pbtxt").write_text('item { name: "run" id: 1 } item { name: "jump" id: 2 }')
     result = run(source, tmp_path / "ingest", format="ava", annotations="ava.csv", labels="map.pbtxt", holdout=0.5)
@@ -226,7 +226,7 @@ def test_annotations_may_be_outside_the_source(source: Path, tmp_path: Path) -> 
     assert set(one["id"]) == set(two["id"])
 
 
-def test_wrong_input_is_reported_in_one_line(source: Path, tmp_path: Path) -> None:
+def test_invalid_input_is_reported_in_one_line(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (source / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
@@ -254,7 +254,7 @@ def test_a_key_that_leaves_the_output_is_refused(source: Path, upload: Upload, s
     client = boto3.client("s3", endpoint_url=s3)
     client.put_object(Bucket=root.split("/")[2], Key="sets/one/../../../../evil.mp4", Body=b"evil")
     if not any("evil" in item.key for item in open_store(root, s3).objects()):
-        pytest.skip("this endpoint keeps no such keys")
+        pytest.skip("this endpoint does not store such keys")
     (tmp_path / "evil.csv").write_text(HEADER + "a,evil,0,1,train\na,v0,0,1,val\n")
     with pytest.raises(InputError, match="leaves the data root"):
         run(root, tmp_path / "ingest", endpoint_url=s3, annotations=str(tmp_path / "evil.csv"))
