@@ -156,7 +156,7 @@ def test_make_targets_exist(command: Command) -> None:
 
 
 def help_of(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the script prints for --help; "" for one that takes no options."""
+    """Output of the script for --help; "" if it has no options."""
     if "argparse" not in script.read_text(encoding="utf-8"):
         return ""
     monkeypatch.syspath_prepend(script.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What not to write, and what to write in its place.
+# Patterns of words to avoid, and their replacements.
 WORDS = {
     r"mend(s|ed|ing)?": "fix",
     r"tells?|told|said": "log, report, print; a message",
