@@ -55,7 +55,7 @@ def test_a_stage_depends_on_its_code_version_and_not_on_source_files(stage: str)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stages_of_the_branch_have_the_same_parameters(stage: str) -> None:
+def test_stages_of_the_fine_tuning_have_the_same_parameters(stage: str) -> None:
     assert params(f"finetune_{stage}") == {f"finetune.{name}" for name in params(stage)}
 
 
@@ -126,7 +126,7 @@ def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.exhaustive
-def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
+def test_dvc_detects_a_new_version_and_ignores_a_comment(tmp_path: Path) -> None:
     """Runs DVC itself on folders that represent the results of the stages."""
     for name in ("slowfast_core", ".dvc"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -12,7 +12,7 @@ KEYS = ["Charades_v1_480/46GP8.mp4", "Charades_v1_480/N11GT.mp4"]
 
 
 def row(video: str, actions: str) -> str:
-    """As the authors write it: quoted where a text has commas, quotes inside of it doubled."""
+    """A row as the authors write it: texts with commas are quoted, quotes inside them are doubled."""
     return f'{video},HR43,Kitchen,6,7,Yes,"A person, ""tired"", sits.",food;stove,"One; two, three.",{actions},24.83\n'
 
 
@@ -55,7 +55,7 @@ def test_malformed_actions_are_reported_with_their_line(actions: str, message: s
         read(row("46GP8", actions), row("N11GT", ""))
 
 
-def test_a_video_stands_in_one_row_of_one_file() -> None:
+def test_a_video_in_two_rows_is_reported() -> None:
     with pytest.raises(InputError, match=r"video '46GP8' is already in line 2 \(test\.csv:2\); keep one row"):
         read(row("46GP8", ""), row("46GP8", ""))
 

@@ -111,6 +111,6 @@ def test_malformed_labels_are_reported(labels: TextFile | None, message: str) ->
         read_v2([HOLDING], [BENDING], labels)
 
 
-def test_label_names_in_quotes_as_pytorchvideo_keeps_them() -> None:
+def test_quoted_label_names_of_pytorchvideo_are_read() -> None:
     labels = TextFile("kinetics_classnames.json", json.dumps({'"Bending something"': 1, "Holding it": 0}))
     assert read_v2([BENDING], [{**BENDING, "id": "78687"}], labels).labels == ("Holding it", "Bending something")
