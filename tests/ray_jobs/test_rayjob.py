@@ -119,7 +119,8 @@ def test_resources_of_training_follow_the_recipe(job: StageJob) -> None:
     resource = _resource(job, *compute, "compute.loader_workers=6", "compute.frame_cache_mb=2000", shm_gb=32)
     pods, container = _workers(resource)
     assert pods == 2
-    assert container["resources"]["limits"] == {"cpu": "80", "memory": "80Gi", "nvidia.com/gpu": "8"}
+    # 8 workers with 6 loaders each; 0.5 GB and a frame cache of 2 GB for each loader, and 32 GB of shared memory
+    assert container["resources"]["limits"] == {"cpu": "32", "memory": "184Gi", "nvidia.com/gpu": "8"}
     assert container["resources"]["requests"] == container["resources"]["limits"]
     assert container["image"] == SETTINGS["gpu_image"]
     spec = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
