@@ -96,6 +96,17 @@ class Recipe(Section):
             return {**tree, "register": {**section, "model": tree["name"].replace("/", "-")}}
         return tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tracks_its_branch(cls, tree: Any) -> Any:
+        """Give the finetune branch the tracking address of this recipe, unless it has its own."""
+        if not isinstance(tree, dict) or not isinstance(branch := tree.get("finetune"), dict):
+            return tree
+        own, tracking = tree.get("tracking"), branch.get("tracking", {})
+        if isinstance(own, dict) and own.get("uri") and isinstance(tracking, dict) and not tracking.get("uri"):
+            return {**tree, "finetune": {**branch, "tracking": {**tracking, "uri": own["uri"]}}}
+        return tree
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         """Check constraints between sections."""
@@ -120,6 +131,8 @@ class Recipe(Section):
             raise ValueError("a finetune branch may not have a finetune branch")
         if self.finetune and self.finetune.name == self.name:
             raise ValueError(f"finetune has the same name as the recipe, {self.name!r}, and would replace its results")
+        if self.finetune and self.finetune.tracking.uri != self.tracking.uri:
+            raise ValueError("finetune.tracking.uri differs from tracking.uri: a run has one tracking store")
         if self.train.warmup_epochs > self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
