@@ -181,7 +181,7 @@ class Model(Section):
     dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate before the classifier."""
     head: Literal["classify", "detect"] = "classify"
-    """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for data.format `ava`."""
+    """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for formats with boxes (`ava`)."""
     multi_label: bool = False
     """Classifier with one sigmoid per class instead of a softmax over all classes."""
     roi_size: Positive = 7
