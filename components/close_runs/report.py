@@ -1,4 +1,4 @@
-"""How a run on a cluster ended, from the events of its stages."""
+"""Closes the MLflow runs of a pipeline run on a cluster and reports how it ended, from the events of its components."""
 
 import json
 import os
@@ -19,7 +19,10 @@ KILLED = "its pod was killed: out of memory, past its time limit, preempted, or 
 
 
 def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, message: str) -> str:
-    """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
+    """Close the MLflow runs that are still open; return and print a report in Markdown.
+
+    `state` and `message` are Kubeflow's final state and error message of the pipeline run.
+    """
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
     cause = "" if state in SUCCEEDED else cause_of(events_folder(at, run)) or message or "unknown"
@@ -46,9 +49,9 @@ def _remove_rayjobs(run: str) -> list[str]:
 
 
 def cause_of(folder: Path) -> str:
-    """The first failure that a stage reported, or else the first stage that started and never ended.
+    """Return the first reported failure, or else the first component that started and did not end; "" without either.
 
-    Of a stage that was retried, only the last attempt counts.
+    If a component was retried, only its last attempt counts.
     """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
@@ -68,6 +71,6 @@ def cause_of(folder: Path) -> str:
 def _event(line: str) -> dict[str, Any]:
     try:
         event: dict[str, Any] = json.loads(line)
-    except ValueError:  # the line on which a pod was killed
+    except ValueError:  # an incomplete line, because the pod was killed while writing it
         return {}
     return event

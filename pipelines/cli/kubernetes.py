@@ -1,4 +1,4 @@
-"""`slowfast pipeline ...`: the pipeline on Kubernetes."""
+"""`slowfast pipeline ...`: compile, run and schedule the pipeline on Kubernetes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ClusterFile = Annotated[
         "--cluster", help="File with the cluster settings.", envvar="SLOWFAST_CLUSTER", show_default="./cluster.yaml"
     ),
 ]
-Host = Annotated[str | None, typer.Option(help="Kubeflow Pipelines API host (overrides the settings file).")]
+Host = Annotated[str | None, typer.Option(help="URL of the Kubeflow Pipelines API (overrides the settings file).")]
 Namespace = Annotated[str | None, typer.Option(help="Kubernetes namespace (overrides the settings file).")]
 Image = Annotated[str | None, typer.Option(help="CPU image (overrides the settings file).")]
-Workers = Annotated[int, typer.Option(min=0, help="Training workers of this run; 0: as in the recipe.")]
-Epochs = Annotated[int, typer.Option(min=0, help="Epochs of this run; 0: as in the recipe.")]
-DataVersion = Annotated[str, typer.Option(help="Stop before training unless the data has this version.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of training workers; 0: as in the recipe.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Number of epochs; 0: as in the recipe.")]
+DataVersion = Annotated[str, typer.Option(help="Fail before training if the data has another version.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run or schedule.", show_default="the recipe's name")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id, as `submit` prints it.")]
 
@@ -48,7 +48,9 @@ def compile_(
     recipe: RecipeName,
     overrides: Overrides,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("pipeline.yaml"),
-    manifest: Annotated[bool, typer.Option("--manifest", help="Write Kubernetes resources (for GitOps).")] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write a Pipeline and a PipelineVersion resource (for GitOps).")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what each task asks of the cluster; write nothing.")
     ] = False,
@@ -103,7 +105,7 @@ def submit(
     image: Image = None,
     as_json: Json = False,
 ) -> None:
-    """Start a run."""
+    """Compile the pipeline and start a run."""
     from pipelines.kubernetes.server import Server
 
     resolved = load_recipe(recipe, overrides)
@@ -132,7 +134,7 @@ def schedule(
     image: Image = None,
     as_json: Json = False,
 ) -> None:
-    """Run on a schedule: one run at a time, and missed runs are not made up."""
+    """Run on a schedule, one run at a time; missed runs are not made up for."""
     from pipelines.kubernetes.schedule import with_seconds
     from pipelines.kubernetes.server import Server
 
@@ -159,7 +161,7 @@ def status(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: 
 
 @pipeline.command()
 def cancel(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: Json = False) -> None:
-    """Cancel a run; a run that has ended is left as it is."""
+    """Cancel a run; one that has ended does not change."""
     from pipelines.kubernetes.server import Server
 
     _print_response(Server(load_cluster(cluster, host=host)).cancel(run), as_json)
@@ -184,13 +186,13 @@ def _cluster_overrides(host: str | None, namespace: str | None, image: str | Non
 
 
 def _parameters(workers: int, epochs: int, data_version: str) -> dict[str, Any]:
-    """The parameters that were set; the others keep their defaults in the pipeline."""
+    """Return the parameters that were set; the pipeline has defaults for the others."""
     parameters = {"workers": workers, "epochs": epochs, "data_version": data_version}
     return {name: value for name, value in parameters.items() if value}
 
 
 def _count_tasks(package: str) -> int:
-    """Number of containers in the pipeline; its specification lists each one once."""
+    """Return the number of tasks that run a container; each has one executorLabel in the compiled pipeline."""
     return package.count("executorLabel:")
 
 
