@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from slowfast_core.credentials import restored, without_credentials
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
-from slowfast_core.once import StageResult, read_result
+from slowfast_core.once import StageResult, check_result, read_result
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.ray_jobs import dispatch
 from slowfast_core.recipe.load import parse_recipe
@@ -25,17 +25,29 @@ from slowfast_core.workspace import Workspace
 Result = TypeVar("Result")
 
 
-def run_stage(stage: str, recipe: str, workspace: str, artifact: Any, output: str, **train: str) -> StageResult:
+def run_stage(
+    stage: str,
+    recipe: str,
+    workspace: str,
+    artifact: Any,
+    output: str,
+    inputs: Sequence[Any] = (),
+    start: Any = None,
+) -> StageResult:
     """Run a stage of `recipe` (resolved, JSON) and fill `artifact` with its output named `output`.
 
-    `train` replaces fields of the recipe's train section by values from the artifacts of other components.
+    `inputs` are the artifacts of the stages before, and `start` that of the start weights. The stage is refused if the
+    workspace no longer holds the results that they describe.
     """
     resolved = parse_recipe(restored(json.loads(recipe)))
-    if train:
-        resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update=train)})
+    given = [*inputs]
+    if start:
+        resolved = resolved.starting_from(start.metadata["folder"])
+        given.append(start)
+    expected = {Path(each.metadata["folder"]): each.metadata["digest"] for each in given}
     started = time.monotonic()
     with report_start_and_failure(stage, workspace, resolved.name):
-        result = dispatch.run_stage(stage, resolved, Workspace.at(workspace))
+        result = dispatch.run_stage(stage, resolved, Workspace.at(workspace), expected)
     timed = result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
     _append_event(event="end", recipe=resolved.name, stage=stage, result=timed.model_dump())
     _fill_artifact(artifact, result, output)
@@ -55,11 +67,8 @@ def report_skipped_stage(stage: str, recipe: str, workspace: str, reason: str) -
 def pass_on_artifact(stage: str, recipe: str, workspace: str, artifact: Any, output: str, digest: str) -> None:
     """Fill `artifact` from the finished stage as `run_stage` does. Raises InputError if its digest is not `digest`."""
     folder = Workspace.at(workspace).run(parse_recipe(recipe).name, stage)
-    result = read_result(folder)
-    if result.digest != digest:
-        what = f"another run replaced the result {digest} by {result.digest}"
-        raise InputError(what, folder, "start this run again")
-    _fill_artifact(artifact, result, output)
+    check_result(folder, digest)
+    _fill_artifact(artifact, read_result(folder), output)
 
 
 def run_between_stages(component: str, workspace: str, work: Callable[[], Result]) -> Result:

@@ -7,8 +7,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,11 +267,36 @@ def _publish(partial: Path, output: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(output: Path) -> Iterator[None]:
-    """Hold the stage's lock, which the system releases when the process dies. Raises InputError if it is taken."""
-    with output.with_name(f".{output.name}.lock").open("w") as lock:
+def in_use(folders: Iterable[Path]) -> Iterator[None]:
+    """Keep other processes from replacing these results while a stage reads them.
+
+    Raises InputError if one is being replaced. Folders of stages that were never run are left to their reader.
+    """
+    with ExitStack() as locks:
+        for folder in folders:
+            if folder.parent.is_dir():
+                locks.enter_context(_lock(folder, fcntl.LOCK_SH, "another process is writing what this stage reads"))
+        yield
+
+
+def check_result(folder: Path, digest: str) -> None:
+    """Raise InputError unless the finished stage in `folder` has the result with this digest."""
+    if (found := read_result(folder).digest) != digest:
+        what = f"another run replaced the result {digest} by {found}"
+        raise InputError(what, folder, "start this run again")
+
+
+def exclusive_lock(output: Path) -> AbstractContextManager[None]:
+    """Hold the stage's lock, so that no other process writes or reads it. Raises InputError if it is taken."""
+    return _lock(output, fcntl.LOCK_EX, "another process is working on this stage, or reads its result")
+
+
+@contextmanager
+def _lock(folder: Path, kind: int, taken: str) -> Iterator[None]:
+    """Hold a lock, which the system releases when the process dies. Raises InputError if it is taken."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
+            raise InputError(taken, folder, "wait for it, or stop it") from None
         yield
