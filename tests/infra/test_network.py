@@ -7,10 +7,18 @@ from manifests import Document, Pod, pods
 from network import End, matches, reaches
 
 STAGE = {"pipelines.kubeflow.org/v2_component": "true"}  # on the pods of Kubeflow's runs
-OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+# The labels of the operator's pod in ray-project/kuberay at v1.7.0 (59d663aeec13760646da3db9c1cf8cfe883e30b7):
+# helm-chart/kuberay-operator/templates/deployment.yaml with the default values, and
+# ray-operator/config/manager/manager.yaml, which the kustomization of the runbook installs.
+OPERATOR_OF_HELM = {
+    "app.kubernetes.io/name": "kuberay-operator",
+    "app.kubernetes.io/instance": "kuberay-operator",
+    "app.kubernetes.io/component": "kuberay-operator",
+}
+OPERATOR_OF_KUSTOMIZE = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
 DNS = {"k8s-app": "kube-dns"}
 SUBMITTER = {"batch.kubernetes.io/job-name": "slowfast-train"}  # of a RayJob
-NOT_OURS = [STAGE, OPERATOR, DNS, SUBMITTER]
+NOT_OURS = [STAGE, OPERATOR_OF_HELM, OPERATOR_OF_KUSTOMIZE, DNS, SUBMITTER]
 
 ENDS = {
     "stage": End(STAGE),
@@ -24,7 +32,8 @@ ENDS = {
     "stranger": End({"app": "stranger"}),
     "another namespace": End({"app": "stranger"}, namespace="default"),
     "submitter": End(SUBMITTER),
-    "operator": End(OPERATOR, namespace="kuberay-system"),
+    "operator of Helm": End(OPERATOR_OF_HELM, namespace="kuberay-system"),
+    "operator of kustomize": End(OPERATOR_OF_KUSTOMIZE, namespace="default"),
     "prometheus": End({"app": "prometheus"}, namespace="monitoring"),
     "kubeflow": End({"app": "ml-pipeline"}, namespace="kubeflow"),
     "dns": End(DNS, namespace="kube-system"),
@@ -33,8 +42,9 @@ ENDS = {
 }
 OPEN = [
     ("stage", "mlflow", 5000), ("worker", "mlflow", 5000), ("mlflow", "database", 5432), ("backup", "database", 5432),
-    ("stage", "head", 8265), ("stage", "head of a RayJob", 8265), ("operator", "head of a RayJob", 8265),
-    ("submitter", "head of a RayJob", 8265), ("worker", "head", 6379),
+    ("stage", "head", 8265), ("stage", "head of a RayJob", 8265), ("submitter", "head of a RayJob", 8265),
+    ("operator of Helm", "head of a RayJob", 8265), ("operator of kustomize", "head of a RayJob", 8265),
+    ("worker", "head", 6379),
     ("head", "worker", 40000), ("head", "outside", 6443), ("stage", "outside", 6443),
     ("prometheus", "worker", 8080), ("stage", "kubeflow", 8887), ("worker", "dns", 53), ("mlflow", "dns", 53),
 ]  # fmt: skip
