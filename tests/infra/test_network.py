@@ -17,6 +17,7 @@ OPERATOR_OF_HELM = {
 }
 OPERATOR_OF_KUSTOMIZE = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
 DNS = {"k8s-app": "kube-dns"}
+ISTIO = {"security.istio.io/tlsMode": "istio"}  # on pods that have its proxy
 SUBMITTER = {"batch.kubernetes.io/job-name": "slowfast-train"}  # of a RayJob
 NOT_OURS = [STAGE, OPERATOR_OF_HELM, OPERATOR_OF_KUSTOMIZE, DNS, SUBMITTER]
 
@@ -34,6 +35,9 @@ ENDS = {
     "submitter": End(SUBMITTER),
     "operator of Helm": End(OPERATOR_OF_HELM, namespace="kuberay-system"),
     "operator of kustomize": End(OPERATOR_OF_KUSTOMIZE, namespace="default"),
+    "notebook": End({"notebook-name": "mine", **ISTIO}),
+    "gateway": End({"istio": "ingressgateway"}, namespace="istio-system"),
+    "istiod": End({"app": "istiod"}, namespace="istio-system"),
     "prometheus": End({"app": "prometheus"}, namespace="monitoring"),
     "kubeflow": End({"app": "ml-pipeline"}, namespace="kubeflow"),
     "dns": End(DNS, namespace="kube-system"),
@@ -85,6 +89,23 @@ def test_nothing_else_passes(overlay: str, built: dict[str, list[Document]]) -> 
 def test_without_the_denial_all_is_open(documents: list[Document]) -> None:
     rules = [each for each in policies(documents) if each["metadata"]["name"] != "default-deny"]
     assert reaches(rules, ENDS["another namespace"], ENDS["stranger"], 80), "so the tests above do depend on it"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port"),
+    [("gateway", "notebook", 8888), ("notebook", "istiod", 15012), ("notebook", "outside", 80)],
+)
+def test_other_pods_of_a_profile_need_its_component(
+    source: str, target: str, port: int, built: dict[str, list[Document]], with_components: dict[str, list[Document]]
+) -> None:
+    assert not reaches(policies(built["gpu"]), ENDS[source], ENDS[target], port)
+    assert reaches(policies(with_components["kubeflow-profile"]), ENDS[source], ENDS[target], port)
+
+
+def test_the_component_of_profiles_opens_nothing_of_ours(with_components: dict[str, list[Document]]) -> None:
+    rules = policies(with_components["kubeflow-profile"])
+    ways = [*SHUT, ("notebook", "mlflow", 5000), ("notebook", "database", 5432), ("gateway", "mlflow", 5000)]
+    assert [way for way in ways if reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])] == []
 
 
 def _selected(selector: Document, present: list[dict[str, str]]) -> bool:
