@@ -1,5 +1,6 @@
 """Whether network policies let one pod reach another: of Kubernetes' rules the part that our policies use."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from manifests import Document
@@ -42,14 +43,21 @@ def _among(peers: list[Document], end: End) -> bool:
 
 
 def _is(peer: Document, end: End) -> bool:
-    if "ipBlock" in peer:  # 0.0.0.0/0 but for the link-local range, in all of ours
-        return end.labels is None and not end.address.startswith("169.254.")
+    if "ipBlock" in peer:
+        return end.labels is None and _within(end.address, peer["ipBlock"])
     if end.labels is None:
         return False
     if "namespaceSelector" not in peer:
         return end.namespace == "slowfast" and matches(peer["podSelector"], end.labels)
     home = {"kubernetes.io/metadata.name": end.namespace}
     return matches(peer["namespaceSelector"], home) and matches(peer.get("podSelector", {}), end.labels)
+
+
+def _within(address: str, block: Document) -> bool:
+    """For addresses outside the cluster and of its nodes; those of pods are matched by their labels alone."""
+    number = ipaddress.ip_address(address)
+    excluded = any(number in ipaddress.ip_network(each) for each in block.get("except", []))
+    return number in ipaddress.ip_network(block["cidr"]) and not excluded
 
 
 def matches(selector: Document, labels: dict[str, str]) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from manifests import Document, Pod, pods
+from manifests import Document, Pod, named, pods
 from network import End, matches, reaches
 
 STAGE = {"pipelines.kubeflow.org/v2_component": "true"}  # on the pods of Kubeflow's runs
@@ -17,9 +17,11 @@ OPERATOR_OF_HELM = {
 }
 OPERATOR_OF_KUSTOMIZE = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
 DNS = {"k8s-app": "kube-dns"}
+NODE_LOCAL_DNS = {"k8s-app": "node-local-dns"}  # as redirected to by Cilium and GKE Dataplane V2
+OPENSHIFT_DNS = {"dns.operator.openshift.io/daemonset-dns": "default"}
 ISTIO = {"security.istio.io/tlsMode": "istio"}  # on pods that have its proxy
 SUBMITTER = {"batch.kubernetes.io/job-name": "slowfast-train"}  # of a RayJob
-NOT_OURS = [STAGE, OPERATOR_OF_HELM, OPERATOR_OF_KUSTOMIZE, DNS, SUBMITTER]
+NOT_OURS = [STAGE, OPERATOR_OF_HELM, OPERATOR_OF_KUSTOMIZE, DNS, NODE_LOCAL_DNS, OPENSHIFT_DNS, SUBMITTER]
 
 ENDS = {
     "stage": End(STAGE),
@@ -41,16 +43,26 @@ ENDS = {
     "prometheus": End({"app": "prometheus"}, namespace="monitoring"),
     "kubeflow": End({"app": "ml-pipeline"}, namespace="kubeflow"),
     "dns": End(DNS, namespace="kube-system"),
+    "redirected dns": End(NODE_LOCAL_DNS, namespace="kube-system"),
+    "dns of the node": End(None, namespace="", address="169.254.20.10"),
+    "dns of OpenShift": End(OPENSHIFT_DNS, namespace="openshift-dns"),
     "outside": End(None, namespace="", address="52.1.2.3"),
     "metadata service": End(None, namespace="", address="169.254.169.254"),
 }
+API_SERVER = (443, 6443, 8443)  # of clouds, of kubeadm, kind and k3d, and of minikube
+# "metadata service" on port 53 is Cloud DNS of GKE.
+RESOLVERS = [
+    ("dns", 53), ("redirected dns", 53), ("dns of the node", 53), ("metadata service", 53), ("dns of OpenShift", 5353),
+]  # fmt: skip
 OPEN = [
     ("stage", "mlflow", 5000), ("worker", "mlflow", 5000), ("mlflow", "database", 5432), ("backup", "database", 5432),
     ("stage", "head", 8265), ("stage", "head of a RayJob", 8265), ("submitter", "head of a RayJob", 8265),
     ("operator of Helm", "head of a RayJob", 8265), ("operator of kustomize", "head of a RayJob", 8265),
     ("worker", "head", 6379),
-    ("head", "worker", 40000), ("head", "outside", 6443), ("stage", "outside", 6443),
-    ("prometheus", "worker", 8080), ("stage", "kubeflow", 8887), ("worker", "dns", 53), ("mlflow", "dns", 53),
+    ("head", "worker", 40000),
+    *((pod, "outside", port) for pod in ("head", "stage") for port in API_SERVER),
+    *((pod, server, port) for pod in ("stage", "worker", "mlflow", "submitter") for server, port in RESOLVERS),
+    ("prometheus", "worker", 8080), ("stage", "kubeflow", 8887),
 ]  # fmt: skip
 SHUT = [
     ("stage", "database", 5432), ("worker", "database", 5432), ("head", "database", 5432), ("stranger", "mlflow", 5000),
@@ -60,6 +72,8 @@ SHUT = [
     ("stage", "worker", 8266), ("stage", "head", 6379), ("mlflow", "head", 8265), ("worker", "outside", 6443),
     ("mlflow", "outside", 6443), ("database", "outside", 443), ("prometheus", "mlflow", 5000),
     ("worker", "outside", 22),
+    ("worker", "outside", 8443), ("mlflow", "outside", 8443), ("stage", "dns of the node", 80),
+    ("stage", "metadata service", 80), ("head", "metadata service", 80), ("worker", "metadata service", 988),
     ("stage", "metadata service", 443), ("worker", "metadata service", 443), ("mlflow", "metadata service", 80),
 ]  # fmt: skip
 BUCKET = {"dev": [(each, "object-store", 8333) for each in ("stage", "worker", "mlflow", "backup")],
@@ -106,6 +120,21 @@ def test_the_component_of_profiles_opens_nothing_of_ours(with_components: dict[s
     rules = policies(with_components["kubeflow-profile"])
     ways = [*SHUT, ("notebook", "mlflow", 5000), ("notebook", "database", 5432), ("gateway", "mlflow", 5000)]
     assert [way for way in ways if reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])] == []
+
+
+def test_cilium_lets_the_same_pods_reach_the_api_server(with_components: dict[str, list[Document]]) -> None:
+    """Cilium applies an ipBlock neither to nodes nor to the API server, whose address is that of a node."""
+    documents = with_components["cilium"]
+    by_address = [
+        policy["spec"]["podSelector"]
+        for policy in policies(documents)
+        for rule in policy["spec"].get("egress", [])
+        if {"protocol": "TCP", "port": 6443} in rule.get("ports", [])
+    ]
+    rules = named(documents, "CiliumNetworkPolicy", "nodes")["specs"]
+    by_entity = [rule["endpointSelector"] for rule in rules if {"toEntities": ["kube-apiserver"]} in rule["egress"]]
+    assert STAGE in [selector["matchLabels"] for selector in by_entity]
+    assert sorted(map(str, by_entity)) == sorted(map(str, by_address))
 
 
 def _selected(selector: Document, present: list[dict[str, str]]) -> bool:

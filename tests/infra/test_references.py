@@ -80,6 +80,24 @@ def test_all_is_in_one_namespace(documents: list[Document]) -> None:
     assert {each["metadata"].get("namespace", "slowfast") for each in documents} == {"slowfast"}
 
 
+def _immutable(document: Document) -> object:
+    """The fields that Kubernetes refuses to change in a document that exists."""
+    spec = document.get("spec", {})
+    if document["kind"] == "PersistentVolumeClaim":
+        return {key: value for key, value in spec.items() if key != "resources"}
+    if document["kind"] == "StatefulSet":
+        return [spec["selector"], spec["serviceName"], spec["volumeClaimTemplates"]]
+    return spec["selector"] if document["kind"] == "Deployment" else document.get("roleRef")
+
+
+def test_the_runbook_names_what_keeps_one_overlay_from_replacing_the_other(built: dict[str, list[Document]]) -> None:
+    dev, gpu = ({(each["kind"], each["metadata"]["name"]): each for each in built[name]} for name in ("dev", "gpu"))
+    refused = [name for name in sorted(dev.keys() & gpu) if _immutable(dev[name]) != _immutable(gpu[name])]
+    assert refused == [("PersistentVolumeClaim", "slowfast-data")]
+    text = " ".join(RUNBOOK.read_text(encoding="utf-8").split())
+    assert "`dev` and `gpu` describe the claim `slowfast-data` differently" in text
+
+
 def test_the_ray_of_the_manifests_is_the_ray_of_the_project(documents: list[Document]) -> None:
     version = named(documents, "RayCluster", "slowfast")["spec"]["rayVersion"]
     pinned = re.findall(r'ray\[\w+\]>=([\d.]+)', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))  # fmt: skip
