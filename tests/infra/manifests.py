@@ -1,7 +1,7 @@
 """Documents of Kubernetes as schemas see them, and the pods in them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ import jsonschema
 import kubernetes_validate
 
 Document = dict[str, Any]
+Build = Callable[[Path], list[Document]]  # from the folder of a kustomization
 KUBERNETES = "1.32"
 SCHEMAS = Path(__file__).parent / "schemas"
 

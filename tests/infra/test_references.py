@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any
 import boto3
 import mlflow.environment_variables
 import pytest
-from manifests import Document, named, pods, ray_templates
+import yaml
+from manifests import Build, Document, named, pods, ray_templates
 from moto.server import ThreadedMotoServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +80,25 @@ def test_volumes_that_are_mounted_are_declared(documents: list[Document]) -> Non
 
 def test_all_is_in_one_namespace(documents: list[Document]) -> None:
     assert {each["metadata"].get("namespace", "slowfast") for each in documents} == {"slowfast"}
+
+
+@pytest.mark.parametrize("overlay", ["dev", "gpu"])
+def test_one_line_gives_another_namespace(overlay: str, build: Build, tmp_path: Path) -> None:
+    """Two teams on one cluster: nothing of the second one names the namespace of the first."""
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    folder = tmp_path / "kubernetes" / "overlays" / overlay
+    kustomization = folder / "kustomization.yaml"
+    text = kustomization.read_text(encoding="utf-8")
+    assert text.count("namespace: slowfast") == 1
+    kustomization.write_text(text.replace("namespace: slowfast", "namespace: team-b"), encoding="utf-8")
+    documents = build(folder)
+    assert {each["metadata"].get("namespace", "team-b") for each in documents} == {"team-b"}
+    assert [each["metadata"]["name"] for each in documents if each["kind"] == "Namespace"] == ["team-b"]
+    subjects = [subject for each in documents for subject in each.get("subjects", [])]
+    assert {subject["namespace"] for subject in subjects} == {"team-b"}
+    assert re.findall(r'namespace"?: "?slowfast|\.slowfast[.:,\s"]', yaml.safe_dump(documents)) == []
+    dashboard = json.loads(named(documents, "ConfigMap", "slowfast-dashboard")["data"]["slowfast.json"])
+    assert "slowfast" not in json.dumps(dashboard["templating"])
 
 
 def _immutable(document: Document) -> object:
