@@ -143,6 +143,23 @@ def test_the_server_of_mlflow_fits_its_memory(documents: list[Document]) -> None
     assert _quantity(container["resources"]["requests"]["memory"]) >= 2**30
 
 
+def test_rays_object_store_fits_into_shared_memory(documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ray's own rule. A store that is larger than /dev/shm goes to /tmp, on disk."""
+    from ray._private import utils
+
+    for group, template in ray_templates(named(documents, "RayCluster", "slowfast")).items():
+        memory = _quantity(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
+        (shm,) = [each["emptyDir"] for each in template["spec"]["volumes"] if each["name"] == "shm"]
+        size = _quantity(shm["sizeLimit"])
+        monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda size=size: size)
+        assert utils.resolve_object_store_memory(int(memory)) <= size, group
+
+
+def test_the_standing_head_has_the_memory_of_several_jobs(built: dict[str, list[Document]]) -> None:
+    head = ray_templates(named(built["gpu"], "RayCluster", "slowfast"))["head"]["spec"]["containers"][0]
+    assert _quantity(head["resources"]["requests"]["memory"]) >= 8 * 2**30
+
+
 def test_the_quota_has_room_for_every_pod_at_its_most(documents: list[Document]) -> None:
     hard = named(documents, "ResourceQuota", "slowfast")["spec"]["hard"]
     cluster = named(documents, "RayCluster", "slowfast")
