@@ -16,19 +16,18 @@ class End:
 
 
 def reaches(policies: list[Document], source: End, target: End, port: int) -> bool:
-    """Both sides must let it through; only our own namespace has policies."""
+    """Both sides must let it through; a policy holds for the pods of its own namespace."""
     return _passes(policies, source, target, port, "Egress") and _passes(policies, target, source, port, "Ingress")
 
 
 def _passes(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
-    labels = own.labels
-    if own.namespace != "slowfast" or labels is None:
+    if own.labels is None:
         return True
     direction, peers = way.lower(), "to" if way == "Egress" else "from"
-    bound = [each["spec"] for each in policies if way in each["spec"]["policyTypes"]]
-    bound = [spec for spec in bound if matches(spec["podSelector"], labels)]
+    here = [each["spec"] for each in policies if each["metadata"]["namespace"] == own.namespace]
+    bound = [spec for spec in here if way in spec["policyTypes"] and matches(spec["podSelector"], own.labels)]
     return not bound or any(
-        _among(rule.get(peers, []), other) and _has_port(rule, port)
+        _among(rule.get(peers, []), other, own.namespace) and _has_port(rule, port)
         for spec in bound
         for rule in spec.get(direction, [])
     )
@@ -38,17 +37,18 @@ def _has_port(rule: Document, port: int) -> bool:
     return "ports" not in rule or any(each["port"] == port for each in rule["ports"])
 
 
-def _among(peers: list[Document], end: End) -> bool:
-    return not peers or any(_is(peer, end) for peer in peers)
+def _among(peers: list[Document], end: End, namespace: str) -> bool:
+    return not peers or any(_is(peer, end, namespace) for peer in peers)
 
 
-def _is(peer: Document, end: End) -> bool:
+def _is(peer: Document, end: End, namespace: str) -> bool:
+    """Whether a rule of a policy in `namespace` means this end."""
     if "ipBlock" in peer:
         return end.labels is None and _within(end.address, peer["ipBlock"])
     if end.labels is None:
         return False
     if "namespaceSelector" not in peer:
-        return end.namespace == "slowfast" and matches(peer["podSelector"], end.labels)
+        return end.namespace == namespace and matches(peer["podSelector"], end.labels)
     home = {"kubernetes.io/metadata.name": end.namespace}
     return matches(peer["namespaceSelector"], home) and matches(peer.get("podSelector", {}), end.labels)
 

@@ -122,6 +122,30 @@ def test_the_component_of_profiles_opens_nothing_of_ours(with_components: dict[s
     assert [way for way in ways if reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])] == []
 
 
+KUBEFLOW = {"application-crd-id": "kubeflow-pipelines"}  # on its pods, in manifests/kustomize/env/platform-agnostic
+IN_KUBEFLOW = {
+    "api": End({"app": "ml-pipeline", **KUBEFLOW}, namespace="kubeflow"),
+    "mysql": End({"app": "mysql", **KUBEFLOW}, namespace="kubeflow"),
+    "stage": End(STAGE, namespace="kubeflow"),
+    "mlflow": End({"app.kubernetes.io/name": "mlflow"}, namespace="kubeflow"),
+    "database": End({"app.kubernetes.io/name": "mlflow-database"}, namespace="kubeflow"),
+    "outside": ENDS["outside"],
+}
+
+
+def test_a_standalone_kubeflow_keeps_working_in_the_namespace_of_the_overlay(built: dict[str, list[Document]]) -> None:
+    rules = policies(built["kind"])
+    ways = [
+        ("api", "mysql", 3306), ("api", "outside", 443), ("outside", "api", 8888), ("stage", "api", 8887),
+        ("stage", "mlflow", 5000), ("stage", "outside", 6443),
+    ]  # fmt: skip
+    assert [way for way in ways if not reaches(rules, IN_KUBEFLOW[way[0]], IN_KUBEFLOW[way[1]], way[2])] == []
+    shut = [("stage", "database", 5432), ("api", "database", 5432), ("api", "mlflow", 5000)]
+    assert [way for way in shut if reaches(rules, IN_KUBEFLOW[way[0]], IN_KUBEFLOW[way[1]], way[2])] == []
+    without = [each for each in rules if each["metadata"]["name"] != "kubeflow-pipelines"]
+    assert not reaches(without, IN_KUBEFLOW["api"], IN_KUBEFLOW["mysql"], 3306)
+
+
 def test_cilium_lets_the_same_pods_reach_the_api_server(with_components: dict[str, list[Document]]) -> None:
     """Cilium applies an ipBlock neither to nodes nor to the API server, whose address is that of a node."""
     documents = with_components["cilium"]
