@@ -1,6 +1,7 @@
 """Documents of Kubernetes as schemas see them, and the pods in them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -101,3 +102,10 @@ def _by_kuberay(cluster: str, group: str) -> dict[str, str]:
 
 def named(documents: list[Document], kind: str, name: str) -> Document:
     return next(each for each in documents if each["kind"] == kind and each["metadata"]["name"] == name)
+
+
+def quantity(text: str) -> float:
+    """A number of Kubernetes' notation, such as 500m or 8Gi."""
+    number, unit = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", text).groups()  # type: ignore[union-attr]
+    factors = {"": 1, "m": 1e-3, "M": 1e6, "G": 1e9, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    return float(number) * factors[unit]

@@ -14,7 +14,7 @@ import boto3
 import mlflow.environment_variables
 import pytest
 import yaml
-from manifests import Build, Document, Pod, named, pods, ray_templates
+from manifests import Build, Document, Pod, named, pods, quantity, ray_templates
 from moto.server import ThreadedMotoServer
 
 from slowfast_core.training.ray_workers import GAUGES
@@ -142,7 +142,7 @@ def test_the_server_of_mlflow_fits_its_memory(documents: list[Document]) -> None
     assert environment[variable] == "false"
     assert hasattr(mlflow.environment_variables, variable), "the installed MLflow reads it"
     assert "--workers=2" in container["args"]
-    assert _quantity(container["resources"]["requests"]["memory"]) >= 2**30
+    assert quantity(container["resources"]["requests"]["memory"]) >= 2**30
 
 
 def test_rays_object_store_fits_into_shared_memory(documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,16 +150,16 @@ def test_rays_object_store_fits_into_shared_memory(documents: list[Document], mo
     from ray._private import utils
 
     for group, template in ray_templates(named(documents, "RayCluster", "slowfast")).items():
-        memory = _quantity(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
+        memory = quantity(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
         (shm,) = [each["emptyDir"] for each in template["spec"]["volumes"] if each["name"] == "shm"]
-        size = _quantity(shm["sizeLimit"])
+        size = quantity(shm["sizeLimit"])
         monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda size=size: size)
         assert utils.resolve_object_store_memory(int(memory)) <= size, group
 
 
 def test_the_standing_head_has_the_memory_of_several_jobs(built: dict[str, list[Document]]) -> None:
     head = ray_templates(named(built["gpu"], "RayCluster", "slowfast"))["head"]["spec"]["containers"][0]
-    assert _quantity(head["resources"]["requests"]["memory"]) >= 8 * 2**30
+    assert quantity(head["resources"]["requests"]["memory"]) >= 8 * 2**30
 
 
 def test_the_quota_has_room_for_every_pod_at_its_most(documents: list[Document]) -> None:
@@ -170,14 +170,9 @@ def test_the_quota_has_room_for_every_pod_at_its_most(documents: list[Document])
     for group, template in ray_templates(cluster).items():
         requests = template["spec"]["containers"][0]["resources"]["requests"]
         for resource in asked:
-            asked[resource] += most[group] * _quantity(requests.get(resource, "0"))
+            asked[resource] += most[group] * quantity(requests.get(resource, "0"))
     for resource, amount in asked.items():
-        assert amount <= _quantity(hard[f"requests.{resource}"]), resource
-
-
-def _quantity(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", text).groups()  # type: ignore[union-attr]
-    return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
+        assert amount <= quantity(hard[f"requests.{resource}"]), resource
 
 
 EXPORTED = {  # by NVIDIA's exporter, by kube-state-metrics, and by Ray's C++ code
