@@ -53,6 +53,25 @@ def test_every_secret_is_made_in_the_runbook(documents: list[Document]) -> None:
     assert used == set(made), "and none is made in vain"
 
 
+def test_gpu_uses_the_identity_of_the_cloud_and_no_stored_key(built: dict[str, list[Document]]) -> None:
+    documents = built["gpu"]
+    keys = [each for each in _strings(documents, "secretRef") if each["name"] == "slowfast-object-store"]
+    assert keys
+    assert all(each["optional"] for each in keys), "pods start without it"
+    accounts = [each for each in documents if each["kind"] == "ServiceAccount"]
+    names = [each["metadata"]["name"] for each in accounts]
+    assert all(pod.spec["serviceAccountName"] in names for pod in pods(documents))
+    for account in accounts:
+        role = account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
+        assert re.fullmatch(r"arn:aws:iam::\d{12}:role/\w+", role)
+
+
+def test_dev_does_not_start_its_object_store_without_keys(built: dict[str, list[Document]]) -> None:
+    store = named(built["dev"], "StatefulSet", "object-store")["spec"]["template"]["spec"]["containers"][0]
+    assert store["envFrom"] == [{"secretRef": {"name": "slowfast-object-store"}}]
+    assert not any(each["metadata"].get("annotations") for each in built["dev"] if each["kind"] == "ServiceAccount")
+
+
 def test_config_maps_claims_and_accounts_exist(documents: list[Document]) -> None:
     there = {(each["kind"], each["metadata"]["name"]) for each in documents}
     for reference in _strings(documents, "configMapRef", "configMap", "configMapKeyRef"):
