@@ -40,9 +40,16 @@ def validate(document: Document) -> None:
     if document["kind"] == "RayJob":  # its schema leaves to this one
         cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
         jsonschema.Draft202012Validator(_strict_schema(SCHEMAS / "raycluster.json")).validate(cluster)
-    for template in ray_templates(document).values() if document["apiVersion"].startswith("ray.io/") else []:
+    for template in _templates(document):
         pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def _templates(document: Document) -> list[Document]:
+    """The templates of pods in a custom resource; its own schema leaves them to that of Kubernetes."""
+    if document["kind"] == "InferenceService":
+        return [{"spec": predictor_pod(document)}]
+    return list(ray_templates(document).values()) if document["kind"] in ("RayCluster", "RayJob") else []
 
 
 @cache
@@ -77,6 +84,12 @@ def ray_templates(document: Document) -> dict[str, Document]:
     return {"head": spec["headGroupSpec"]["template"], **groups}
 
 
+def predictor_pod(document: Document) -> Document:
+    """The part of an InferenceService's predictor that is a pod's specification."""
+    fields = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "timeout", "canaryTrafficPercent", "labels")
+    return {key: value for key, value in document["spec"]["predictor"].items() if key not in (*fields, "annotations")}
+
+
 def pods(documents: list[Document]) -> Iterator[Pod]:
     for document in documents:
         where, spec = f"{document['kind']}/{document['metadata']['name']}", document.get("spec", {})
@@ -84,6 +97,9 @@ def pods(documents: list[Document]) -> Iterator[Pod]:
             yield _pod(where, spec["template"], document["kind"] != "Job")
         elif document["kind"] == "CronJob":
             yield _pod(where, spec["jobTemplate"]["spec"]["template"], False)
+        elif document["kind"] == "InferenceService":
+            labels = spec["predictor"].get("labels", {})
+            yield _pod(where, {"metadata": {"labels": labels}, "spec": predictor_pod(document)}, True)
         elif document["kind"] in ("RayCluster", "RayJob"):
             stays = document["kind"] == "RayCluster"
             for group, template in ray_templates(document).items():
@@ -109,3 +125,24 @@ def quantity(text: str) -> float:
     number, unit = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", text).groups()  # type: ignore[union-attr]
     factors = {"": 1, "m": 1e-3, "M": 1e6, "G": 1e9, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
     return float(number) * factors[unit]
+
+
+FREE = {
+    "labels", "annotations", "matchLabels", "selector", "data", "hard", "requests", "limits", "nodeSelector", "default",
+    "defaultRequest", "rayStartParams", "metadata", "nodeLabels",
+}  # fmt: skip
+
+
+def typos(node: Any) -> list[Any]:
+    """The document once for each of its own field names, with a letter too many; names that users choose are free."""
+    if isinstance(node, list):
+        return [[*node[:i], each, *node[i + 1 :]] for i, value in enumerate(node) for each in typos(value)]
+    if not isinstance(node, dict):
+        return []
+    broken: list[Any] = []
+    for key, value in node.items():
+        if key not in ("apiVersion", "kind"):
+            broken.append({key + "s" if name == key else name: each for name, each in node.items()})
+        if key not in FREE:
+            broken += [{**node, key: each} for each in typos(value)]
+    return broken

@@ -146,6 +146,17 @@ def test_a_standalone_kubeflow_keeps_working_in_the_namespace_of_the_overlay(bui
     assert not reaches(without, IN_KUBEFLOW["api"], IN_KUBEFLOW["mysql"], 3306)
 
 
+def test_predictors_are_reached_by_the_gateway_and_reach_mlflow(with_components: dict[str, list[Document]]) -> None:
+    rules = policies(with_components["kserve"])
+    (predictor,) = [pod for pod in pods(with_components["kserve"]) if pod.where == "InferenceService/slowfast"]
+    serving = End(predictor.labels)
+    assert reaches(rules, ENDS["gateway"], serving, 8080)
+    assert reaches(rules, serving, ENDS["mlflow"], 5000)
+    assert not reaches(rules, ENDS["another namespace"], serving, 8080)
+    assert not reaches(rules, serving, ENDS["database"], 5432)
+    assert not reaches(policies(with_components["cilium"]), serving, ENDS["mlflow"], 5000), "only with the component"
+
+
 def test_cilium_lets_the_same_pods_reach_the_api_server(with_components: dict[str, list[Document]]) -> None:
     """Cilium applies an ipBlock neither to nodes nor to the API server, whose address is that of a node."""
     documents = with_components["cilium"]

@@ -53,6 +53,14 @@ def test_every_secret_is_made_in_the_runbook(documents: list[Document]) -> None:
     assert used == set(made), "and none is made in vain"
 
 
+def test_external_secrets_are_those_of_the_runbook(with_components: dict[str, list[Document]]) -> None:
+    external = [each for each in with_components["external-secrets"] if each["kind"] == "ExternalSecret"]
+    made = {each["spec"]["target"]["name"]: {item["secretKey"] for item in each["spec"]["data"]} for each in external}
+    assert made == {name: keys for name, keys in by_hand().items() if name != "slowfast-object-store"}
+    stores = [each["metadata"]["name"] for each in with_components["external-secrets"] if each["kind"] == "SecretStore"]
+    assert {each["spec"]["secretStoreRef"]["name"] for each in external} == set(stores)
+
+
 def test_gpu_uses_the_identity_of_the_cloud_and_no_stored_key(built: dict[str, list[Document]]) -> None:
     documents = built["gpu"]
     keys = [each for each in _strings(documents, "secretRef") if each["name"] == "slowfast-object-store"]
