@@ -160,6 +160,19 @@ def test_the_mlflow_of_the_server_is_that_of_the_clients(documents: list[Documen
     assert image.rpartition(":v")[2].startswith(f"{pinned}.")
 
 
+def test_postgresql_is_the_same_build_everywhere(built: dict[str, list[Document]]) -> None:
+    """A digest, since Docker's official images are built again under the same tag."""
+    images = {
+        container["image"]
+        for documents in built.values()
+        for pod in pods(documents)
+        for container in pod.containers
+        if "postgres" in container["image"]
+    }
+    (image,) = images
+    assert re.fullmatch(r"docker\.io/library/postgres@sha256:[0-9a-f]{64}", image)
+
+
 def test_the_server_of_mlflow_fits_its_memory(documents: list[Document]) -> None:
     """MLflow 3.17 with two workers and no requests: 0.6 GiB, and 1.9 GiB with the processes of its job queue."""
     container = named(documents, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]
