@@ -1,4 +1,4 @@
-"""The whole DAG on this machine, with KFP's local runner; reports the progress of each stage."""
+"""Runs the whole DAG on this machine with KFP's local runner, and reports the progress of each stage."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from slowfast_core.workspace import Workspace
 
 
 class StageFailed(Exception):
-    """A stage failed for another reason than its input; the log has the details."""
+    """A stage failed for a reason other than its input; the message names the log."""
 
 
 def run_local(
     recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
 ) -> list[tuple[str, StageResult]]:
-    """Run every stage and return (recipe name, result) of each. Raises InputError or StageFailed."""
+    """Run all stages and return (recipe name, result) of each. Raises InputError or StageFailed."""
     logs = at.below("logs", time.strftime("%Y%m%d-%H%M%S"))
     events = logs / "events.jsonl"
     kfp_log = logs / "kfp.log"
@@ -52,7 +52,7 @@ def run_local(
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
                 _run_pipeline(recipe, at, runner, temporary)
-            except Exception as error:  # noqa: BLE001  whatever KFP raises; the events name the cause
+            except Exception as error:  # noqa: BLE001  KFP raises any type; the events have the cause
                 problem = error
     if display.refusal:
         raise InputError.from_line(display.refusal)
@@ -60,7 +60,7 @@ def run_local(
         if line := explained(problem, at.root) or without_room(at.root):
             raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
-    if unfinished := display.unfinished(recipe):  # KFP may miss that a container failed, and continue
+    if unfinished := display.unfinished(recipe):  # KFP may not notice a failed container
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
     return display.results
 
@@ -93,7 +93,7 @@ def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -
 
 
 class Display:
-    """Shows the events of the components: a line for each finished stage, and the progress of the running one."""
+    """Prints a line for each finished stage and the progress of the running one, from the events of the components."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -105,7 +105,7 @@ class Display:
 
     @contextlib.contextmanager
     def follow(self, events: Path) -> Iterator[None]:
-        """Read the file of events in a thread until the block ends."""
+        """Print the events in the file, which a thread reads until the block ends."""
         stop = threading.Event()
         thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
         with displayed(self.console) as self.tasks:
@@ -144,7 +144,7 @@ class Display:
                 self.tasks.update(self.task, completed=event["done"], **fields)
 
     def unfinished(self, recipe: Recipe) -> str:
-        """The names of the recipes whose last stage reported no result."""
+        """Return the names of the recipes whose last stage reported no result, joined by `and`."""
         names = [part.name for part in (recipe, recipe.finetune) if part]
         finished = {name for name, result in self.results if result.stage == "register"}
         return " and ".join(name for name in names if name not in finished)
@@ -159,7 +159,7 @@ class Display:
 
 
 def _why(result: StageResult) -> str:
-    """Why the stage ran or was skipped; "" where only a verbose command reports it."""
+    """Return why the stage ran or was skipped; "" if only a verbose command prints it."""
     if result.status == "unchanged":
         return "up to date (same inputs and code)" if is_verbose() else "up to date"
     if result.reason:
@@ -183,7 +183,7 @@ def _kfp_output_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within the block."""
+    """Set an environment variable during the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,4 +1,4 @@
-"""How a run on a cluster ended, from the events of its stages."""
+"""Closes the MLflow runs of a pipeline run on a cluster and reports how it ended, from the events of its components."""
 
 import json
 import os
@@ -7,32 +7,51 @@ from pathlib import Path
 from typing import Any
 
 from components.run_stage import events_folder
+from slowfast_core.errors import InputError
+from slowfast_core.ray_jobs.rayjob import remove_rayjobs
+from slowfast_core.ray_jobs.rayjob_settings import NAMESPACE_VARIABLE
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE, close_runs, store_uri
 from slowfast_core.workspace import Workspace
 
+SUCCEEDED = ("COMPLETE", "CACHED", "SUCCEEDED")  # KFP reports the state of MLMD, and newer releases their own
 KILLED = "its pod was killed: out of memory, past its time limit, preempted, or the run was cancelled"
 
 
 def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, message: str) -> str:
-    """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
+    """Close the MLflow runs that are still open; return and print a report in Markdown.
+
+    `state` and `message` are Kubeflow's final state and error message of the pipeline run.
+    """
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
-    cause = "" if state == "SUCCEEDED" else cause_of(events_folder(at, run)) or message or "unknown"
+    cause = "" if state in SUCCEEDED else cause_of(events_folder(at, run)) or message or "unknown"
     uri = store_uri(Tracking(uri=tracking_uri or None), at)
     closed = [name for experiment in experiments for name in close_runs(uri, experiment, run, cause)] if run else []
     lines = [f"# {state}", ""]
     lines += [f"Cause: {cause}", ""] if cause else []
     lines += [f"MLflow run {name} was still open and is closed." for name in closed]
+    lines += _remove_rayjobs(run)
     text = "\n".join(lines) + "\n"
     print(text)
     return text
 
 
-def cause_of(folder: Path) -> str:
-    """The first failure that a stage reported, or else the first stage that started and never ended.
+def _remove_rayjobs(run: str) -> list[str]:
+    """Delete the RayJobs that stages of the run left behind; return lines of the report."""
+    namespace = os.environ.get(NAMESPACE_VARIABLE)
+    if not run or not namespace:
+        return []
+    try:
+        return [f"RayJob {name} was left behind and is deleted." for name in remove_rayjobs(run, namespace)]
+    except InputError as error:
+        return [f"RayJobs that the run left behind could not be deleted: {error}"]
 
-    Of a stage that was retried, only the last attempt counts.
+
+def cause_of(folder: Path) -> str:
+    """Return the first reported failure, or else the first component that started and did not end; "" without either.
+
+    If a component was retried, only its last attempt counts.
     """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
@@ -52,6 +71,6 @@ def cause_of(folder: Path) -> str:
 def _event(line: str) -> dict[str, Any]:
     try:
         event: dict[str, Any] = json.loads(line)
-    except ValueError:  # the line on which a pod was killed
+    except ValueError:  # an incomplete line, because the pod was killed while writing it
         return {}
     return event

@@ -1,4 +1,4 @@
-"""`slowfast ...`: thin commands over the stages and the library."""
+"""The `slowfast` commands that call the stages and the library, and the options that all commands share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ At = Annotated[
         show_default="./workspace",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Branch = Annotated[bool, typer.Option("--finetune", help="Run the stage for the recipe's fine-tuning branch.")]
 stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -145,7 +145,7 @@ def cost(
     print(f"{counted.parameters:,} parameters; the Fast pathway takes {100 * counted.fast_share:.1f} % of a view")
 
 
-STAGES = {
+STAGE_HELP = {
     "ingest": "Copy videos and annotations from a folder or S3 into one manifest.",
     "validate": "Check the manifest and quarantine bad rows.",
     "extract": "Write the clip store and its data version.",
@@ -191,8 +191,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    if finetune:
-        resolved = finetune_branch(resolved, workspace)
+    resolved = finetune_branch(resolved, workspace) if finetune else resolved.model_copy(update={"finetune": None})
     try:
         with tracked(resolved, workspace):
             result = run_stage(stage, resolved, workspace)
@@ -205,7 +204,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
 @contextmanager
 def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
-    """Send metrics that an unreachable MLflow server missed before the block; report those still unsent after it."""
+    """Before the block, send metrics that MLflow did not receive earlier; after it, warn about those still unsent."""
     from slowfast_core.tracking.unsent import all_of, described
 
     if all_of(at):
@@ -214,9 +213,7 @@ def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _warn(
-            line for line in described(at) if line not in before
-        )  # so an error stays one line unless there are new ones
+        _warn(line for line in described(at) if line not in before)  # new ones only, so that an error stays one line
         raise
     _warn(described(at))
 
@@ -235,7 +232,7 @@ def _warn(lines: Iterable[str]) -> None:
         print(f"slowfast: {line}", file=sys.stderr)
 
 
-for _stage, _help in STAGES.items():
+for _stage, _help in STAGE_HELP.items():
     app.command(_stage, help=_help, rich_help_panel=PIPELINE)(
         _train_command if _stage == "train" else _stage_command(_stage)
     )
@@ -280,7 +277,7 @@ def convert(
     from slowfast_core.convert.convert import convert as convert_checkpoint
 
     if overrides and recipe is None:
-        raise InputError("there is no recipe to change", "--set", "name one with --recipe")
+        raise InputError("--set needs a recipe whose settings it overrides", "convert", "name one with --recipe")
     resolved = load_recipe(recipe, overrides) if recipe else None
     result, details = convert_checkpoint(peer, source, output, resolved, labels)
     print_result(result, as_json)

@@ -1,4 +1,4 @@
-"""Whether network policies let one pod reach another: of Kubernetes' rules the part that our policies use."""
+"""Evaluates network policies: the part of the rules of Kubernetes that our policies use."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from manifests import Document
 
 @dataclass(frozen=True)
 class End:
-    """A pod, by its labels and those of its namespace; an address outside has neither."""
+    """One end of a connection: a pod, by its labels and namespace, or an address outside the cluster without labels."""
 
     labels: dict[str, str] | None
     namespace: str = "slowfast"
@@ -16,18 +16,18 @@ class End:
 
 
 def reaches(policies: list[Document], source: End, target: End, port: int) -> bool:
-    """Both sides must let it through; a policy holds for the pods of its own namespace."""
-    return _passes(policies, source, target, port, "Egress") and _passes(policies, target, source, port, "Ingress")
+    """Whether policies on both sides allow a connection; a policy applies to the pods of its own namespace."""
+    return _allows(policies, source, target, port, "Egress") and _allows(policies, target, source, port, "Ingress")
 
 
-def _passes(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
+def _allows(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
     if own.labels is None:
         return True
     direction, peers = way.lower(), "to" if way == "Egress" else "from"
     here = [each["spec"] for each in policies if each["metadata"]["namespace"] == own.namespace]
     bound = [spec for spec in here if way in spec["policyTypes"] and matches(spec["podSelector"], own.labels)]
     return not bound or any(
-        _among(rule.get(peers, []), other, own.namespace) and _has_port(rule, port)
+        _includes_any(rule.get(peers, []), other, own.namespace) and _has_port(rule, port)
         for spec in bound
         for rule in spec.get(direction, [])
     )
@@ -37,11 +37,11 @@ def _has_port(rule: Document, port: int) -> bool:
     return "ports" not in rule or any(each["port"] == port for each in rule["ports"])
 
 
-def _among(peers: list[Document], end: End, namespace: str) -> bool:
-    return not peers or any(_is(peer, end, namespace) for peer in peers)
+def _includes_any(peers: list[Document], end: End, namespace: str) -> bool:
+    return not peers or any(_matches_end(peer, end, namespace) for peer in peers)
 
 
-def _is(peer: Document, end: End, namespace: str) -> bool:
+def _matches_end(peer: Document, end: End, namespace: str) -> bool:
     """Whether a rule of a policy in `namespace` means this end."""
     if "ipBlock" in peer:
         return end.labels is None and _within(end.address, peer["ipBlock"])
@@ -61,12 +61,12 @@ def _within(address: str, block: Document) -> bool:
 
 
 def matches(selector: Document, labels: dict[str, str]) -> bool:
-    """A label selector; of its operators those that stand in our policies."""
+    """Whether a label selector matches; supports the operators that our policies use."""
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False
     for rule in selector.get("matchExpressions", []):
-        values = rule.get("values", labels.values())  # none: that the key exists is enough
+        values = rule.get("values", labels.values())  # without values, the key must exist
         if (labels.get(rule["key"]) in values) != {"In": True, "Exists": True, "NotIn": False}[rule["operator"]]:
             return False
     return True
