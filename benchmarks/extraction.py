@@ -30,7 +30,7 @@ from slowfast_core.data.loading.sampling import clip_indices, random_start
 from slowfast_core.data.video.decoding import decode_range, probe
 from slowfast_core.recipe.load import Store, load_recipe
 from slowfast_core.stages.extract import extract
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.workspace import Workspace
 
 CLIPS_A_VIDEO = 4  # per round
@@ -133,7 +133,7 @@ def scaling(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         at = Workspace.at(folder)
         for stage in ("ingest", "validate"):
-            STAGES[stage](recipe, at)
+            STAGE_FUNCTIONS[stage](recipe, at)
         ingested, validated = (at.data("scaling", stage) for stage in ("ingest", "validate"))
         for turn in range(rounds):
             for workers in seconds:

@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from slowfast_core.recipe.load import Recipe, parse_recipe
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.workspace import Workspace
 
 FPS, HEIGHT, WIDTH = 25, 1080, 1920
@@ -126,7 +126,7 @@ def measure(folder: Path, minutes: int, segments: int) -> None:
         for stage in ("ingest", "validate", "extract"):
             started = time.monotonic()
             with PeakOfWorkers() as peak:
-                result = STAGES[stage](recipe, at)
+                result = STAGE_FUNCTIONS[stage](recipe, at)
             seconds = time.monotonic() - started
             print(f"| {stage} | {seconds:.0f} | {result.summary} | {peak.megabytes:.0f} |", flush=True)
 

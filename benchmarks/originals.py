@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slowfast_core.data.video.decoding import probe
 from slowfast_core.data.video.info import DecodeError
 from slowfast_core.recipe.load import Clip, Recipe, Store, parse_recipe
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.workspace import Workspace
 
 ENDINGS = (".mp4", ".mkv", ".avi")
@@ -86,7 +86,7 @@ def extracted(originals: list[Path], store: Store, at: Workspace, number: int) -
     data["validation"] = {"max_bad_share": 1}
     recipe = parse_recipe({"name": f"set{number}", "data": data, "clip": CLIP.model_dump()})
     for stage in ("ingest", "validate", "extract"):
-        STAGES[stage](recipe, at)
+        STAGE_FUNCTIONS[stage](recipe, at)
     return at.data(recipe.data.name, "extract") / "store", recipe
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from slowfast_core.model.cost import cost_of
 from slowfast_core.recipe.load import Recipe, load_recipe
-from slowfast_core.stages.flow import STAGES, finetune_branch
+from slowfast_core.stages.flow import STAGE_FUNCTIONS, finetune_branch
 from slowfast_core.workspace import Workspace
 
 NETWORKS = {
@@ -31,8 +31,8 @@ NETWORKS = {
 
 def evaluated(recipe: Recipe, at: Workspace) -> dict[str, float]:
     for stage in ("ingest", "validate", "extract", "train"):
-        STAGES[stage](recipe, at)
-    return STAGES["evaluate"](recipe, at).metrics
+        STAGE_FUNCTIONS[stage](recipe, at)
+    return STAGE_FUNCTIONS["evaluate"](recipe, at).metrics
 
 
 def recipe_of(key: str, seed: int, overrides: list[str]) -> Recipe:

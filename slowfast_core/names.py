@@ -10,9 +10,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from slowfast_core.stage import STAGES
+
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LONGEST = 100  # characters in one part: a folder name may have 255 bytes, and stages add prefixes and suffixes
-STAGE_FOLDERS = ("train", "evaluate", "register")  # folders inside a recipe's folder
+STAGE_FOLDERS = {stage.name for stage in STAGES if stage.belongs_to == "recipe"}  # folders inside a recipe's folder
 
 
 def checked_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A tiny data set, generated once for the tests that run whole stages, and a small disk."""
+"""Fixtures of the tests that run whole stages: a tiny data set, generated once, and a small disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slowfast_core.recipe.load import load_recipe
 from slowfast_core.stages.flow import run_extract, run_ingest, run_validate
 from slowfast_core.workspace import Workspace
 
-# As the library sets it, before any test imports Ray: Ray reads it once for each process.
+# The value that the library sets, before any test imports Ray, which reads it once per process.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 DISK_MB = 12  # enough for the tiny workspace and 2 or 3 checkpoints of 3 MB
 TINY_RECIPE = """

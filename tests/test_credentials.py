@@ -32,7 +32,7 @@ PASSWORD = "correct-horse"
         ("sqlite:////a/b@c/mlflow.db", "sqlite:////a/b@c/mlflow.db"),
     ],
 )
-def test_addresses_lose_their_credentials_and_nothing_else(text: str, expected: str) -> None:
+def test_only_the_credentials_of_addresses_are_removed(text: str, expected: str) -> None:
     assert without_credentials(text) == expected
     assert without_credentials(expected) == expected
 
@@ -41,7 +41,7 @@ def test_addresses_lose_their_credentials_and_nothing_else(text: str, expected: 
 def test_run_time_is_bounded_for_any_text(piece: str) -> None:
     started = time.monotonic()
     without_credentials(piece * 100_000)
-    assert time.monotonic() - started < 30  # quadratic: minutes
+    assert time.monotonic() - started < 30  # quadratic run time would be minutes
 
 
 ADDRESSES = ("tracking.uri", "data.remote", "data.endpoint_url", "data.remote_endpoint_url", "train.checkpoint_store",

@@ -1,4 +1,4 @@
-"""The documentation's recipes are valid, its links lead somewhere, and its commands parse.
+"""The documentation's recipes are valid, the targets of its links exist, and its commands parse.
 
 Commands are the `sh` blocks of README.md, CONTRIBUTING.md and docs/, and indented `python benchmarks/...` lines.
 """
@@ -58,7 +58,7 @@ def commands() -> Iterator[Command]:
     for page in PAGES:
         for line in lines(page):
             if not AT_START.search(line):
-                continue  # such as a part of a text in quotes, which would not split
+                continue  # such as a part of a quoted text, which cannot be split
             for words in simple_commands(line):
                 if words and words[0] in PROGRAMS:
                     yield Command(page.name, words)
@@ -83,7 +83,7 @@ def without_prefix(words: list[str]) -> list[str]:
     return words[3:] if words[:2] == ["taskset", "-c"] else words
 
 
-def of(program: str) -> list[Command]:
+def commands_of(program: str) -> list[Command]:
     return [command for command in dict.fromkeys(commands()) if command.words[0] == program]
 
 
@@ -122,14 +122,14 @@ def test_recipes_in_the_docs_are_valid(page: Path, tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "recipe.yaml"))
 
 
-@pytest.mark.parametrize("command", of("slowfast"), ids=str)
+@pytest.mark.parametrize("command", commands_of("slowfast"), ids=str)
 def test_slowfast_commands_parse(command: Command) -> None:
     _, parameters = parsed(command.words[1:])
     if name := parameters.get("recipe"):
         check_recipe(name, parameters.get("overrides") or [])
 
 
-def test_wrong_commands_are_noticed() -> None:
+def test_invalid_commands_are_detected() -> None:
     with pytest.raises(Exception, match="No such command 'trian'"):
         parsed(("trian", "demo"))
     with pytest.raises(Exception, match="No such option: --epochs"):
@@ -138,7 +138,9 @@ def test_wrong_commands_are_noticed() -> None:
         parsed(("data", "checkout"))
 
 
-@pytest.mark.parametrize("words", sorted({each.words[1:] for each in of("slowfast") if is_cheap(each)}), ids=" ".join)
+@pytest.mark.parametrize(
+    "words", sorted({each.words[1:] for each in commands_of("slowfast") if is_cheap(each)}), ids=" ".join
+)
 def test_cheap_commands_run(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, list(words))
@@ -147,14 +149,14 @@ def test_cheap_commands_run(words: tuple[str, ...], tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", of("make"), ids=str)
+@pytest.mark.parametrize("command", commands_of("make"), ids=str)
 def test_make_targets_exist(command: Command) -> None:
     done = subprocess.run(["make", "--dry-run", *command.words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def help_of(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the script prints for --help; "" for one that takes no options."""
+    """Output of the script for --help; "" if it has no options."""
     if "argparse" not in script.read_text(encoding="utf-8"):
         return ""
     monkeypatch.syspath_prepend(script.parent)
@@ -164,7 +166,7 @@ def help_of(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [each for each in of("python") if each.words[1].endswith(".py")], ids=str)
+@pytest.mark.parametrize("command", [each for each in commands_of("python") if each.words[1].endswith(".py")], ids=str)
 def test_scripts_and_their_options_exist(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,14 +177,14 @@ def test_scripts_and_their_options_exist(
         assert options <= set(re.findall(r"--[a-z][a-z-]*", help_of(script, monkeypatch, capsys)))
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_every_link_between_pages_has_a_target() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def headings(page: Path) -> set[str]:
-    """Anchors of the headings, as they are formed on GitHub."""
+    """Anchors of the headings, as GitHub forms them."""
     found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 

@@ -44,7 +44,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("text", LINES, ids=range(len(LINES)))
-def test_recipes_that_are_refused(text: str, tmp_path: Path) -> None:
+def test_malformed_recipes_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(text)
     started = time.monotonic()
@@ -61,7 +61,7 @@ def test_ordinary_anchors_and_nesting_are_read(text: str) -> None:
     assert read_yaml(text, "x")["a"]
 
 
-def test_a_large_number_in_an_override_is_refused_there(tmp_path: Path) -> None:
+def test_an_error_in_an_override_names_the_override(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(TINY)
     with pytest.raises(InputError, match=r"the value of 'seed' is not YAML.*\(--set\)"):
@@ -83,7 +83,7 @@ def test_a_mistyped_address_is_refused_and_not_used_as_a_folder(key: str, addres
         load_recipe(str(path), [f'{key}="{address}"'])
 
 
-def test_cluster_settings_are_bounded_too(tmp_path: Path) -> None:
+def test_nesting_of_cluster_settings_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("host: " + "[" * 5000)
     with pytest.raises(InputError, match=r"nested too deeply \(.*cluster\.yaml\); correct the settings"):
@@ -98,7 +98,7 @@ def test_cluster_settings_are_bounded_too(tmp_path: Path) -> None:
         ('{\n"a": 1,\n}', "not JSON: Expecting property name enclosed in double quotes (x:3); correct"),
     ],
 )
-def test_json_that_is_refused(text: str, message: str) -> None:
+def test_malformed_json_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         read_json(text, "x")
     assert str(error.value).startswith(message)
@@ -114,7 +114,7 @@ def test_json_that_is_refused(text: str, message: str) -> None:
         lambda path: path.write_text("{" + '"a":{' * 50_000),
     ],
 )
-def test_records_that_cannot_be_read(write: Callable[[Path], object], tmp_path: Path) -> None:
+def test_unreadable_records_are_refused(write: Callable[[Path], object], tmp_path: Path) -> None:
     write(tmp_path / "record.json")
     with pytest.raises(InputError, match=r"record\.json.*; write it$"):
         read_json_object(tmp_path / "record.json", "no record", "write it")

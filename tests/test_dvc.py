@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,15 +19,18 @@ from stage_code import ROOT
 
 from slowfast_core.once import run_once
 from slowfast_core.recipe.load import Data, Recipe, load_recipe
+from slowfast_core.stage import STAGES as FLOW
 from slowfast_core.stages import evaluate
 from slowfast_core.stages import extract as extraction
 from slowfast_core.stages import register as registration
 from slowfast_core.stages import train as launch
 from slowfast_core.stages import validate as validation
 
+BIN = Path(sys.executable).parent
 VERSIONS = "slowfast_core/stage_versions.yaml"
-STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
-DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = [stage.name for stage in FLOW]
+FILE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+DVC: dict[str, Any] = FILE["stages"]
 # Not inputs of ingest: how it copies, what later stages do, and where they write.
 NOT_INGESTED = {"requester_pays", "fetch_workers", "validation", "store", "remote", "remote_endpoint_url"}
 # The stage depends on the digest of the start weights; DVC can depend only on their name.
@@ -50,8 +55,16 @@ def test_a_stage_depends_on_its_code_version_and_not_on_source_files(stage: str)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stages_of_the_branch_have_the_same_parameters(stage: str) -> None:
+def test_stages_of_the_fine_tuning_have_the_same_parameters(stage: str) -> None:
     assert params(f"finetune_{stage}") == {f"finetune.{name}" for name in params(stage)}
+
+
+def test_dvc_keeps_every_output_in_the_workspace_of_the_command() -> None:
+    for stage in DVC.values():
+        [(path, options)] = stage["outs"][0].items()
+        assert path.startswith("${to}/")
+        assert options["persist"]
+    assert FILE["vars"] == [{"to": "workspace"}]
 
 
 def test_ingest_depends_on_the_fields_it_reads() -> None:
@@ -109,11 +122,13 @@ def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield below, section.model_copy(update={name: changed})
         else:
             other = value + 1 if isinstance(value, int | float) and not isinstance(value, bool) else f"not {value}"
+            if field == "data.format":
+                other = "list"  # stages ask the format for its properties, so that it must exist
             yield field, section.model_copy(update={name: other})
 
 
 @pytest.mark.exhaustive
-def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
+def test_dvc_detects_a_new_version_and_ignores_a_comment(tmp_path: Path) -> None:
     """Runs DVC itself on folders that represent the results of the stages."""
     for name in ("slowfast_core", ".dvc"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -122,7 +137,7 @@ def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     for data, run in (("motion", "demo"), ("actors", "demo_ava")):
         for stage in STAGES:
-            folder = tmp_path / "workspace/dvc" / (f"data/{data}" if stage in STAGES[:3] else f"runs/{run}") / stage
+            folder = tmp_path / "workspace" / (f"data/{data}" if stage in STAGES[:3] else f"runs/{run}") / stage
             (folder / "store").mkdir(parents=True)
             for file in ("manifest.parquet", "model.safetensors", "store/clip.mp4"):
                 (folder / file).write_text(stage)
@@ -139,14 +154,43 @@ def test_dvc_sees_a_version_and_not_a_comment(tmp_path: Path) -> None:
     versions = yaml.safe_load((tmp_path / VERSIONS).read_text())
     (tmp_path / VERSIONS).write_text(yaml.safe_dump({**versions, "extract": versions["extract"] + 1}))
     assert changed() == {"extract", "finetune_extract"}
-    (tmp_path / "workspace/dvc/data/motion/extract/stage.json").write_text("done again, with the same clips")
+    (tmp_path / "workspace/data/motion/extract/stage.json").write_text("done again, with the same clips")
     assert "train" not in changed()
-    (tmp_path / "workspace/dvc/data/motion/extract/store/clip.mp4").write_text("other clips")
+    (tmp_path / "workspace/data/motion/extract/store/clip.mp4").write_text("other clips")
     assert {"train", "evaluate"} <= changed()
 
 
+@pytest.mark.exhaustive
+def test_dvc_and_the_command_share_results(tmp_path: Path) -> None:
+    recipe = str(ROOT / "tests/pipelines/tiny.yaml")
+    for name in ("slowfast_core", ".dvc"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    slowfast("run", recipe, cwd=tmp_path)
+    (tmp_path / "params.yaml").write_text(slowfast("show", recipe, cwd=tmp_path).stdout)
+    printed = dvc("repro", cwd=tmp_path)
+    assert len(re.findall(r"^\w+: up to date", printed, flags=re.MULTILINE)) == 12
+    metrics = json.loads(dvc("metrics", "show", "--json", cwd=tmp_path))[""]["data"]
+    measured = {path: set(file["data"]) for path, file in metrics.items()}
+    assert {"top1", "top5"} <= measured["workspace/runs/tiny/evaluate/metrics.json"]
+    assert "mAP" in measured["workspace/runs/tiny_ava/evaluate/metrics.json"]
+    dvc("plots", "show", cwd=tmp_path)
+    plots = (tmp_path / "dvc_plots/index.html").read_text()
+    assert "val_loss" in plots
+    assert dvc("status", cwd=tmp_path).strip() == "Data and pipelines are up to date."
+    assert slowfast("run", recipe, cwd=tmp_path).stderr.count("up to date") == 12
+
+
+def slowfast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "slowfast"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+
+
 def dvc(*arguments: str, cwd: Path) -> str:
-    command = [str(Path(sys.executable).with_name("dvc")), *arguments]
-    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    command = [str(BIN / "dvc"), *arguments]
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}  # the stages run `slowfast`
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

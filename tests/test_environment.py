@@ -34,7 +34,7 @@ LIKE_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os
 Command = Callable[..., str]
 
 
-def in_a_process(*arguments: object, before: list[str] | None = None) -> str:
+def refusal_in_a_process(*arguments: object, before: list[str] | None = None) -> str:
     """Run a command in a new process and return its one-line refusal."""
     command = [*(before or []), SLOWFAST, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -68,6 +68,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracked(empty_database: Path, tmp_path: Path) -> Workspace:
+    """A workspace with an empty tracking database."""
     (tmp_path / "workspace").mkdir()
     shutil.copy(empty_database, tmp_path / "workspace")
     return Workspace(tmp_path / "workspace")
@@ -103,7 +104,7 @@ def test_the_fullest_of_several_places_is_named(small_disk: Path, tmp_path: Path
     assert fullest(tmp_path, small_disk / "deep" / "below") == small_disk
 
 
-def test_a_full_disk_when_tracking_begins(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_when_tracking_begins(small_disk: Path) -> None:
     fill(small_disk, leave_kb=64)
     with pytest.raises(InputError) as caught:
         open_run(Tracking(), Workspace(small_disk), "train", "key")
@@ -148,20 +149,20 @@ def unwritable(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("stage", ["ingest", "run"])
-def test_a_read_only_workspace(unwritable: Path, tiny_recipe: Path, stage: str) -> None:
-    line = in_a_process(stage, tiny_recipe, "--workspace", unwritable / "w", before=LIKE_A_USER)
+def test_a_read_only_workspace_is_refused(unwritable: Path, tiny_recipe: Path, stage: str) -> None:
+    line = refusal_in_a_process(stage, tiny_recipe, "--workspace", unwritable / "w", before=LIKE_A_USER)
     assert line.startswith(f"slowfast: permission denied ({unwritable}/w")
     assert "choose another --workspace" in line
 
 
-def test_a_workspace_that_is_a_file(tmp_path: Path, tiny_recipe: Path, command: Command) -> None:
+def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path, tiny_recipe: Path, command: Command) -> None:
     (tmp_path / "file").write_text("")
     line = command("ingest", tiny_recipe, "--workspace", tmp_path / "file")
     assert line.startswith(f"slowfast: not a directory ({tmp_path}/file")
     assert line.count("\n") == 1
 
 
-def test_an_outdated_tracking_database(tracked: Workspace) -> None:
+def test_an_outdated_tracking_database_is_refused_with_the_fix(tracked: Workspace) -> None:
     database = sqlite3.connect(tracked.root / "mlflow.db")
     database.execute("update alembic_version set version_num = '27a6a02d2cf1'")
     database.commit()
@@ -171,12 +172,12 @@ def test_an_outdated_tracking_database(tracked: Workspace) -> None:
         open_run(Tracking(), tracked, "train", "key")
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
-    line = in_a_process("ui", "--workspace", tracked.root, "--port", free_port())
+    line = refusal_in_a_process("ui", "--workspace", tracked.root, "--port", free_port())
     assert line.startswith("slowfast: the tracking database has another MLflow version")
     assert remedy in line
 
 
-def test_a_damaged_tracking_database(tracked: Workspace, tmp_path: Path, command: Command) -> None:
+def test_a_damaged_tracking_database_is_refused(tracked: Workspace, tmp_path: Path, command: Command) -> None:
     (tracked.root / "mlflow.db").write_bytes(b"not a database " * 1000)
     (tmp_path / "v.mp4").write_bytes(b"")
     line = command("predict", tmp_path / "v.mp4", "--model", "models:/x@champion", "--workspace", tracked.root)
@@ -195,14 +196,14 @@ def test_a_port_in_use_is_refused_at_once(tracked: Workspace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         began = time.monotonic()
-        line = in_a_process("ui", "--workspace", tracked.root, "--port", port)
+        line = refusal_in_a_process("ui", "--workspace", tracked.root, "--port", port)
         assert time.monotonic() - began < 30  # MLflow's server tries for a minute
     assert line == f"slowfast: the port is in use (127.0.0.1:{port}); choose another with --port or --host"
 
 
 @pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 5000), ("127.0.0.1", 99999)])
-def test_an_address_that_cannot_be_bound(tracked: Workspace, host: str, port: int) -> None:
-    line = in_a_process("ui", "--workspace", tracked.root, "--host", host, "--port", port)
+def test_an_address_that_cannot_be_bound_is_refused(tracked: Workspace, host: str, port: int) -> None:
+    line = refusal_in_a_process("ui", "--workspace", tracked.root, "--host", host, "--port", port)
     assert line.startswith("slowfast: cannot listen there: ")
     assert f"({host}:{port})" in line
 
@@ -227,7 +228,7 @@ cli.main()
 """
 
 
-def test_an_unexpected_error_is_one_line_too() -> None:
+def test_an_unexpected_error_is_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", BROKEN, "broken"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -238,14 +239,14 @@ def test_an_unexpected_error_is_one_line_too() -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("stage", ["ingest", "train", "run"])
-def test_a_full_disk_in_a_command(
+def test_a_command_on_a_full_disk_is_refused_until_there_is_space(
     small_disk: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], stage: str
 ) -> None:
     """However much space is free at the start, the command fails with the same line and resumes with more space."""
     at = tiny_workspace(small_disk / "w") if stage == "train" else Workspace(small_disk / "w")
     for leave_kb in (0, 16, 400, 1500):
         filler = fill(small_disk, leave_kb)
-        line = in_a_process(stage, tiny_recipe, "--workspace", at.root)
+        line = refusal_in_a_process(stage, tiny_recipe, "--workspace", at.root)
         assert "o space left on" in line, line
         assert str(small_disk) in line, line
         assert "make room" in line or "free disk space" in line

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What not to write, and what to write in its place.
+# Patterns of words to avoid, and their replacements.
 WORDS = {
     r"mend(s|ed|ing)?": "fix",
     r"tells?|told|said": "log, report, print; a message",
@@ -32,7 +32,7 @@ WORDS = {
 }
 FORBIDDEN = re.compile("|".join(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])" for words in WORDS), re.IGNORECASE)
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".html", ".toml", ".sh", ".cpu", ".gpu", ".json", ""}
-# Generated, pinned or from others; and this list.
+# Generated files, lock files, the license, and this list.
 LEFT_OUT = (
     "tests/golden/",
     "tests/test_language.py",

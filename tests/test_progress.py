@@ -1,4 +1,4 @@
-"""The progress bar."""
+"""Progress is shown as a bar on a terminal, as lines elsewhere, and as events in a file."""
 
 from __future__ import annotations
 

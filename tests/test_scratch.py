@@ -27,7 +27,7 @@ with scratch(Path(sys.argv[1])) as folder:
     print(folder, child.pid, flush=True)
     sys.stdin.read()
 """
-Hold = Callable[[Path], tuple["subprocess.Popen[str]", Path, int]]
+StartHolder = Callable[[Path], tuple["subprocess.Popen[str]", Path, int]]
 
 
 @pytest.fixture
@@ -40,20 +40,20 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @pytest.fixture
-def hold(temporary: Path) -> Iterator[Hold]:
+def start_holder(temporary: Path) -> Iterator[StartHolder]:
     """Start a process that holds a scratch folder for an owner; returns the process, the folder and the child's id."""
-    held: list[tuple[subprocess.Popen[str], Path]] = []
+    started: list[tuple[subprocess.Popen[str], Path]] = []
 
     def start(owner: Path) -> tuple[subprocess.Popen[str], Path, int]:
         command = [sys.executable, "-c", HOLDER, str(owner)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         folder, child = process.stdout.readline().split()
-        held.append((process, Path(folder)))
+        started.append((process, Path(folder)))
         return process, Path(folder), int(child)
 
     yield start
-    for process, folder in held:
+    for process, folder in started:
         process.kill()
         for pid in processes_of(folder):
             os.kill(pid, signal.SIGKILL)
@@ -85,8 +85,10 @@ def test_the_scratch_folder_is_the_temporary_directory_inside_the_block_and_remo
 
 
 @pytest.mark.parametrize("below", ["", "runs/demo"])
-def test_leftovers_of_a_killed_process_are_removed_at_the_next_start(hold: Hold, tmp_path: Path, below: str) -> None:
-    process, folder, child = hold(tmp_path / below)
+def test_leftovers_of_a_killed_process_are_removed_at_the_next_start(
+    start_holder: StartHolder, tmp_path: Path, below: str
+) -> None:
+    process, folder, child = start_holder(tmp_path / below)
     process.kill()
     process.wait()
     assert is_alive(child)
@@ -96,15 +98,17 @@ def test_leftovers_of_a_killed_process_are_removed_at_the_next_start(hold: Hold,
         assert not folder.exists()
 
 
-def test_a_folder_of_a_living_process_is_kept(hold: Hold, tmp_path: Path) -> None:
-    _, folder, child = hold(tmp_path)
+def test_a_folder_of_a_living_process_is_kept(start_holder: StartHolder, tmp_path: Path) -> None:
+    _, folder, child = start_holder(tmp_path)
     with scratch(tmp_path):
         assert is_alive(child)
         assert list(folder.rglob("left"))
 
 
-def test_leftovers_for_another_owner_are_removed_once_their_processes_are_dead(hold: Hold, tmp_path: Path) -> None:
-    process, folder, child = hold(tmp_path / "one")
+def test_leftovers_for_another_owner_are_removed_once_their_processes_are_dead(
+    start_holder: StartHolder, tmp_path: Path
+) -> None:
+    process, folder, child = start_holder(tmp_path / "one")
     process.kill()
     process.wait()
     with scratch(tmp_path / "two"):
@@ -116,8 +120,10 @@ def test_leftovers_for_another_owner_are_removed_once_their_processes_are_dead(h
         assert not folder.exists()
 
 
-def test_a_process_is_identified_by_its_environment_and_not_by_its_command_line(hold: Hold, tmp_path: Path) -> None:
-    process, folder, _ = hold(tmp_path)
+def test_a_process_is_identified_by_its_environment_and_not_by_its_command_line(
+    start_holder: StartHolder, tmp_path: Path
+) -> None:
+    process, folder, _ = start_holder(tmp_path)
     same = subprocess.Popen(["sh", "-c", f"exec sleep 60 # {folder}"], env={**os.environ, VARIABLE: f"{folder}0"})
     process.kill()
     process.wait()

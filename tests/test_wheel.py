@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("slowfast_core", "pipelines", "components")
-# A folder from a .pth file of this environment, such as another environment's packages, counts too; the repository not.
+# Includes folders from .pth files, such as the packages of another environment, but not the repository.
 SITE_PACKAGES = [path for path in sys.path if Path(path).name == "site-packages"]
 
 

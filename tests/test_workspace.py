@@ -38,7 +38,7 @@ def test_names_of_data_sets_models_and_versions_are_single_folder_names(name: st
         Version(hash="0" * 32 + ".dir", data=name, created="", files=1, bytes=1)
 
 
-def test_valid_names() -> None:
+def test_valid_names_are_accepted() -> None:
     for name in ("demo", "kinetics400/slowfast_8x8_r50", "a.b-c_d/1/x" * 3, "train", "train/one", "x" * 100):
         assert parse_recipe({"name": name, "data": DATA}).name == name
 
@@ -81,7 +81,7 @@ def test_every_folder_of_a_workspace_is_checked(tmp_path: Path) -> None:
     at.root.mkdir()
     for name in ("sources", "data", "runs", "dvc-remote", "mlflow.db", "mlartifacts"):
         (at.root / name).symlink_to(tmp_path)
-    for look in (
+    for get_folder in (
         lambda: at.source("x"),
         lambda: at.data("x", "ingest"),
         lambda: at.run("x", "train"),
@@ -90,7 +90,7 @@ def test_every_folder_of_a_workspace_is_checked(tmp_path: Path) -> None:
         lambda: at.artifacts,
     ):
         with pytest.raises(InputError, match="a path leaves the workspace"):
-            look()
+            get_folder()
 
 
 def test_the_workspace_itself_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from pipelines.cli.library import HELP_OPTIONS, Json, Overrides, RecipeName
+from pipelines.cli.library import HELP_OPTIONS, Json, Overrides, RecipeName, print_table
 from pipelines.kubernetes.settings import Cluster, load_cluster
 from slowfast_core.credentials import left_out
 from slowfast_core.files import write_whole
@@ -50,6 +51,9 @@ def compile_(
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Write a Pipeline and a PipelineVersion resource (for GitOps).")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what each task asks of the cluster; write nothing.")
+    ] = False,
     cluster: ClusterFile = None,
     namespace: Namespace = None,
     image: Image = None,
@@ -58,11 +62,33 @@ def compile_(
     """Compile the pipeline to YAML; the same recipe and settings give the same bytes."""
     resolved = load_recipe(recipe, overrides)
     settings = load_cluster(cluster, namespace=namespace, image=image)
+    if explain:
+        _print_needs(_compiled(resolved, settings), settings, as_json)
+        return
     text = _compiled(resolved, settings, manifest)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, text)
     tasks = _count_tasks(text)
     print(json.dumps({"output": str(output), "tasks": tasks}) if as_json else f"{output}: {tasks} tasks")
+
+
+def _print_needs(compiled: str, cluster: Cluster, as_json: bool) -> None:
+    from pipelines.kubernetes.explain import explain
+
+    rows = explain(compiled)
+    if as_json:
+        print(json.dumps([row.model_dump() for row in rows]))
+        return
+    images = {cluster.gpu_image or cluster.image: "gpu", cluster.image: "cpu"}
+    table = Table("task", "image", "CPU", "memory", "GPU", "tries", "hours", "cache", "secrets", box=None)
+    for column in table.columns[2:7]:
+        column.justify = "right"
+    for row in rows:
+        numbers = (row.cpu, row.memory, str(row.gpu), str(row.attempts), f"{row.hours:g}")
+        table.add_row(row.task, images[row.image], *numbers, "yes" if row.cached else "no", ", ".join(row.secrets))
+    print_table(table)
+    for image, name in sorted(images.items(), key=lambda pair: pair[1]):
+        print(f"{name}: {image}")
 
 
 @pipeline.command()

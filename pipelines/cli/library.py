@@ -145,7 +145,7 @@ def cost(
     print(f"{counted.parameters:,} parameters; the Fast pathway takes {100 * counted.fast_share:.1f} % of a view")
 
 
-STAGES = {
+STAGE_HELP = {
     "ingest": "Copy videos and annotations from a folder or S3 into one manifest.",
     "validate": "Check the manifest and quarantine bad rows.",
     "extract": "Write the clip store and its data version.",
@@ -191,8 +191,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
     workspace = Workspace.at(at)
     resolved = load_recipe(recipe, overrides)
-    if finetune:
-        resolved = finetune_branch(resolved, workspace)
+    resolved = finetune_branch(resolved, workspace) if finetune else resolved.model_copy(update={"finetune": None})
     try:
         with tracked(resolved, workspace):
             result = run_stage(stage, resolved, workspace)
@@ -233,7 +232,7 @@ def _warn(lines: Iterable[str]) -> None:
         print(f"slowfast: {line}", file=sys.stderr)
 
 
-for _stage, _help in STAGES.items():
+for _stage, _help in STAGE_HELP.items():
     app.command(_stage, help=_help, rich_help_panel=PIPELINE)(
         _train_command if _stage == "train" else _stage_command(_stage)
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.kubernetes.settings import Cluster, Need, StageName
+from pipelines.kubernetes.settings import Cluster, Need
 from slowfast_core.errors import InputError
+from slowfast_core.ray_jobs.rayjob_settings import NAMESPACE_VARIABLE as NAMESPACE
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE as RAYJOB
 from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, Secret, size_of_workers
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stage import STAGES
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 
+AS_JOBS = tuple(stage.name for stage in STAGES if stage.can_be_job)  # where compute.run_on says so
+ON_GPU = tuple(stage.name for stage in STAGES if stage.uses_gpu)
 USES = {
     "s3": ("apply_parameters", "ingest", "extract"),
     "mlflow": ("train", "evaluate", "register", "close_runs"),
-    "ray": ("extract", "train"),
+    "ray": AS_JOBS,
 }
-AS_JOBS = USES["ray"]  # where compute.run_on says so
-ON_GPU = ("train", "evaluate")
 # Never cached: they look at the source, the workspace or MLflow; and training, which runs only if it has to.
 UNCACHED = ("apply_parameters", "check_training", "train", "reuse_model", "select_model", "close_runs")
 
@@ -41,7 +43,7 @@ class Placement:
         return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
 
     def __call__(self, task: Any, stage: str) -> Any:
-        need = self._need("check_training" if stage in ("reuse_model", "select_model") else stage)  # type: ignore[arg-type]
+        need = self.need("check_training" if stage in ("reuse_model", "select_model") else stage)
         self._size(task, need)
         self._attach(task, stage)
         gpus = self._gpus(stage)
@@ -51,20 +53,37 @@ class Placement:
         task.set_env_variable("SLOWFAST_IMAGE", image)
         for name, value in sorted(self.cluster.environment.items()):
             task.set_env_variable(name, value)
+        if stage == "close_runs" and self._creates_rayjobs:
+            task.set_env_variable(NAMESPACE, self.cluster.namespace)
         if stage in AS_JOBS and self.recipe.compute.run_on == "rayjob":
             task.set_env_variable(RAYJOB, self._rayjob(stage, need).model_dump_json())
         task.set_caching_options(self.cluster.cacheable and stage not in UNCACHED)
         return task
 
-    def _need(self, stage: StageName) -> Need:
+    @property
+    def _creates_rayjobs(self) -> bool:
+        branches = [branch for branch in (self.recipe, self.recipe.finetune) if branch]
+        return any(branch.compute.run_on == "rayjob" for branch in branches)
+
+    def need(self, stage: str) -> Need:
         need = self.cluster.need(stage)
         if stage in AS_JOBS and self.recipe.compute.run_on != "here":
             return Need(hours=need.hours, retries=need.retries)  # it only waits for its job
         cpus, _ = self.training_pod
         if stage != "train" or not cpus:
             return need
+        self._check_node()
         cpus, memory = size_of_workers(self.recipe.compute, self.recipe.compute.workers)
+        memory += self.cluster.shm_gb  # shared memory counts as memory of the pod
         return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
+
+    def _check_node(self) -> None:
+        """Raise InputError if the training pod asks for more GPUs than a node has: it would wait forever."""
+        _, gpus = self.training_pod
+        if gpus > (of_node := self.cluster.rayjob.gpus_per_node):
+            what = f"training asks for {gpus} GPUs in one pod, and a node has {of_node} (rayjob.gpus_per_node)"
+            fix = "set compute.run_on=rayjob, which spreads the workers over nodes"
+            raise InputError(what, self.recipe.name, fix)
 
     def _gpus(self, stage: str) -> int:
         if stage not in ON_GPU or not self.recipe.compute.gpus:
@@ -80,7 +99,7 @@ class Placement:
             need.retries,
             backoff_duration=f"{self.cluster.backoff_seconds}s",
             backoff_factor=self.cluster.backoff_factor,
-            backoff_max_duration=f"{self.cluster.backoff_max_seconds}s",
+            backoff_max_duration=f"{self.cluster.retry_window_seconds(need)}s",
         )
         kubernetes.set_timeout(task, round(3600 * need.hours))
 

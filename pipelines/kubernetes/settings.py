@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -13,20 +12,10 @@ from slowfast_core.documents import read_yaml_file
 from slowfast_core.errors import InputError
 from slowfast_core.field_errors import input_error
 from slowfast_core.ray_jobs.rayjob_settings import Name, RayJobPods, Secret, Toleration
-from slowfast_core.recipe.schema import Count, Positive, Section
+from slowfast_core.recipe.schema import Positive, Section
 
 DEFAULT = Path("cluster.yaml")
-StageName = Literal[
-    "apply_parameters",
-    "ingest",
-    "validate",
-    "extract",
-    "check_training",
-    "train",
-    "evaluate",
-    "register",
-    "close_runs",
-]
+PENDING_HOURS = 24  # for which an attempt may wait for a node
 
 
 class Secrets(Section):
@@ -62,7 +51,7 @@ class Need(Section):
     retries: Positive = 2
 
 
-NEEDS: dict[StageName, Need] = {
+NEEDS: dict[str, Need] = {
     "apply_parameters": Need(),
     "ingest": Need(cpu=2, memory_gb=4, hours=48, retries=3),
     "validate": Need(cpu=8, memory_gb=16, hours=24),
@@ -98,10 +87,9 @@ class Cluster(Section):
     environment: dict[str, str] = Field(default_factory=dict)  # of every stage; secrets are refused
     secrets: Secrets = Secrets()
     rayjob: RayJobPods = RayJobPods()  # for compute.run_on `rayjob`
-    stages: dict[StageName, Need] = Field(default_factory=dict)  # an entry replaces all of NEEDS[stage]
-    backoff_seconds: Positive = 60
-    backoff_factor: float = Field(2, ge=1)
-    backoff_max_seconds: Count = 900
+    stages: dict[str, Need] = Field(default_factory=dict)  # an entry replaces all of NEEDS[stage]
+    backoff_seconds: Positive = 60  # before the first retry of a stage
+    backoff_factor: Positive = 2  # by which each further wait is longer; Argo accepts integers only
 
     @field_validator("image", "gpu_image")
     @classmethod
@@ -111,6 +99,13 @@ class Cluster(Section):
             raise ValueError(f"{image!r} may change: use a digest (@sha256:...) or a tag other than `latest`")
         return image
 
+    @field_validator("stages")
+    @classmethod
+    def _known(cls, stages: dict[str, Need]) -> dict[str, Need]:
+        if unknown := [stage for stage in stages if stage not in NEEDS]:
+            raise ValueError(f"{unknown[0]!r} is not a stage: use one of {', '.join(NEEDS)}")
+        return stages
+
     @field_validator("environment")
     @classmethod
     def _no_secret(cls, environment: dict[str, str]) -> dict[str, str]:
@@ -118,8 +113,17 @@ class Cluster(Section):
             raise ValueError(f"{secret[0]!r} is a secret: put the name of a Kubernetes secret under `secrets`")
         return environment
 
-    def need(self, stage: StageName) -> Need:
+    def need(self, stage: str) -> Need:
         return self.stages.get(stage, NEEDS[stage])
+
+    def retry_window_seconds(self, need: Need) -> int:
+        """Time from the start of a stage's first attempt that is enough for all its attempts.
+
+        Argo calls it maxDuration: after it, nothing is retried, and an attempt that is still running is killed.
+        """
+        attempts = round(3600 * (need.hours + PENDING_HOURS)) * (need.retries + 1)
+        waits: list[int] = [self.backoff_seconds * self.backoff_factor**retry for retry in range(need.retries)]
+        return attempts + sum(waits)
 
     @property
     def cacheable(self) -> bool:

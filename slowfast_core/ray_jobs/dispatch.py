@@ -11,7 +11,7 @@ from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.scratch import scratch
-from slowfast_core.stages.flow import ALREADY, STAGES
+from slowfast_core.stages.flow import ALREADY, STAGE_FUNCTIONS
 from slowfast_core.workspace import Workspace
 
 
@@ -26,7 +26,7 @@ def run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
 
 def _run_stage(stage: str, recipe: Recipe, at: Workspace) -> StageResult:
     if recipe.compute.run_on == "here" or stage not in ALREADY:
-        return STAGES[stage](recipe, at)
+        return STAGE_FUNCTIONS[stage](recipe, at)
     if result := ALREADY[stage](recipe, at):
         return result
     return run_on_cluster(stage, recipe, at)

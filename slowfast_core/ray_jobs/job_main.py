@@ -20,7 +20,7 @@ from slowfast_core.files import write_whole
 from slowfast_core.once import StageResult, stage_version
 from slowfast_core.ray_jobs.stage_job import FOLLOW_SECONDS
 from slowfast_core.recipe.load import parse_recipe
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
@@ -34,7 +34,7 @@ def run_here(folder: Path) -> int:
         at = Workspace(Path(order["workspace"]))
         with machine_failures_in_one_line(at.root):
             _check_version(order["stage"], order.get("version"))
-            result = STAGES[order["stage"]](recipe, at)
+            result = STAGE_FUNCTIONS[order["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)
         result = StageResult(stage=order["stage"], status="failed", summary=str(error))

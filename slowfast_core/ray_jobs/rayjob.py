@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from slowfast_core.errors import InputError
 from slowfast_core.ray_jobs.jobs_api import connect, streamed_logs
 from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
-from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings
+from slowfast_core.ray_jobs.rayjob_settings import RUN_LABEL, RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 
@@ -39,6 +39,15 @@ def run_rayjob(job: StageJob, recipe: Recipe) -> str:
         return _wait(jobs, job.name)
     finally:
         jobs.delete(resource)
+
+
+def remove_rayjobs(run: str, namespace: str) -> list[str]:
+    """Delete the RayJobs that a pipeline run left in the namespace; return their names. Raises InputError.
+
+    A stage whose pod is killed, for example for memory, cannot delete its RayJob, and Kubernetes deletes it only with
+    the pod, which Argo keeps.
+    """
+    return RayJobs(namespace).delete_all(f"{RUN_LABEL}={run}")
 
 
 def owner_pod() -> dict[str, Any] | None:
@@ -129,6 +138,14 @@ class RayJobs:
         except (InputError, ApiException) as error:
             reason = " ".join(str(error).split())
             print(f"slowfast: RayJob {name} could not be removed: {reason}", file=sys.stderr)
+
+    def delete_all(self, selector: str) -> list[str]:
+        """Delete the RayJobs with these labels and their dependents; return their names."""
+        found = self._asked(lambda: self._api.list_namespaced_custom_object(label_selector=selector, **self._place))
+        names = [item["metadata"]["name"] for item in (found or {"items": []})["items"] if not _leaving(item)]
+        for name in names:
+            self._delete(name)
+        return names
 
     def _delete(self, name: str) -> None:
         from kubernetes.client import V1DeleteOptions

@@ -7,11 +7,15 @@ import math
 from importlib.metadata import version
 from typing import Any
 
-from slowfast_core.ray_jobs.rayjob_settings import RayJobSettings, size_of_workers
+from slowfast_core.ray_jobs.rayjob_settings import RUN_LABEL, RayJobSettings, size_of_workers
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import Compute
+from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 
+LABELS = {"app.kubernetes.io/part-of": "slowfast"}
+# In a namespace that Istio manages, its proxy would refuse the stage pods, which have none.
+NO_ISTIO = {"sidecar.istio.io/inject": "false"}
 KEPT_SECONDS = 60  # until KubeRay removes the cluster of a finished job, if this program has not removed it already
 
 
@@ -22,10 +26,11 @@ def rayjob_of(
     training = job.stage == "train"
     image = (settings.gpu_image if training and recipe.compute.gpus else None) or settings.image
     workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
+    run = job.environment.get(PIPELINE_VARIABLE)
     metadata = {
         "name": job.name,
         "namespace": settings.namespace,
-        "labels": {"app.kubernetes.io/part-of": "slowfast", "slowfast/stage": job.stage},
+        "labels": LABELS | {"slowfast/stage": job.stage} | ({RUN_LABEL: run} if run else {}),
         "ownerReferences": [owner] if owner else [],
     }
     spec = {
@@ -38,7 +43,7 @@ def rayjob_of(
         "activeDeadlineSeconds": round(3600 * settings.hours),
         "backoffLimit": 0,  # the pipeline retries stages
         "submitterConfig": {"backoffLimit": 2},
-        "submitterPodTemplate": {"spec": _pod("submitter", image, 0.5, 1, settings) | {"restartPolicy": "Never"}},
+        "submitterPodTemplate": _template(_pod("submitter", image, 0.5, 1, settings) | {"restartPolicy": "Never"}),
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token", "secretName": settings.token_secret},
@@ -79,7 +84,7 @@ def _group(name: str, pods: int, pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def _template(pod: dict[str, Any]) -> dict[str, Any]:
-    return {"metadata": {"labels": {"app.kubernetes.io/part-of": "slowfast"}}, "spec": pod}
+    return {"metadata": {"labels": LABELS | NO_ISTIO}, "spec": pod}
 
 
 def _pod(container: str, image: str, cpus: float, memory_gb: int, settings: RayJobSettings) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from slowfast_core.field_errors import describe
 from slowfast_core.recipe.schema import Compute, Positive, Section
 
 VARIABLE = "SLOWFAST_RAYJOB"  # environment variable: RayJobSettings as JSON
+NAMESPACE_VARIABLE = "SLOWFAST_RAYJOB_NAMESPACE"  # environment variable of the exit handler: where RayJobs may be left
+RUN_LABEL = "slowfast/pipeline-run"  # label of a RayJob: the id of the pipeline run that created it
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
@@ -94,9 +96,14 @@ class RayJobSettings(RayJobPods):
 
 
 WORKER_GB = 4  # memory of a training process without its frame cache
+LOADER_GB = 0.5  # memory of a loader process: benchmarks/loader_memory.py measured 0.25 GB; and room for larger videos
 
 
 def size_of_workers(compute: Compute, count: int) -> tuple[int, int]:
-    """Return CPU cores and GB of memory for `count` training workers, with their loaders and frame caches."""
-    cpus = count * (compute.cpus_per_worker + compute.loader_workers)
-    return cpus, math.ceil(count * (WORKER_GB + compute.frame_cache_mb / 1000))
+    """Return CPU cores and GB of memory for `count` training workers; their loaders run on the same cores.
+
+    Each loader process, or the worker itself without any, has a frame cache. Shared memory is not included.
+    """
+    caches_gb = max(compute.loader_workers, 1) * compute.frame_cache_mb / 1000
+    memory = count * (WORKER_GB + compute.loader_workers * LOADER_GB + caches_gb)
+    return count * compute.cpus_per_worker, math.ceil(memory)

@@ -22,10 +22,11 @@ from slowfast_core.files import on_sigterm, write_whole
 from slowfast_core.once import StageResult, read_result, stage_version
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stage import STAGE_BY_NAME
+from slowfast_core.stages.flow import output_of
 from slowfast_core.training.job import Stopped
 from slowfast_core.workspace import Workspace
 
-BEFORE = {"extract": "validate", "train": "extract"}  # stages that can be jobs -> the stage whose result they read
 FOLLOW_SECONDS = 10.0  # between two touches of the file by the client
 PATIENCE_SECONDS = 1800.0  # without a touch until the job stops; longer than the back-off of a retried pod
 # Environment variables passed to the job. No secrets: Ray displays them.
@@ -43,13 +44,13 @@ class StageJob:
     @classmethod
     def write(cls, stage: str, recipe: Recipe, at: Workspace, patience: float = PATIENCE_SECONDS) -> StageJob:
         """Write the folder of a job. Raises InputError if the previous stage has not been run."""
-        read = read_result(at.data(recipe.data.name, BEFORE[stage])).digest
+        [before] = STAGE_BY_NAME[stage].reads
+        read = read_result(output_of(before, recipe, at)).digest
         there = recipe.compute.model_copy(update={"run_on": "here", "jobs_address": None, "address": "auto"})
         start = recipe.train.init_from
         if start and not start.startswith("models:"):
             start = str(Path(start).resolve())
-        train = recipe.train.model_copy(update={"init_from": start})
-        text = recipe.model_copy(update={"compute": there, "train": train}).to_json()
+        text = recipe.model_copy(update={"compute": there}).starting_from(start).to_json()
         version = stage_version(stage)
         key = hashlib.sha256("\n".join((stage, str(version), text, str(at.root), read)).encode()).hexdigest()
         name = f"slowfast-{stage}-{key[:12]}"

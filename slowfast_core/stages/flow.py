@@ -16,6 +16,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.model.folder import checkpoint_of
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stage import STAGE_BY_NAME
 from slowfast_core.stages.evaluate import evaluate
 from slowfast_core.stages.extract import extract, extracted
 from slowfast_core.stages.ingest import ingest
@@ -23,6 +24,12 @@ from slowfast_core.stages.register import register
 from slowfast_core.stages.train import train, trained
 from slowfast_core.stages.validate import validate
 from slowfast_core.workspace import Workspace
+
+
+def output_of(stage: str, recipe: Recipe, at: Workspace) -> Path:
+    """The folder of the stage's result, which recipes with the same data set share for the stages of the data."""
+    of_data = STAGE_BY_NAME[stage].belongs_to == "data set"
+    return at.data(recipe.data.name, stage) if of_data else at.run(recipe.name, stage)
 
 
 def run_ingest(recipe: Recipe, at: Workspace) -> StageResult:
@@ -93,7 +100,7 @@ def run_register(recipe: Recipe, at: Workspace) -> StageResult:
     return register(recipe, training, evaluation, at.run(recipe.name, "register"), at)
 
 
-STAGES: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
+STAGE_FUNCTIONS: dict[str, Callable[[Recipe, Workspace], StageResult]] = {
     "ingest": run_ingest,
     "validate": run_validate,
     "extract": run_extract,
@@ -108,6 +115,4 @@ def finetune_branch(recipe: Recipe, at: Workspace) -> Recipe:
     """The recipe of the finetune branch; without `train.init_from` it starts from this recipe's trained model."""
     if recipe.finetune is None:
         raise InputError("the recipe has no finetune branch", recipe.name, "add `finetune:` or omit --finetune")
-    start = recipe.finetune.train.init_from or str(at.run(recipe.name, "train"))
-    train = recipe.finetune.train.model_copy(update={"init_from": start})
-    return recipe.finetune.model_copy(update={"train": train})
+    return recipe.finetune.starting_from(recipe.finetune.train.init_from or str(at.run(recipe.name, "train")))

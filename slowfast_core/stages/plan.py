@@ -10,24 +10,16 @@ from pydantic import BaseModel, ConfigDict
 
 from slowfast_core.once import NO_RESULT, has_result, read_result, reason_to_run
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stage import STAGES, Stage
 from slowfast_core.stages.evaluate import evaluate_inputs
 from slowfast_core.stages.extract import extract_inputs
-from slowfast_core.stages.flow import STAGES, extracted_already, finetune_branch, start_weights
+from slowfast_core.stages.flow import extracted_already, finetune_branch, output_of, start_weights
 from slowfast_core.stages.ingest import ingest_inputs
 from slowfast_core.stages.register import register_inputs
 from slowfast_core.stages.train import train_inputs
 from slowfast_core.stages.validate import validate_inputs
 from slowfast_core.tracking.runs import store_name, store_uri
 from slowfast_core.workspace import Workspace
-
-UPSTREAM = {
-    "ingest": (),
-    "validate": ("ingest",),
-    "extract": ("validate",),
-    "train": ("extract",),
-    "evaluate": ("extract", "train"),
-    "register": ("train", "evaluate"),
-}
 
 
 class PlannedStage(BaseModel):
@@ -57,22 +49,17 @@ def plan_run(recipe: Recipe, at: Workspace) -> list[PlannedStage]:
             reason = _reason(part, stage, at, running)
             if reason:
                 own = "" if part is parts[0] else f"{part.name} "
-                running.setdefault(_output(part, stage, at), f"{own}{stage} runs")
+                running.setdefault(output_of(stage.name, part, at), f"{own}{stage.name} runs")
             status: Literal["would run", "up to date"] = "would run" if reason else "up to date"
-            rows.append(PlannedStage(recipe=part.name, stage=stage, status=status, reason=reason))
+            rows.append(PlannedStage(recipe=part.name, stage=stage.name, status=status, reason=reason))
     return rows
 
 
-def _output(recipe: Recipe, stage: str, at: Workspace) -> Path:
-    is_data = stage in ("ingest", "validate", "extract")
-    return at.data(recipe.data.name, stage) if is_data else at.run(recipe.name, stage)
-
-
-def _reason(recipe: Recipe, stage: str, at: Workspace, running: dict[Path, str]) -> str:
+def _reason(recipe: Recipe, stage: Stage, at: Workspace, running: dict[Path, str]) -> str:
     """Why the stage would run; "" where its result is up to date."""
-    output = _output(recipe, stage, at)
-    before = [_output(recipe, name, at) for name in UPSTREAM[stage]]
-    if stage == "train" and recipe.train.init_from:
+    output = output_of(stage.name, recipe, at)
+    before = [output_of(name, recipe, at) for name in stage.reads]
+    if stage.name == "train" and recipe.train.init_from:
         before.append(Path(recipe.train.init_from))
     if output in running:  # both recipes use the data set, and the first one runs the stage
         return ""
@@ -81,7 +68,7 @@ def _reason(recipe: Recipe, stage: str, at: Workspace, running: dict[Path, str])
     for folder in before:
         if folder in running:
             return running[folder]
-    return REASONS[stage](recipe, at, output)
+    return REASONS[stage.name](recipe, at, output)
 
 
 def _reason_to_ingest(recipe: Recipe, at: Workspace, output: Path) -> str:

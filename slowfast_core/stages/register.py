@@ -46,9 +46,8 @@ def register_inputs(recipe: Recipe, training: Path, evaluation: Path, store: str
     """Everything that a version records."""
     evaluated = read_result(evaluation)
     # The checkpoint records the start weights by their digest, so their location does not count.
-    start = {"train": recipe.train.model_copy(update={"init_from": None})}
     return {
-        "recipe": json.loads(recipe.model_copy(update=start).to_json()),
+        "recipe": json.loads(recipe.starting_from(None).to_json()),
         "uri": store,
         "checkpoint": _read(training / "checkpoint.json"),
         "evaluation": [_read(evaluation / "run.json"), evaluated.metrics, evaluated.data_version],

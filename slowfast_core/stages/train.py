@@ -145,8 +145,19 @@ def _fit(
         shutil.rmtree(folder / left, ignore_errors=True)
     for spent in (folder / START, job.refusal):
         spent.unlink(missing_ok=True)
+    _write_curves(job)
     known = {"labels": labels, "data_version": data_version, "parent_checkpoint": parent, "run_id": run.id}
     return _write_checkpoint(job, known, [*fetched, *absent, *logged, *overlap])
+
+
+def _write_curves(job: Job) -> None:
+    """Write the logged metrics for `dvc plots`: `curve.json` has one entry a step, `held_out.json` one a validation."""
+    lines = [json.loads(line) for line in job.log.read_text(encoding="utf-8").splitlines()]
+    by_step = {line["step"]: line for line in lines if "step" in line}  # a resumed training logs some steps again
+    curve = [by_step[step] for step in sorted(by_step)]
+    held_out = [line for line in curve if "val_loss" in line]
+    for name, points in (("curve", curve), ("held_out", held_out)):
+        write_whole(job.folder / f"{name}.json", json.dumps(points, indent=1))
 
 
 def _write_checkpoint(job: Job, known: Mapping[str, Any], notes: Sequence[str]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""`slowfast convert`: round trips through the peers' names, and the traps that change numbers without a word."""
+"""`slowfast convert`: round trips through other codebases' names, and differences that silently change results."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ ROUND_TRIPS = {
 
 
 @pytest.mark.parametrize(("peer", "suffix", "model"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
-def test_our_weights_come_back_from_the_names_of_a_peer(peer: Peer, suffix: str, model: Model, tmp_path: Path) -> None:
+def test_our_weights_survive_a_round_trip_through_the_names_of_another_codebase(
+    peer: Peer, suffix: str, model: Model, tmp_path: Path
+) -> None:
     network = random_network(model, CLIP)
     source = write(tmp_path / f"model{suffix}", peer, network)
     result, report = convert(peer, source, tmp_path / "out")
@@ -92,7 +94,7 @@ def test_our_weights_come_back_from_the_names_of_a_peer(peer: Peer, suffix: str,
     assert record["weights_digest"] == result.weights_digest
 
 
-def test_trap_1_mmaction2_has_the_columns_of_fast_first(tmp_path: Path) -> None:
+def test_the_columns_of_fast_come_first_in_mmaction2(tmp_path: Path) -> None:
     network = random_network(changed(**MMACTION2), CLIP)
     convert("mmaction2", write(tmp_path / "model.pth", "mmaction2", network), tmp_path / "out")
     _, ours = converted(tmp_path / "out")
@@ -107,7 +109,9 @@ def test_trap_1_mmaction2_has_the_columns_of_fast_first(tmp_path: Path) -> None:
         ("mmaction2", ".pth", [0, 4, 8, 12, 16, 20, 24, 28]),
     ],
 )
-def test_trap_2_the_slow_frames_are_the_peers(peer: Peer, suffix: str, slow: list[int], tmp_path: Path) -> None:
+def test_the_slow_frames_are_selected_as_in_the_other_codebase(
+    peer: Peer, suffix: str, slow: list[int], tmp_path: Path
+) -> None:
     network = random_network(changed(lateral_kernel=7), CLIP)
     convert(peer, write(tmp_path / f"model{suffix}", peer, network), tmp_path / "out")
     _, ours = converted(tmp_path / "out")
@@ -115,7 +119,7 @@ def test_trap_2_the_slow_frames_are_the_peers(peer: Peer, suffix: str, slow: lis
     assert ours.trunk.slow_frames(clips_BCTHW)[0, 0, :, 0, 0].tolist() == slow
 
 
-def test_trap_3_mmaction2_may_have_laterals_without_norm(tmp_path: Path) -> None:
+def test_laterals_of_mmaction2_may_have_no_batch_norm(tmp_path: Path) -> None:
     network = random_network(changed(**MMACTION2, lateral_norm=False), CLIP)
     source = write(tmp_path / "model.pth", "mmaction2", network)
     assert "backbone.slow_path.conv1_lateral.bn.weight" not in torch.load(source, weights_only=False)["state_dict"]
@@ -134,7 +138,7 @@ def test_trap_3_mmaction2_may_have_laterals_without_norm(tmp_path: Path) -> None
         ("pyslowfast", ".pyth", 174, ("bgr", 0.45, 0.225)),
     ],
 )
-def test_trap_4_pixels_are_those_of_the_peer(
+def test_pixels_are_normalised_as_in_the_other_codebase(
     peer: Peer, suffix: str, classes: int, pixels: tuple[str, float, float], tmp_path: Path
 ) -> None:
     network = random_network(changed(classes=classes), CLIP)
@@ -162,7 +166,7 @@ def test_trap_4_pixels_are_those_of_the_peer(
         ("ssv2", ", REVERSE_INPUT_CHANNEL: true", "rgb"),
     ],
 )
-def test_trap_4_the_order_is_that_of_the_peers_reader_and_its_reversal(
+def test_the_channel_order_depends_on_the_data_set_and_its_reversal_in_pyslowfast(
     dataset: str, data: str, order: str, tmp_path: Path
 ) -> None:
     network = random_network(changed(classes=157), CLIP)
@@ -172,7 +176,7 @@ def test_trap_4_the_order_is_that_of_the_peers_reader_and_its_reversal(
     assert recipe.model.pixels.order == order
 
 
-def test_trap_5_mmaction2_detects_with_an_unused_class_and_an_undilated_res5(tmp_path: Path) -> None:
+def test_detection_of_mmaction2_has_an_unused_class_and_an_undilated_res5(tmp_path: Path) -> None:
     model = changed(**MMACTION2, head="detect", classes=80, roi_size=8, res5_dilation=1, lateral_kernel=7)
     network = random_network(model, Clip(T=8, tau=8, alpha=4))
     state = mmaction2_state(network.state_dict(), "roi_head.bbox_head")
@@ -189,14 +193,14 @@ def test_trap_5_mmaction2_detects_with_an_unused_class_and_an_undilated_res5(tmp
     torch.testing.assert_close(found, logits(network, boxes_K5))
 
 
-def test_mmaction2_attends_without_scale(tmp_path: Path) -> None:
+def test_attention_of_mmaction2_is_not_scaled(tmp_path: Path) -> None:
     model = changed(**MMACTION2, non_local=NonLocal(res3=(1,), res4=(2, 5), pool_time=1))
     network = random_network(model, CLIP)
     for name, tensor in network.state_dict().items():
         if name.endswith("out.bias"):
             tensor.zero_()
         elif ".theta.weight" in name:
-            tensor.mul_(30)  # attention that is far from even
+            tensor.mul_(30)  # attention that is far from uniform
     source = write(tmp_path / "m.pth", "mmaction2", network)
     content = torch.load(source, weights_only=False)
     state = content["state_dict"]
@@ -213,21 +217,19 @@ def test_mmaction2_attends_without_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "aligned"), [(".pyth", True), (".pkl", False)])
-def test_trap_5_pyslowfast_detects_with_a_dilated_res5(suffix: str, aligned: bool, tmp_path: Path) -> None:
+def test_detection_of_pyslowfast_has_a_dilated_res5(suffix: str, aligned: bool, tmp_path: Path) -> None:
     network = random_network(changed(head="detect", classes=80), CLIP)
     _, report = convert("pyslowfast", write(tmp_path / f"m{suffix}", "pyslowfast", network), tmp_path / "out")
     recipe, _ = converted(tmp_path / "out")
     expected = {"head": "detect", "roi_size": 7, "roi_aligned": aligned, "res5_dilation": 2, "slow_frames": "linspace"}
     assert recipe.model.model_dump(include=set(expected)) == expected
-    assert "model.head detect" in report.assumed  # 80 classes are no proof
+    assert "model.head detect" in report.assumed  # 80 classes alone do not prove it
     assert recipe.data.format == "ava"
 
 
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl", ".pth"])
 @pytest.mark.parametrize(("kernel", "clip"), [(5, CLIP), (7, Clip(T=8, tau=8, alpha=4))])
-def test_trap_6_the_lateral_kernel_is_read_from_the_weights(
-    suffix: str, kernel: int, clip: Clip, tmp_path: Path
-) -> None:
+def test_the_lateral_kernel_is_read_from_the_weights(suffix: str, kernel: int, clip: Clip, tmp_path: Path) -> None:
     network = random_network(changed(lateral_kernel=kernel), clip)
     peer: Peer = "mmaction2" if suffix == ".pth" else "pyslowfast"
     _, report = convert(peer, write(tmp_path / f"m{suffix}", peer, network), tmp_path / "out")
@@ -236,7 +238,7 @@ def test_trap_6_the_lateral_kernel_is_read_from_the_weights(
     assert report.assumed == (f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}",)
 
 
-def test_the_configuration_in_a_pyslowfast_file_is_believed(tmp_path: Path) -> None:
+def test_the_configuration_in_a_pyslowfast_file_is_used(tmp_path: Path) -> None:
     network = random_network(changed(classes=80, non_local=NonLocal()), CLIP)
     config = CONFIG.format(alpha=4, detect=False, data=", REVERSE_INPUT_CHANNEL: true")
     _, report = convert("pyslowfast", write(tmp_path / "m.pyth", "pyslowfast", network, config), tmp_path / "out")
@@ -248,7 +250,7 @@ def test_the_configuration_in_a_pyslowfast_file_is_believed(tmp_path: Path) -> N
     assert report.assumed == ()
 
 
-def test_a_recipe_that_agrees_is_kept(tmp_path: Path) -> None:
+def test_a_recipe_that_matches_the_weights_is_used(tmp_path: Path) -> None:
     source = write(tmp_path / "m.pyth", "pyslowfast", random_network(TINY, CLIP))
     clip = Clip(T=2, tau=16, alpha=16)
     recipe = recipe_of(TINY, clip)
@@ -268,14 +270,14 @@ def test_a_recipe_that_agrees_is_kept(tmp_path: Path) -> None:
         ({"beta": 0.5}, "model.fast_width is 2, not 4"),
     ],
 )
-def test_a_recipe_that_does_not_agree_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_recipe_that_contradicts_the_weights_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "m.pyth", "pyslowfast", random_network(TINY, CLIP))
     with pytest.raises(InputError, match=message):
         convert("pyslowfast", source, tmp_path / "out", recipe_of(changed(**fields)))
     assert [path.name for path in tmp_path.iterdir()] == ["m.pyth"]
 
 
-def test_again_is_nothing_to_do_and_nothing_else_is_replaced(tmp_path: Path) -> None:
+def test_an_unchanged_conversion_is_skipped_and_other_folders_are_not_replaced(tmp_path: Path) -> None:
     source = write(tmp_path / "m.pyth", "pyslowfast", random_network(TINY, CLIP))
     assert convert("pyslowfast", source, tmp_path / "out")[0].status == "done"
     assert convert("pyslowfast", source, tmp_path / "out")[0].status == "unchanged"

@@ -1,4 +1,4 @@
-"""A converted checkpoint where one of our own is taken: to predict, to evaluate, and to start a training from."""
+"""A converted checkpoint is used like one of our own: to predict, to evaluate and to start a training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def source(recipe: Recipe, tmp_path: Path) -> Path:
     return tmp_path / "peer.pyth"
 
 
-def test_predict_and_evaluate(
+def test_a_converted_checkpoint_predicts_and_is_evaluated(
     recipe: Recipe, source: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "w")
@@ -51,7 +51,7 @@ def test_predict_and_evaluate(
 
 
 @pytest.mark.exhaustive
-def test_start_a_training(
+def test_a_training_starts_from_a_converted_checkpoint(
     recipe: Recipe, source: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     at = tiny_workspace(tmp_path / "w")

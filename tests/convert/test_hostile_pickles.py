@@ -1,4 +1,4 @@
-"""Checkpoints that are made to crash whoever reads them, to run code, or to fill the memory; read in a process each."""
+"""Checkpoints crafted to crash their reader, run code or fill the memory; each is read in its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READ = """
 import json, os, resource, sys
 from pathlib import Path
 from slowfast_core.errors import InputError
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.convert.pickles import read_peer_file
 
 def read(path):
@@ -34,7 +34,7 @@ def read(path):
     try:
         read_person_boxes(path, path.name, 0.5) if "boxes" in path.name else read_peer_file(path)
     except InputError as error:
-        message = str(error)  # what the file held is freed after this block
+        message = str(error)  # the content of the file is freed after this block
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     print(json.dumps([path.name, message, grown]), flush=True)
     os._exit(0)
@@ -46,7 +46,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 
 def array(dtype: bytes, raw: bytes, flags: int = 0) -> bytes:
-    """The opcodes of an array of one element, as numpy writes them, but for the flags of its dtype."""
+    """Opcodes of an array of one element as numpy writes them, but with these flags of its dtype."""
     state = b"(I3\nV|\nNNNI8\nI8\nI%d\ntb" % flags
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntC\x01btR(I1\n(I1\nt"
@@ -68,7 +68,7 @@ def zipped(content: bytes, **storages: bytes) -> bytes:
 
 
 def tensor(size: str, stride: str, offset: int = 0, length: int = 2) -> bytes:
-    """The opcodes of a tensor in the storage `s`."""
+    """Opcodes of a tensor in the storage `s`."""
     storage = b"(Vstorage\nctorch\nFloatStorage\nVs\nVcpu\nI%d\ntQ" % length
     arguments = storage + b"I%d\n(%bt(%btI00\nccollections\nOrderedDict\n)R" % (offset, size.encode(), stride.encode())
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
@@ -103,7 +103,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """Of each file the exit code of the process that read it (a signal is negative), its message and its megabytes."""
+    """For each file: message and growth in megabytes, if it was read, and the exit code (negative for a signal)."""
     folder = tmp_path_factory.mktemp("hostile")
     for name, content in HOSTILE.items():
         (folder / name).write_bytes(content)
@@ -115,7 +115,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_nothing_crashes_or_fills_the_memory(name: str, outcomes: dict[str, list[Any]]) -> None:
+def test_a_hostile_file_neither_crashes_the_reader_nor_fills_the_memory(
+    name: str, outcomes: dict[str, list[Any]]
+) -> None:
     *refused, code = outcomes[name]
     assert code == 0
     message, megabytes = refused
@@ -139,7 +141,7 @@ def test_flags_of_a_plain_dtype_are_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("code", ["?", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
-def test_every_plain_dtype_order_and_shape(code: str, protocol: int, tmp_path: Path) -> None:
+def test_arrays_of_every_plain_dtype_order_and_shape_are_read(code: str, protocol: int, tmp_path: Path) -> None:
     numbers = np.arange(24).reshape(2, 3, 4)
     content = {
         "little": numbers.astype(f"<{code}" if code != "?" else code),
@@ -160,7 +162,7 @@ def test_every_plain_dtype_order_and_shape(code: str, protocol: int, tmp_path: P
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_tensors_are_what_torch_reads(new: bool, tmp_path: Path) -> None:
+def test_tensors_equal_those_read_by_torch(new: bool, tmp_path: Path) -> None:
     weight = torch.arange(24.0).reshape(4, 6)
     kinds = (
         torch.float16,

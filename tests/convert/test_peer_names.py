@@ -1,4 +1,4 @@
-"""A name of each kind, from the table of the peers' names."""
+"""Tensor names of other codebases are translated: one example of each kind of name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from slowfast_core.convert.names import Peer, caffe2_name, our_name
         ("pytorchvideo", "blocks.7.proj.weight", None),
     ],
 )  # fmt: skip
-def test_names(peer: Peer, theirs: str, ours: str | None) -> None:
+def test_names_are_translated_to_ours(peer: Peer, theirs: str, ours: str | None) -> None:
     assert our_name(peer, theirs) == ours
 
 
@@ -52,5 +52,5 @@ def test_names(peer: Peer, theirs: str, ours: str | None) -> None:
         ("something_else", "something_else"),
     ],
 )
-def test_caffe2_names(blob: str, name: str) -> None:
+def test_caffe2_names_are_translated_to_those_of_pyslowfast(blob: str, name: str) -> None:
     assert caffe2_name(blob) == name

@@ -1,5 +1,7 @@
-"""The recipes that repeat a peer's are those that its checkpoints agree with. Networks on the meta device: names and
-shapes are enough."""
+"""Recipes that reproduce models of other codebases match the checkpoints of these models.
+
+The networks are on the meta device, because names and shapes are enough.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ ALSO_PYSLOWFAST = {"something/slowfast_16x8_r50_v2"}
 
 
 def networks(peer: str, also: set[str]) -> list[str]:
-    """The first recipe of each network."""
+    """The first recipe of each different network."""
     names = [name for name in recipe_names() if peer in name or name in also]
     recipes = {name: load_recipe(name) for name in names}
     first = {(recipe.model, recipe.clip): name for name, recipe in reversed(recipes.items())}
@@ -35,15 +37,15 @@ def shapes_of(recipe: Recipe) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", networks("mmaction2", ALSO_MMACTION2))
-def test_mmaction2(name: str) -> None:
+def test_recipes_match_the_names_and_shapes_of_mmaction2(name: str) -> None:
     recipe = load_recipe(name)
     detect = recipe.model.head == "detect"
     state = mmaction2_state(shapes_of(recipe), "roi_head.bbox_head" if detect else "cls_head")
     if detect:
         unused = {key: torch.cat([state[key][:1], state[key]]) for key in state if "fc_cls" in key}
         state |= unused
-    for asked in (recipe, None):
-        converted, report = translate("mmaction2", PeerFile(state), asked)
+    for given in (recipe, None):
+        converted, report = translate("mmaction2", PeerFile(state), given)
         assert report.fits, str(report)
         assert converted.clip == recipe.clip
         assert report.mapped == len(converted.weights) == len(state)
@@ -51,12 +53,12 @@ def test_mmaction2(name: str) -> None:
 
 @pytest.mark.parametrize("caffe2", [False, True], ids=["pyth", "pkl"])
 @pytest.mark.parametrize("name", networks("pyslowfast", ALSO_PYSLOWFAST))
-def test_pyslowfast(name: str, caffe2: bool) -> None:
+def test_recipes_match_the_names_and_shapes_of_pyslowfast(name: str, caffe2: bool) -> None:
     recipe = load_recipe(name)
     state = shapes_of(recipe)
     renamed = caffe2_blobs(state) if caffe2 else pyslowfast_state(state)
-    for asked in (recipe, None):
-        converted, report = translate("pyslowfast", PeerFile(renamed, caffe2=caffe2), asked)
+    for given in (recipe, None):
+        converted, report = translate("pyslowfast", PeerFile(renamed, caffe2=caffe2), given)
         assert report.fits, str(report)
         assert report.mapped == len(converted.weights) == len(state)
         assert (converted.clip == recipe.clip) or any("clip" in setting for setting in report.assumed)

@@ -1,4 +1,4 @@
-"""What is no whole or no honest checkpoint: refused in one line with exit code 2, and nothing written."""
+"""Incomplete or malicious checkpoints are refused in one line with exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ CLIP = Clip(T=4, tau=16, alpha=8)
 
 
 class Payload:
-    """Runs a command in whoever unpickles it."""
+    """Runs a command in the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch ran",)
 
 
 class Calls:
+    """Calls a function in the process that unpickles it."""
+
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
 
@@ -39,7 +41,7 @@ class Calls:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,7 +57,7 @@ def write_good(suffix: str) -> Path:
 
 
 def refusal(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """The one line that `slowfast convert` says, after checking that it wrote nothing."""
+    """The line that `slowfast convert` prints; checks that it wrote nothing."""
     before = sorted(Path().rglob("*"))
     command = ["slowfast", "convert", "--from", "pyslowfast", str(source), "out", *options]
     monkeypatch.setattr(sys, "argv", command)
@@ -71,8 +73,8 @@ def refusal(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1, -10_000])
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
-def test_a_truncated_file(
-    suffix: str, kept: int, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_truncated_file_is_refused(
+    suffix: str, kept: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_good(suffix)
     path.write_bytes(path.read_bytes()[:kept])
@@ -80,8 +82,8 @@ def test_a_truncated_file(
 
 
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
-def test_a_pickle_that_would_run_code(
-    suffix: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_pickle_that_would_run_code_is_refused(
+    suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_good(suffix)
     if suffix == ".pkl":
@@ -92,8 +94,8 @@ def test_a_pickle_that_would_run_code(
     assert not Path("ran").exists()
 
 
-def test_a_checkpoint_of_another_depth(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_of_another_depth_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("own.yaml").write_text(
         "name: own\ndata: {name: own}\n"
@@ -111,8 +113,8 @@ def test_a_checkpoint_of_another_depth(
         ("cut", "1 with another shape (trunk.fast.stages.1.0.b.weight [4, 3, 1, 3, 3], here [4, 4, 1, 3, 3])"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(
-    change: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_missing_additional_and_misshapen_tensors_are_reported(
+    change: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, name = write_good(".pyth"), "s3.pathway1_res0.branch2.b.weight"
     state = torch.load(path)["model_state"]
@@ -136,11 +138,11 @@ def test_a_checkpoint_that_does_not_fit(
         ("s2.pathway0_res1.branch2.a.weight", None, "1 missing (trunk.slow.stages.0.1.a.weight)"),
     ],
 )
-def test_shapes_that_no_network_has(
+def test_shapes_of_no_network_are_refused(
     name: str,
     value: torch.Tensor | None,
     message: str,
-    here: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -151,8 +153,8 @@ def test_shapes_that_no_network_has(
     assert message in refusal(path, monkeypatch, capsys)
 
 
-def test_the_file_of_another_codebase(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_file_of_another_codebase_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model_state": {"blocks.0.conv.weight": torch.zeros(2)}}, "v.pyth")
     assert "no tensor name belongs to pyslowfast's" in refusal(Path("v.pyth"), monkeypatch, capsys)
@@ -161,7 +163,7 @@ def test_the_file_of_another_codebase(
 @pytest.mark.parametrize(
     "content", [[1, 2], "text", {}, {"blobs": {}}, {"model_state": {"lr": 0.1}}, {"blobs": {"w": np.array(["a"])}}]
 )
-def test_what_holds_no_weights(content: object, here: Path) -> None:
+def test_a_file_without_weights_is_refused(content: object, folder: Path) -> None:
     Path("model.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=r"contains (no weights|a \w+, not a mapping)"):
         read_peer_file(Path("model.pkl"))
@@ -181,7 +183,7 @@ def test_what_holds_no_weights(content: object, here: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_nothing_but_arrays_and_containers_is_read(payload: object, name: str, protocol: int, here: Path) -> None:
+def test_only_arrays_and_containers_are_read(payload: object, name: str, protocol: int, folder: Path) -> None:
     Path("model.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": payload}}, protocol=protocol))
     with pytest.raises(InputError) as error:
         read_peer_file(Path("model.pkl"))
@@ -190,7 +192,7 @@ def test_nothing_but_arrays_and_containers_is_read(payload: object, name: str, p
     assert not Path("ran").exists()
 
 
-def test_only_latin_1_is_encoded(here: Path) -> None:
+def test_encodings_other_than_latin_1_are_refused(folder: Path) -> None:
     stream = b"c_codecs\nencode\n(Vabc\nVrot13\ntR."
     Path("model.pkl").write_bytes(stream)
     with pytest.raises(InputError, match=r"_codecs\.encode with 'rot13'"):
@@ -198,7 +200,7 @@ def test_only_latin_1_is_encoded(here: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_of_every_protocol_are_read(protocol: int, here: Path) -> None:
+def test_arrays_of_every_protocol_are_read(protocol: int, folder: Path) -> None:
     arrays = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "swapped": np.arange(3, dtype=">f4")}
     content = {"blobs": {**arrays, "lr": np.float32(0.1), "name": "x", "wide": np.arange(4.0)}}
     Path("model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
@@ -209,8 +211,8 @@ def test_arrays_of_every_protocol_are_read(protocol: int, here: Path) -> None:
     assert file.state["swapped"].tolist() == [0, 1, 2]
 
 
-def test_a_checkpoint_of_python_2(here: Path) -> None:
-    """Caffe2's were written by it: text is bytes, and an array's buffer a latin-1 string."""
+def test_a_checkpoint_of_python_2_is_read(folder: Path) -> None:
+    """Checkpoints of Caffe2 were written by it: text is bytes, and the buffer of an array a latin-1 string."""
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
         b"(I1\n(I1\ntcnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x00\\x00\\x80?'\ntb"
@@ -219,13 +221,13 @@ def test_a_checkpoint_of_python_2(here: Path) -> None:
     assert read_peer_file(Path("model.pkl")).state["conv1_w"].tolist() == [1.0]
 
 
-def test_numpy_scalars_next_to_the_weights_are_no_harm(here: Path) -> None:
+def test_numpy_scalars_next_to_the_weights_are_accepted(folder: Path) -> None:
     meta = {"best": np.float64(0.7), "epoch": np.int64(3), "numbers": np.arange(3.0)}
     torch.save({"state_dict": {"w": torch.ones(2)}, "meta": meta}, "model.pth")
     assert read_peer_file(Path("model.pth")).state["w"].tolist() == [1, 1]
 
 
-def test_old_pytorch_files_are_read(here: Path) -> None:
+def test_old_pytorch_files_are_read(folder: Path) -> None:
     torch.save(
         {"model_state": {"w": torch.ones(2)}, "cfg": "A: {B: 1}"}, "m.pyth", _use_new_zipfile_serialization=False
     )
@@ -234,6 +236,6 @@ def test_old_pytorch_files_are_read(here: Path) -> None:
     assert file.state["w"].tolist() == [1, 1]
 
 
-def test_no_such_file(here: Path) -> None:
+def test_a_missing_file_is_reported(folder: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint"):
         read_peer_file(Path("none.pyth"))

@@ -1,6 +1,6 @@
-"""PyTorchVideo's own networks against ours with their weights converted: the same logits to 1e-5.
+"""Networks of PyTorchVideo and ours with their converted weights have the same logits, to 1e-5.
 
-PyTorchVideo comes without torchvision, of which its head takes RoIAlign: a module with ours stands in for it.
+PyTorchVideo needs RoIAlign of torchvision, which is not installed: a module with our RoIAlign replaces it.
 B clips, C channels, T frames, H height, W width, K boxes, A classes.
 """
 
@@ -42,7 +42,7 @@ class RoIAlign(nn.Module):
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Any]:
-    """`pytorchvideo.models.hub`, imported with the stand-in in place."""
+    """`pytorchvideo.models.hub`, imported with the replacement of torchvision."""
     torchvision, ops = ModuleType("torchvision"), ModuleType("torchvision.ops")
     torchvision.ops, ops.RoIAlign = ops, RoIAlign  # type: ignore[attr-defined]
     threads = torch.get_num_threads()
@@ -57,7 +57,7 @@ def hub() -> Iterator[Any]:
 
 
 def randomise(network: nn.Module) -> nn.Module:
-    """Random statistics of batch norm, kept so small that logits stay near 1 through a hundred layers."""
+    """Set random statistics of batch norm, small enough that logits stay near 1 after a hundred layers."""
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm3d):
             high = 0.3 if name.endswith("norm_c") else 1.0
@@ -66,7 +66,7 @@ def randomise(network: nn.Module) -> nn.Module:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
         elif isinstance(module, nn.AvgPool3d) and module.kernel_size[1:] == (7, 7):
-            module.kernel_size = (module.kernel_size[0], SIZE // 32, SIZE // 32)  # of 224 pixels otherwise
+            module.kernel_size = (module.kernel_size[0], SIZE // 32, SIZE // 32)  # made for 224 pixels otherwise
     return network.eval()
 
 
@@ -80,13 +80,13 @@ def convert_and_load(theirs: nn.Module, folder: Path) -> tuple[nn.Module, Clip, 
 
 
 def pathways(clips_BCTHW: Tensor) -> list[Tensor]:
-    """As the subsampling of PyTorchVideo's transforms packs them; those cannot be imported without torchvision."""
+    """Subsampled as by PyTorchVideo's transforms, which cannot be imported without torchvision."""
     frames = clips_BCTHW.shape[2]
     return [clips_BCTHW[:, :, torch.linspace(0, frames - 1, frames // 4).long()], clips_BCTHW.clone()]
 
 
 def check_spread(logits: Tensor) -> None:
-    """Numbers so close to each other, or to zero, that an error of 1e-5 was one, would prove nothing."""
+    """Check that logits differ enough from each other, and from zero, for a tolerance of 1e-5 to be meaningful."""
     assert 0.05 < logits.std() < 10
 
 
@@ -99,7 +99,9 @@ def check_spread(logits: Tensor) -> None:
     ],
 )
 @torch.inference_mode()
-def test_slowfast(hub: dict[str, Hub], name: str, clip: Clip, parameters: int | None, tmp_path: Path) -> None:
+def test_slowfast_networks_have_the_logits_of_pytorchvideo(
+    hub: dict[str, Hub], name: str, clip: Clip, parameters: int | None, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     theirs = randomise(hub[name]())
     ours, found, report = convert_and_load(theirs, tmp_path)
@@ -114,7 +116,7 @@ def test_slowfast(hub: dict[str, Hub], name: str, clip: Clip, parameters: int | 
 
 
 @torch.inference_mode()
-def test_slow(hub: dict[str, Hub], tmp_path: Path) -> None:
+def test_a_slow_network_has_the_logits_of_pytorchvideo(hub: dict[str, Hub], tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = randomise(hub["slow_r50"]())
     ours, clip, _ = convert_and_load(theirs, tmp_path)
@@ -126,7 +128,7 @@ def test_slow(hub: dict[str, Hub], tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_detection(hub: dict[str, Hub], tmp_path: Path) -> None:
+def test_a_detection_network_has_the_logits_of_pytorchvideo(hub: dict[str, Hub], tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = randomise(hub["slowfast_r50_detection"]())
     theirs.detection_head.activation = None  # logits, not their sigmoid

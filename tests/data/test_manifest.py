@@ -1,4 +1,4 @@
-"""The manifest's column of predicted boxes is there where there are some, and nowhere else."""
+"""A manifest has a column of predicted boxes only if it has predicted boxes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_predicted_boxes_are_kept(tmp_path: Path) -> None:
     assert [[list(box) for box in of] if of is not None else None for of in kept] == [people, [], None]
 
 
-def test_a_manifest_without_them_is_what_it_always_was(tmp_path: Path) -> None:
+def test_a_manifest_without_predicted_boxes_has_no_such_column(tmp_path: Path) -> None:
     without = manifest(None, None)
     without.write(tmp_path / "m.parquet")
-    always = [name for name in SCHEMA.names if name not in OPTIONAL]
-    assert pq.read_schema(tmp_path / "m.parquet").names == always
-    Manifest(without.rows[always], without.labels).write(tmp_path / "old.parquet")
+    required = [name for name in SCHEMA.names if name not in OPTIONAL]
+    assert pq.read_schema(tmp_path / "m.parquet").names == required
+    Manifest(without.rows[required], without.labels).write(tmp_path / "old.parquet")
     assert (tmp_path / "old.parquet").read_bytes() == (tmp_path / "m.parquet").read_bytes()
     assert read_manifest(tmp_path / "old.parquet").rows["proposals"].isna().all()

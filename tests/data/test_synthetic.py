@@ -1,4 +1,4 @@
-"""The generated data sets: official files, the same bytes every time, and classes that only motion distinguishes."""
+"""The generated data sets have official files, reproducible bytes, and classes that only motion distinguishes."""
 
 import csv
 import hashlib
@@ -54,7 +54,7 @@ def test_same_settings_give_the_same_bytes(write, tmp_path):
     assert not videos & set(digests(tmp_path / "c").values())
 
 
-def test_is_written_once(tmp_path):
+def test_a_set_is_written_again_only_if_its_settings_change(tmp_path):
     folder = tmp_path / "set"
     write_kinetics(SMALL, folder)
     (folder / "mark").touch()
@@ -66,20 +66,20 @@ def test_is_written_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_leftover_of_a_killed_run_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / ".set.writing").mkdir()
-    (tmp_path / ".set.writing" / "torn.mp4").touch()
+    (tmp_path / ".set.writing" / "incomplete.mp4").touch()
     write_kinetics(SMALL, tmp_path / "set")
-    assert not list((tmp_path / "set").rglob("torn.mp4"))
+    assert not list((tmp_path / "set").rglob("incomplete.mp4"))
 
 
-def test_size_that_no_encoder_takes_is_refused(tmp_path):
+def test_an_odd_size_is_refused(tmp_path):
     with pytest.raises(InputError, match="even size"):
         write_kinetics(SMALL.model_copy(update={"size": 33}), tmp_path / "set")
 
 
 @pytest.mark.parametrize(("split", "videos"), [("train", 2), ("val", 1)])
-def test_kinetics_csv_names_every_video(kinetics, split, videos):
+def test_kinetics_csv_lists_every_video(kinetics, split, videos):
     header, *rows = read_csv(kinetics / f"{split}.csv")
     assert header == ["label", "youtube_id", "time_start", "time_end", "split"]
     assert sorted(row[0] for row in rows) == sorted(MOTIONS * videos)
@@ -90,7 +90,7 @@ def test_kinetics_csv_names_every_video(kinetics, split, videos):
         assert (kinetics / "videos" / label / f"{video}_{int(start):06d}_{int(end):06d}.mp4").is_file()
 
 
-def test_videos_decode_whole(kinetics, ava):
+def test_videos_are_decoded_completely(kinetics, ava):
     for folder, side in ((kinetics, SMALL.size), (ava, 2 * SMALL.size)):
         for path in folder.rglob("*.mp4"):
             reader = decord.VideoReader(str(path))
@@ -98,7 +98,7 @@ def test_videos_decode_whole(kinetics, ava):
             assert reader.get_avg_fps() == SMALL.fps
 
 
-def test_ava_files_are_official(ava):
+def test_ava_files_have_the_official_format(ava):
     rows = read_csv(ava / "train.csv")
     assert {len(row) for row in rows} == {8}
     assert {row[1] for row in rows} == {"0001", "0002"}
@@ -117,8 +117,8 @@ def test_ava_files_are_official(ava):
     assert len({key[3:] for key in actions}) > 0.9 * len(actions)  # boxes move from key frame to key frame
 
 
-def test_ava_boxes_hold_their_actors(ava):
-    """Nearly all that stands out from the background at a key frame is inside the boxes, and fills them."""
+def test_ava_boxes_contain_their_actors(ava):
+    """At key frames, nearly all foreground pixels are inside the boxes, of which they fill a good part."""
     side = 2 * SMALL.size
     frames: dict[tuple[str, str], set[tuple[float, ...]]] = {}
     for row in read_csv(ava / "train.csv"):
@@ -140,7 +140,7 @@ def test_ava_boxes_hold_their_actors(ava):
 
 
 def states(label: str) -> np.ndarray:
-    """The sprite's state [F, 5] at each frame: x, y, twice its angle (half a turn maps it to itself), size."""
+    """The sprite's state [F, 5]: x, y, cosine and sine of twice its angle (half a turn maps it to itself), size."""
     path = synthetic._path(np.random.default_rng(0), [label], np.array([9.0, 9.0]), np.zeros(2), 0.2, 48, 64)
     return np.stack([path.x, path.y, np.cos(2 * path.angle), np.sin(2 * path.angle), path.scale], axis=1)
 
@@ -148,7 +148,7 @@ def states(label: str) -> np.ndarray:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_slow_pathway_cannot_distinguish_the_classes_of_a_pair(pair):
     one, other = (states(label) for label in pair)
-    if pair[0].startswith("sliding"):  # at every eighth frame all slides stand still
+    if pair[0].startswith("sliding"):  # in every eighth frame, a sliding sprite is at the same place
         assert np.ptp(one[::8], axis=0).max() < 1e-3
         assert np.ptp(other[::8], axis=0).max() < 1e-3
     else:
@@ -175,8 +175,8 @@ def probe(train: np.ndarray, train_labels: np.ndarray, held_out: np.ndarray, lab
     return float(((b @ weights).argmax(1) == labels).mean())
 
 
-def test_only_motion_reports_the_class():
-    """One frame leaves a probe at chance (1/8); how alike frames are at each distance in time does not."""
+def test_only_motion_distinguishes_the_classes():
+    """A linear probe is near chance (1/8) on single frames, and above it on differences of frames at various lags."""
 
     def frame(videos: np.ndarray) -> np.ndarray:
         picture = videos[:, 20].reshape(len(videos), 8, 4, 8, 4)

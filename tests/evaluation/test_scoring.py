@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from awkward import KINDS, colourful_frames
 from numpy.typing import NDArray
-from reference import reference
+from reference import reference_frames
+from video_kinds import KINDS, colourful_frames
 from videos import moving_frames, psnr, write_video
 
 from slowfast_core.data.video.decoding import pick_frames
@@ -75,7 +75,7 @@ def test_each_frame_of_a_video_is_decoded_once(checkpoint: Path, videos: list[Pa
 def test_frames_of_a_video_equal_those_of_a_player(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     path = KINDS[kind](tmp_path / kind, colourful_frames())
     video = Scorer(checkpoint).read(path)
-    shown = reference(path, video.info.fps, video.info.frames)
+    shown = reference_frames(path, video.info.fps, video.info.frames)
     assert video.info.frames == (30 if kind == "trimmed" else 40)
     found = [int(np.argmax([psnr(frame, picture) for picture in shown])) for frame in video.frames.numpy()]
     starts = [(video.info.frames - 8) * i // 3 for i in range(4)]

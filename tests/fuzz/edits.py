@@ -1,4 +1,4 @@
-"""Edits of bytes that parsers have trouble with: what is cut, repeated, spliced, nested, and numbers of any size."""
+"""Random edits of bytes that are hard for parsers: cuts, repetitions, splices, nesting and numbers of any size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIECES = {"text": NUMBERS + TEXTS, "pickle": (*OPCODES, *OPCODES, *SIZES, *NUMBE
 
 
 def edited(data: bytes, others: list[bytes], kind: str, drawn: random.Random) -> bytes:
-    """`data` with one to eight edits; `others` are what pieces are spliced in from."""
+    """`data` with one to eight edits; pieces of `others` are spliced in."""
     for _ in range(drawn.choice((1, 1, 1, 2, 3, 8))):
         data = EDITS[drawn.randrange(len(EDITS))](data, others, kind, drawn)
     return data
@@ -59,8 +59,8 @@ def splice(data: bytes, others: list[bytes], kind: str, drawn: random.Random) ->
     return data[:at] + other[start:end] + data[at + drawn.choice((0, end - start)) :]
 
 
-def number(data: bytes, others: list[bytes], kind: str, drawn: random.Random) -> bytes:
-    """Another number in place of one."""
+def replace_number(data: bytes, others: list[bytes], kind: str, drawn: random.Random) -> bytes:
+    """Replace a number by another one."""
     found = list(re.finditer(rb"[0-9]+", data))
     if not found:
         return data
@@ -68,4 +68,4 @@ def number(data: bytes, others: list[bytes], kind: str, drawn: random.Random) ->
     return data[: match.start()] + drawn.choice(NUMBERS) + data[match.end() :]
 
 
-EDITS = (cut, flip, flip, insert, insert, insert, repeat, nest, splice, number)
+EDITS = (cut, flip, flip, insert, insert, insert, repeat, nest, splice, replace_number)

@@ -1,8 +1,8 @@
-"""Reads damaged and hostile checkpoints and person boxes in forked processes, and counts what became of them.
+"""Reads damaged and hostile checkpoints and person boxes in forked processes, and counts the outcomes.
 
     python tests/fuzz/fuzz_pickles.py --count 100000
 
-Exit code 1 when one ended its process by a signal, took longer than the limit, or raised anything but InputError.
+Exit code 1 if a file ended its process by a signal, took longer than the limit, or raised anything but InputError.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import edits
 import pickle_seeds
 
 from slowfast_core.convert.pickles import read_peer_file
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.errors import InputError
 
-LIMIT = 5  # seconds of CPU a file
-WALL = 60  # seconds a file, should it sleep
-BATCH = 250  # files a process
-MEMORY = 4 << 30  # of address space, on top of what the process has
+LIMIT = 5  # seconds of CPU time per file
+WALL = 60  # seconds per file, in case it sleeps
+BATCH = 250  # files per process
+MEMORY = 4 << 30  # bytes of address space, in addition to that of the process at its start
 
 
 class Source:
-    """File `number` is always the same."""
+    """Generates files; file `number` depends only on the seed and its number."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -41,7 +41,7 @@ class Source:
         self.boxes = pickle_seeds.box_pickles()
 
     def file(self, number: int) -> tuple[str, bytes]:
-        """The name's ending and the bytes."""
+        """Suffix and bytes of a file."""
         drawn = random.Random(f"{self.seed} {number}")
         if drawn.random() < 0.65:
             boxes = drawn.random() < 0.3
@@ -55,7 +55,7 @@ class Source:
 
 
 def read(path: Path) -> str:
-    """ "read" or "refused"; anything but InputError comes through."""
+    """Return "read" or "refused"; raises anything but InputError."""
     try:
         if path.name.endswith(".boxes.pkl"):
             read_person_boxes(path, path.name, 0.5)
@@ -69,29 +69,29 @@ def read(path: Path) -> str:
 
 
 def work(source: Source, numbers: range, folder: Path, report: int) -> None:
-    """In the forked process: a line for each file as soon as it is done."""
+    """Run in the forked process: writes a line to `report` after each file."""
     soft = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
     for number in numbers:
-        ending, data = source.file(number)
-        path = folder / f"file{ending}"
+        suffix, data = source.file(number)
+        path = folder / f"file{suffix}"
         path.write_bytes(data)
         started = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, LIMIT)  # its own time, whatever else the machine does
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)  # CPU time of the process, independent of other load
         signal.alarm(WALL)
         try:
-            became = read(path)
-        except BaseException:  # noqa: BLE001  whatever it is, it is counted
-            became = "escaped"
+            outcome = read(path)
+        except BaseException:  # noqa: BLE001  counts every kind of error
+            outcome = "escaped"
             os.write(2, f"file {number}:\n{traceback.format_exc()[-1500:]}\n".encode())
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        os.write(report, f"{number} {became} {time.process_time() - started:.3f} {peak}\n".encode())
+        os.write(report, f"{number} {outcome} {time.process_time() - started:.3f} {peak}\n".encode())
 
 
 def run(source: Source, numbers: range, folder: Path) -> tuple[list[list[str]], int]:
-    """The lines of a forked process, and the signal that ended it (0: none)."""
+    """Lines of a forked process, and its exit code (negative for a signal)."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -108,14 +108,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    source, became = Source(asked.seed), Counter[str]()
+    options = parser.parse_args()
+    source, outcomes = Source(options.seed), Counter[str]()
     slowest, least, most, number = 0.0, 1 << 30, 0, 0
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        while number < asked.count:
-            done, code = run(source, range(number, min(number + BATCH, asked.count)), Path(folder))
-            became.update(line[1] for line in done)
+        while number < options.count:
+            done, code = run(source, range(number, min(number + BATCH, options.count)), Path(folder))
+            outcomes.update(line[1] for line in done)
             slowest = max([slowest, *(float(line[2]) for line in done)])
             peaks = [int(line[3]) for line in done]
             least, most = min([least, *peaks]), max([most, *peaks])
@@ -123,14 +123,15 @@ def main() -> int:
             if code:
                 kind = "over the limit" if -code in (signal.SIGALRM, signal.SIGPROF) else "ended by a signal"
                 print(f"file {number}: {kind} ({code})", file=sys.stderr)
-                became[kind] += 1
+                outcomes[kind] += 1
                 number += 1
     print(
-        f"{number} files: {became['read']} read, {became['refused']} refused, {became['ended by a signal']} signals, "
-        f"{became['over the limit']} over {LIMIT} s, {became['escaped']} other errors; slowest {slowest:.2f} s, "
+        f"{number} files: {outcomes['read']} read, {outcomes['refused']} refused, "
+        f"{outcomes['ended by a signal']} signals, {outcomes['over the limit']} over {LIMIT} s, "
+        f"{outcomes['escaped']} other errors; slowest {slowest:.2f} s, "
         f"memory grew by at most {most - least} MB, {time.monotonic() - started:.0f} s in all"
     )
-    return int(became["read"] + became["refused"] < number)
+    return int(outcomes["read"] + outcomes["refused"] < number)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run of a fuzz target: examples until the time is up, each in bounded time, and nothing but InputError."""
+"""Runs a fuzz target on examples until the time is up; each takes bounded time and raises only InputError."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from slowfast_core.errors import InputError
 
-PLAIN, LONG = 10, 300  # seconds of a target in the plain suite and in the long run
-SLOWEST = 10  # seconds of an example; on a busy machine too
+PLAIN, LONG = 10, 300  # seconds per target in the plain suite and in the long run
+SLOWEST = 10  # seconds per example, also on a busy machine
 LARGEST = 1000  # megabytes by which the process may grow
-EXAMPLES = 25  # in a row, between looks at the clock
+EXAMPLES = 25  # examples between checks of the time
 
 Target = Callable[[st.DataObject], None]
 
 
 def fuzz(target: Target, seconds: int) -> None:
-    """Run the target for so many seconds. Each round has its own seed, so that a failure happens again."""
+    """Run the target for this time. Each round has its own seed, so that a failure is reproducible."""
     before, end = _peak(), time.monotonic() + seconds
     rounds = refused = 0
     while time.monotonic() < end:
@@ -32,7 +32,7 @@ def fuzz(target: Target, seconds: int) -> None:
 
 
 def _round(target: Target, number: int) -> int:
-    """How many examples were refused."""
+    """Run a round; returns the number of refused examples."""
     refused = 0
 
     @seed(number)

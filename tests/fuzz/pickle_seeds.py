@@ -1,4 +1,4 @@
-"""Whole files to start from: pickles of every protocol and writer, and both formats of `torch.save`."""
+"""Valid files for the fuzz targets to edit: pickles of every protocol and writer, and both formats of `torch.save`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def torch_files() -> list[bytes]:
 
 
 def rezipped(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """A file of the new format whose `data.pkl` is changed, with the right checksums."""
+    """A file of the new format with a changed `data.pkl` and correct checksums."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(target, "w") as copy:
         for entry in source.infolist():

@@ -1,6 +1,6 @@
-"""Every reader of files that others wrote, fed with edited files: it reads them, or raises InputError.
+"""Readers of foreign files get edited files: they read them, or raise InputError.
 
-Ten seconds a target here, five minutes in the long run. `fuzz_pickles.py` goes on where a crash must not end the run.
+Ten seconds per target here, five minutes in the long run. `fuzz_pickles.py` forks processes, so it survives crashes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from videos import ava_row
 
 from slowfast_core.convert.convert import translate
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
-from slowfast_core.data.annotations.ava import AvaOptions
-from slowfast_core.data.annotations.charades import read_annotations as read_charades
-from slowfast_core.data.annotations.common import Table, TextFile, Videos, read_names
+from slowfast_core.data.annotations.class_names import read_names
+from slowfast_core.data.annotations.formats import format_named
+from slowfast_core.data.annotations.interface import ReaderInput, Table
 from slowfast_core.data.annotations.label_map import read_label_map
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.once import RECORD, StageResult, read_result
 from slowfast_core.recipe.load import RECIPES as FOLDER
-from slowfast_core.recipe.load import Data, load_recipe, recipe_names
-from slowfast_core.stages.ingest import _read
+from slowfast_core.recipe.load import load_recipe, recipe_names
 from slowfast_core.training.checks import read_record
 
 CELLS = "S,Kitchen,6,7,Yes,script,objects,descriptions"
@@ -60,7 +61,7 @@ VIDEOS = Videos(["a.mp4", "b.mp4", "c/a.mp4", "d/000001.jpg", "d/000002.jpg"])
 
 
 def changed(data: st.DataObject, seeds: list[bytes], kind: str = "text") -> bytes:
-    """One of the whole files with some edits; now and then bytes of hypothesis's own."""
+    """One of the valid files with some edits; sometimes arbitrary bytes."""
     if data.draw(st.integers(0, 19)) == 0:
         return data.draw(st.binary(max_size=300))
     drawn = random.Random(data.draw(st.integers(0, 2**64)))
@@ -72,7 +73,7 @@ def text(data: st.DataObject, seeds: list[bytes]) -> str:
 
 
 def annotations(folder: Path) -> Target:
-    """All formats, each with a changed file, changed labels, or both."""
+    """All annotation formats, with a changed file, changed labels, or both."""
     seeds = [whole.encode() for _, whole, _ in ANNOTATIONS]
     names = [labels for _, _, labels in ANNOTATIONS if labels]
 
@@ -81,30 +82,30 @@ def annotations(folder: Path) -> Target:
         what = data.draw(st.integers(0, 3))
         file = TextFile("a.txt", text(data, [whole.encode(), *seeds[:1]]) if what else whole)
         label_file = labels and TextFile("labels", text(data, [labels, *names]) if what != 1 else labels.decode())
-        settings = Data.model_validate({"name": "own", "format": format_, "source": "x", "holdout": 0.5})
-        _read(settings, [Table(file, None)], label_file or None, "x", VIDEOS, AvaOptions())
+        given = ReaderInput([Table(file, None)], label_file or None, VIDEOS, root="x", holdout=0.5)
+        format_named(format_).read(given)
 
     return target
 
 
 def folders(folder: Path) -> Target:
-    """Names of files, of a source with a folder a class."""
+    """File names of a source with a folder per class."""
     keys = st.lists(st.text(st.sampled_from("ab/._0é\n\\"), max_size=20).map(lambda name: f"{name}.mp4"), max_size=20)
 
     def target(data: st.DataObject) -> None:
-        settings = Data.model_validate({"name": "own", "format": "folders", "source": "x", "holdout": 0.5})
-        _read(settings, [], None, "x", Videos(data.draw(keys)), AvaOptions())
+        format_named("folders").read(ReaderInput([], None, Videos(data.draw(keys)), root="x", holdout=0.5))
 
     return target
 
 
 def label_files(folder: Path) -> Target:
-    """Text, JSON, pbtxt and Charades' classes."""
+    """Label files: text, JSON, pbtxt and the classes of Charades."""
     seeds = [b"run\njump\n", TEMPLATES, b'["a", "b"]', PBTXT, CLASSES, b'label { name: "a" label_id: 3 } # c\n']
+    charades = [Table(TextFile("a", ANNOTATIONS[5][1]), None)]
     readers: list[Callable[[TextFile], object]] = [
         read_names,
         read_label_map,
-        lambda labels: read_charades([Table(TextFile("a", ANNOTATIONS[5][1]), None)], labels, 0.5, VIDEOS),
+        lambda labels: format_named("charades").read(ReaderInput(charades, labels, VIDEOS, holdout=0.5)),
     ]
 
     def target(data: st.DataObject) -> None:
@@ -127,7 +128,7 @@ def person_boxes(folder: Path) -> Target:
 
 
 def recipes(folder: Path) -> Target:
-    """Files, and what `--set` gives."""
+    """Recipe files and overrides by `--set`."""
     seeds = [(FOLDER / f"{name}.yaml").read_bytes() for name in recipe_names()[:12]]
     values = st.one_of(st.text(max_size=30), st.sampled_from([piece.decode("latin-1") for piece in edits.NUMBERS]))
     keys = st.sampled_from(["seed", "train.steps", "data.annotations", "model.beta", "compute", "a.b", "finetune.seed"])
@@ -144,7 +145,7 @@ def recipes(folder: Path) -> Target:
 
 
 def pickles(folder: Path) -> Target:
-    """Caffe2's, and both formats of torch.save, as `slowfast convert` reads them."""
+    """Checkpoints of Caffe2 and both formats of torch.save, as `slowfast convert` reads them."""
     plain, (zipped, old) = pickle_seeds.pickles(), pickle_seeds.torch_files()
 
     def target(data: st.DataObject) -> None:
@@ -160,7 +161,7 @@ def pickles(folder: Path) -> Target:
 
 
 def conversions(folder: Path) -> Target:
-    """Weights that were read, of names that are known and shapes that no network has."""
+    """Weights with known names, but with shapes of no network."""
     names = [
         "s1.pathway0_stem.conv.weight",
         "s1.pathway1_stem.conv.weight",
@@ -182,14 +183,14 @@ def conversions(folder: Path) -> Target:
 
 
 def _shape(name: str, drawn: random.Random) -> list[int]:
-    """Mostly of as many dimensions as it has, so that something can be wrong beyond that."""
+    """A random shape, mostly with the right number of dimensions, so that errors beyond that are found."""
     usual = 5 if "head" not in name else 1 if name.endswith("bias") else 2
     dimensions = usual if drawn.random() < 0.95 else drawn.randrange(6)
     return [drawn.choice((1, 1, 3, 5, 8)) if drawn.random() < 0.98 else 0 for _ in range(dimensions)]
 
 
 def manifests(folder: Path) -> Target:
-    """Changed bytes, and whole files with changed labels."""
+    """Manifests with changed bytes, and valid files with changed labels."""
     path = folder / "manifest.parquet"
     rows = [{**ava_row("one", "one.mp4", second), "proposals": None} for second in range(20)]
     table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
@@ -235,31 +236,31 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("make", TARGETS)
-def test_only_input_errors_escape(make: Callable[[Path], Target], tmp_path: Path) -> None:
+def test_readers_raise_only_input_errors(make: Callable[[Path], Target], tmp_path: Path) -> None:
     fuzz(make(tmp_path), PLAIN)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(2 * LONG)
 @pytest.mark.parametrize("make", TARGETS)
-def test_only_input_errors_escape_for_long(make: Callable[[Path], Target], tmp_path: Path) -> None:
+def test_readers_raise_only_input_errors_in_a_long_run(make: Callable[[Path], Target], tmp_path: Path) -> None:
     fuzz(make(tmp_path), LONG)
 
 
-def fuzzed(count: int) -> str:
+def fuzz_pickles(count: int) -> str:
     command = [sys.executable, str(Path(__file__).with_name("fuzz_pickles.py")), "--count", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def test_some_pickles_in_forked_processes() -> None:
-    assert re.search("600 files: .* 0 signals, 0 over 5 s, 0 other errors", fuzzed(600))
+def test_some_pickles_neither_crash_nor_hang_their_reader() -> None:
+    assert re.search("600 files: .* 0 signals, 0 over 5 s, 0 other errors", fuzz_pickles(600))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-def test_100_000_pickles_in_forked_processes() -> None:
-    output = fuzzed(100_000)
+def test_100_000_pickles_neither_crash_nor_hang_their_reader() -> None:
+    output = fuzz_pickles(100_000)
     print(output)
     assert re.search("100000 files: .* 0 signals, 0 over 5 s, 0 other errors", output)

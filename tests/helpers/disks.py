@@ -1,4 +1,4 @@
-"""Disks without room."""
+"""Filling of a disk in tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def fill(disk: Path, leave_kb: int = 0) -> Path:
-    """Take all room but so much, by a file that is returned."""
+    """Fill the disk except for `leave_kb`; returns the file that takes the space."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):

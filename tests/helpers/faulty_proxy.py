@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-OF_REQUESTS = ("InternalError", "SlowDown", "reset")
-OF_BODIES = ("reset body", "cut", "corrupt", "slow", "stall")
+REQUEST_FAULTS = ("InternalError", "SlowDown", "reset")
+BODY_FAULTS = ("reset body", "cut", "corrupt", "slow", "stall")
 ERRORS = {
     "InternalError": 500,
     "SlowDown": 503,
@@ -33,13 +33,13 @@ class Request:
     method: str
     path: str  # of the URL, unquoted
     query: str
-    range: str  # of an object: "bytes=0-9", or "" for all
+    range: str  # of the object: "bytes=0-9", or "" for the whole object
     payer: str  # the value of the request-payer header
-    nth: int  # how many equal requests came before
+    nth: int  # number of equal requests before this one
 
     @property
     def key(self) -> str:
-        """The object that is read, without its bucket; "" for any other request."""
+        """Key of the object that a request reads, without the bucket; "" for other requests."""
         reads = self.method == "GET" and "list-type" not in self.query
         return self.path.split("/", 2)[2] if reads else ""
 
@@ -49,8 +49,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Seeded:
-    """Faults that depend on the request alone, not on the order of the threads; never more than `in_a_row` running."""
+class SeededFaults:
+    """Random faults that depend on the request alone, not on thread timing; at most `in_a_row` consecutive ones."""
 
     seed: int
     share: float
@@ -59,11 +59,11 @@ class Seeded:
     def __call__(self, request: Request) -> str | None:
         chance = random.Random(f"{self.seed} {request.method} {request.key} {request.range} {request.nth}")
         strikes = request.nth % (self.in_a_row + 1) < self.in_a_row and chance.random() < self.share
-        return chance.choice(OF_REQUESTS + OF_BODIES if request.key else OF_REQUESTS) if strikes else None
+        return chance.choice(REQUEST_FAULTS + BODY_FAULTS if request.key else REQUEST_FAULTS) if strikes else None
 
 
 class FaultyProxy:
-    """Forwards to `upstream`. `fault(request)` is one of OF_REQUESTS, ERRORS or, for objects, OF_BODIES."""
+    """Forwards to `upstream`. `fault(request)` is one of REQUEST_FAULTS, ERRORS or, for objects, BODY_FAULTS."""
 
     def __init__(self, upstream: str, stall_seconds: float = 60) -> None:
         self.fault: Callable[[Request], str | None] = lambda request: None
@@ -71,7 +71,7 @@ class FaultyProxy:
         self.stalled = threading.Event()
         self.stall_seconds = stall_seconds
         self.released = threading.Event()
-        self.running, self.most_running = 0, 0  # bodies of objects under way
+        self.running, self.max_running = 0, 0  # responses in progress
         self._upstream = urlsplit(upstream)
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
@@ -81,28 +81,28 @@ class FaultyProxy:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
-    def read(self) -> list[str]:
-        """The names of the objects read, in order; a name comes again with each request."""
+    def names_read(self) -> list[str]:
+        """Names of the objects read, one for each request, in order."""
         return [request.name for request, _ in self.log if request.key]
 
     @property
     def faults(self) -> Counter[str]:
         return Counter(fault for _, fault in self.log if fault)
 
-    def enter(self, method: str, url: str, asked: str, payer: str) -> str | None:
+    def log_request(self, method: str, url: str, range_: str, payer: str) -> str | None:
         path, _, query = url.partition("?")
         with self._lock:
-            nth = self._seen[method, url, asked]
-            self._seen[method, url, asked] += 1
-            request = Request(method, unquote(path), query, asked, payer, nth)
+            nth = self._seen[method, url, range_]
+            self._seen[method, url, range_] += 1
+            request = Request(method, unquote(path), query, range_, payer, nth)
             fault = self.fault(request)
             self.log.append((request, fault))
         return fault
 
-    def count(self, step: int) -> None:
+    def count_running(self, step: int) -> None:
         with self._lock:
             self.running += step
-            self.most_running = max(self.most_running, self.running)
+            self.max_running = max(self.max_running, self.running)
 
     def forward(
         self, method: str, url: str, body: bytes, headers: dict[str, str]
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.proxy.enter(
+        fault = self.proxy.log_request(
             self.command, self.path, self.headers.get("Range", ""), self.headers.get("x-amz-request-payer", "")
         )
         if fault == "reset":
@@ -158,11 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "corrupt" and body:
             body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
         if fault == "slow":
-            self.proxy.count(1)
+            self.proxy.count_running(1)
             for start in range(0, half, half // 8 + 1):
                 self.wfile.write(body[start : min(start + half // 8 + 1, half)])
                 time.sleep(0.01)
-            self.proxy.count(-1)
+            self.proxy.count_running(-1)
             self.wfile.write(body[half:])
         elif fault in ("cut", "reset body", "stall"):
             self.wfile.write(body[:half])
@@ -187,5 +187,5 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError:  # the client is gone, killed perhaps
+        except OSError:  # the client has disconnected or was killed
             self.close_connection = True

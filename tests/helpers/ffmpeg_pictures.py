@@ -1,7 +1,7 @@
-"""The pictures of a video as the program `ffmpeg` gives them: decoded, turned and converted by FFmpeg's own filters.
+"""Frames of a video as the program `ffmpeg` shows them: decoded, rotated and converted by FFmpeg's own filters.
 
-Which filters turn a picture is the rule of ffmpeg_filter.c, on the display matrix of the frame. Nothing of the project
-is used, and no NumPy operation moves a pixel.
+The filters that rotate a frame are chosen from its display matrix, as in ffmpeg_filter.c. No code of the project is
+used, and no NumPy operation moves a pixel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def ffmpeg_pictures(path: Path) -> list[NDArray[np.uint8]]:
-    """All frames in the order of display, RGB."""
+    """All frames in display order, RGB."""
     graph, pictures = None, []
     with av.open(str(path), metadata_errors="replace") as container:
         stream = max(container.streams.video, key=lambda stream: stream.width * stream.height)
@@ -32,7 +32,7 @@ def ffmpeg_pictures(path: Path) -> list[NDArray[np.uint8]]:
 def _graph(stream: Any, frame: Any) -> Graph:
     graph = Graph()
     last = graph.add_buffer(template=stream, width=frame.width, height=frame.height, format=frame.format)
-    for name, options in [*_upright(frame), ("format", "pix_fmts=rgb24"), ("buffersink", None)]:
+    for name, options in [*_rotation_filters(frame), ("format", "pix_fmts=rgb24"), ("buffersink", None)]:
         following = graph.add(name, options) if options else graph.add(name)
         last.link_to(following)
         last = following
@@ -40,7 +40,7 @@ def _graph(stream: Any, frame: Any) -> Graph:
     return graph
 
 
-def _upright(frame: Any) -> list[tuple[str, str | None]]:
+def _rotation_filters(frame: Any) -> list[tuple[str, str | None]]:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return []

@@ -1,4 +1,4 @@
-"""A server that speaks as much of Ray's Jobs API as its client asks for, and fails as one does behind a proxy."""
+"""A server for the part of Ray's Jobs API that its client uses; it can fail like a server behind a proxy."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Handler(JsonHandler):
         elif name not in self.api.jobs:
             self._answer(404, f"Job {name} does not exist")
         else:
-            self.api.asked.append(name)
-            refused = self.api.refuses.pop(0) if self.api.refuses else 0
+            self.api.queried.append(name)
+            refused = self.api.next_errors.pop(0) if self.api.next_errors else 0
             self._answer(refused or 200, "upstream" if refused else _details(name, self.api.jobs[name]))
 
     def do_POST(self) -> None:
         body = self._body() or {}
         if self.path.endswith("/stop"):
             name = self.path.split("/")[-2]
-            there = name in self.api.jobs
-            if there:
+            known = name in self.api.jobs
+            if known:
                 self.api.jobs[name] = "STOPPED"
-            self._answer(200 if there else 404, {"stopped": True} if there else f"Job {name} does not exist")
-        elif self.api.refuses_submissions or body["submission_id"] in self.api.jobs:
-            self._answer(self.api.refuses_submissions or 500, "refused")
+            self._answer(200 if known else 404, {"stopped": True} if known else f"Job {name} does not exist")
+        elif self.api.submission_error or body["submission_id"] in self.api.jobs:
+            self._answer(self.api.submission_error or 500, "refused")
         else:
             self.api.jobs[body["submission_id"]] = "RUNNING"
             self.api.on_submit(body["submission_id"])
@@ -43,13 +43,13 @@ class Handler(JsonHandler):
 
 @dataclass
 class JobsServer(Loopback):
-    """`jobs` is the status of each submission. `on_submit(id)` is called after it was taken, before the answer."""
+    """`jobs` maps submission ids to statuses. `on_submit(id)` is called when a job was accepted, before the answer."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     on_submit: Callable[[str], None] = lambda submission: None
-    refuses: list[int] = field(default_factory=list)  # the statuses of the next answers about a job
-    refuses_submissions: int | None = None
-    asked: list[str] = field(default_factory=list)
+    next_errors: list[int] = field(default_factory=list)  # HTTP statuses of the next answers to queries of a job
+    submission_error: int | None = None  # HTTP status of all answers to submissions
+    queried: list[str] = field(default_factory=list)  # ids of the jobs whose status was requested
     handler = Handler
 
 

@@ -1,7 +1,7 @@
-"""A server that speaks the Kubeflow Pipelines v2beta1 API by its published OpenAPI, of which kfp_server_api is made.
+"""A server for the Kubeflow Pipelines v2beta1 API, checked by the OpenAPI schema that kfp_server_api is generated from.
 
-It refuses a body with a key or a type that the schema does not have, a pipeline that does not parse, an unknown token;
-it keeps experiments, runs and recurring runs. Tests may break it on purpose.
+It rejects bodies with unknown keys or wrong types, pipelines that do not parse, and unknown tokens. It stores
+experiments, runs and recurring runs. Tests can make it fail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def check(value: Any, kind: str, where: str) -> None:
-    """`value` is of the OpenAPI type `kind`, with no key that it does not have."""
+    """Check that `value` is of the OpenAPI type `kind` and has no unknown keys."""
     if listed := re.fullmatch(r"list\[(.+)\]", kind):
         expect(isinstance(value, list), where, kind)
         for item in value:
@@ -69,7 +69,7 @@ def expect(right: bool, where: str, what: str) -> None:
 
 @dataclass
 class KubeflowPipelines:
-    """The state. `token` "" lets everybody in; `breaks` answers instead, where it returns a status."""
+    """State of the server. A `token` of "" accepts every request; `failure` may return a status to fail with."""
 
     token: str = ""
     multi_user: bool = True
@@ -77,16 +77,16 @@ class KubeflowPipelines:
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    breaks: Callable[[str, str], int | None] = lambda method, path: None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    failure: Callable[[str, str], int | None] = lambda method, path: None
     hang_seconds: float = 0.0
 
     def answer(self, method: str, target: str, authorization: str, body: Any) -> dict[str, Any]:
         parts = urlsplit(target)
         path, query = parts.path, {key: values[0] for key, values in parse_qs(parts.query).items()}
-        self.asked.append((method, path))
-        if status := self.breaks(method, path):
-            raise Refused(status, f"broken on purpose with {status}")
+        self.requests.append((method, path))
+        if status := self.failure(method, path):
+            raise Refused(status, f"requested failure {status}")
         time.sleep(self.hang_seconds)
         if self.token and authorization != f"Bearer {self.token}":
             raise Refused(401, "Unauthenticated")
@@ -114,12 +114,12 @@ class KubeflowPipelines:
         self._namespace(body.get("namespace"))
         if any(one["display_name"] == body["display_name"] for one in self.experiments.values()):
             raise Refused(409, f"the experiment {body['display_name']} already exists")
-        return _keep(self.experiments, "experiment_id", body)
+        return _store(self.experiments, "experiment_id", body)
 
     def create_run(self, body: dict[str, Any]) -> dict[str, Any]:
         check_model(body, kfp_server_api.V2beta1Run, "run")
         self._check_new(body)
-        return _keep(self.runs, "run_id", {**body, "state": "PENDING", "created_at": _now()})
+        return _store(self.runs, "run_id", {**body, "state": "PENDING", "created_at": _now()})
 
     def get_run(self, run_id: str, query: dict[str, str]) -> dict[str, Any]:
         return self._run(run_id)
@@ -138,11 +138,11 @@ class KubeflowPipelines:
         cron = body["trigger"]["cron_schedule"]["cron"]
         expect(len(cron.split()) == 6, "trigger.cron_schedule.cron", "of six fields")
         made = {**body, "status": "ENABLED", "created_at": _now()}
-        return _keep(self.recurring, "recurring_run_id", made)
+        return _store(self.recurring, "recurring_run_id", made)
 
     def list_recurring(self, query: dict[str, str]) -> dict[str, Any]:
         found = [one for one in self.recurring.values() if one["experiment_id"] == query["experiment_id"]]
-        start, size = int(query.get("page_token") or 0), 1  # pages of one, so that clients must turn them
+        start, size = int(query.get("page_token") or 0), 1  # pages of one item, so that clients must request more pages
         after = str(start + size) if start + size < len(found) else ""
         return {"recurringRuns": found[start : start + size], "total_size": len(found), "next_page_token": after}
 
@@ -172,7 +172,7 @@ class KubeflowPipelines:
 
     def _namespace(self, given: str | None) -> None:
         if bool(given) != self.multi_user:
-            raise Refused(400, "Invalid input: a namespace is of multi-user mode, which must have one")
+            raise Refused(400, "Invalid input: a namespace is required in multi-user mode, and only there")
 
 
 Handler = Callable[..., dict[str, Any]]
@@ -189,7 +189,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
 }
 
 
-def _keep(kind: dict[str, dict[str, Any]], key: str, body: dict[str, Any]) -> dict[str, Any]:
+def _store(kind: dict[str, dict[str, Any]], key: str, body: dict[str, Any]) -> dict[str, Any]:
     made = {**body, key: str(uuid.uuid4())}
     kind[made[key]] = made
     return made
@@ -222,13 +222,13 @@ def serve(api: KubeflowPipelines) -> Iterator[KubeflowPipelines]:
         do_GET = do_POST = do_DELETE = _handle
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """A client that has gone away is what the time-out test is about."""
+            """Ignore disconnected clients, which the test of the time-out causes."""
 
     server = Quiet(("127.0.0.1", 0), Requests)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

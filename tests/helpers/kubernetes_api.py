@@ -1,6 +1,6 @@
-"""A server that speaks the Kubernetes verbs on RayJobs and keeps their state, and KubeRay's part of what follows.
+"""A server for the Kubernetes verbs on RayJobs, with their state; tests add what KubeRay does with them.
 
-It refuses what the custom resource's schema refuses, and checks the bearer token.
+It rejects what the schema of the custom resource rejects, and checks the bearer token.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Handler(JsonHandler):
         tree = body if status < 300 else {"kind": "Status", "status": "Failure", "code": status, "message": body}
         super()._answer(status, tree)
 
-    def _refused(self, verb: str) -> bool:
+    def _rejected(self, verb: str) -> bool:
         self.body = self._body()
         self.api.calls.append(f"{verb} {self._name}".strip())
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, "Unauthorized")
         elif not urlsplit(self.path).path.startswith(ROOT):
             self._answer(404, "not found")
-        elif self.api.refuses:
-            self._answer(*self.api.refuses)
+        elif self.api.rejection:
+            self._answer(*self.api.rejection)
         else:
             return False
         return True
@@ -51,24 +51,29 @@ class Handler(JsonHandler):
         return urlsplit(self.path).path.removeprefix(ROOT).strip("/")
 
     def do_POST(self) -> None:
-        if not self._refused("create"):
+        if not self._rejected("create"):
             self._answer(*self.api.create(self.body))
 
     def do_DELETE(self) -> None:
-        if not self._refused("delete"):
+        if not self._rejected("delete"):
             assert self.body["propagationPolicy"] == "Foreground"
             self._answer(*self.api.delete(self._name))
 
     def do_GET(self) -> None:
         query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        if self._refused("get" if self._name else "watch"):
+        if self._rejected("get" if self._name else "watch"):
             return
         if self._name:
             found = self.api.jobs.get(self._name)
             self._answer(200, found) if found else self._answer(404, "not found")
             return
+        if "watch" not in query:
+            key, _, value = query["labelSelector"].partition("=")
+            labelled = [job for job in self.api.jobs.values() if job["metadata"].get("labels", {}).get(key) == value]
+            self._answer(200, {"kind": "RayJobList", "items": labelled})
+            return
         assert query["watch"] == "True"
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the watcher has seen enough
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the watcher has disconnected
             self._watch(query["fieldSelector"].removeprefix("metadata.name="), float(query["timeoutSeconds"]))
 
     def _watch(self, name: str, seconds: float) -> None:
@@ -86,7 +91,7 @@ class Handler(JsonHandler):
                     line = json.dumps({"type": kind, "object": job or {"metadata": {"name": name}}}).encode() + b"\n"
                     self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
                     seen = job and job["metadata"]["resourceVersion"]
-                    if job is None or self.api.watch_breaks:
+                    if job is None or self.api.watch_ends_early:
                         break
                 self.api.changed.wait(1)
         self.wfile.write(b"0\r\n\r\n")
@@ -94,12 +99,12 @@ class Handler(JsonHandler):
 
 @dataclass
 class KubernetesApi(Loopback):
-    """`on_create(api, name)` and `on_delete(name)` are what the operator does; both run in threads of the server."""
+    """`on_create(api, name)` and `on_delete(name)` play the operator; both run in threads of the server."""
 
     on_create: Callable[[KubernetesApi, str], None] = lambda api, name: None
     on_delete: Callable[[str], None] = lambda name: None
-    refuses: tuple[int, str] | None = None
-    watch_breaks: bool = False  # each watch ends after its first event
+    rejection: tuple[int, str] | None = None  # HTTP status and message of every answer
+    watch_ends_early: bool = False  # each watch ends after its first event
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -137,7 +142,7 @@ class KubernetesApi(Loopback):
             self.jobs[name] = made = body | {"metadata": metadata}
             self.changed.notify_all()
         threading.Thread(target=self.on_create, args=(self, name), daemon=True).start()
-        return 201, made  # by now it may have been removed
+        return 201, made  # it may have been deleted already
 
     def delete(self, name: str) -> tuple[int, Any]:
         with self.changed:
@@ -148,7 +153,7 @@ class KubernetesApi(Loopback):
         return 200, {"kind": "Status", "status": "Success"}
 
     def delete_pod(self, uid: str) -> None:
-        """Kubernetes removes with a pod what it owns."""
+        """Delete the jobs that a pod owns, as Kubernetes does when the pod is deleted."""
         for name, job in list(self.jobs.items()):
             if uid in {owner["uid"] for owner in job["metadata"].get("ownerReferences", [])}:
                 self.delete(name)

@@ -1,4 +1,4 @@
-"""What the servers of the tests have in common: they listen on loopback while a block lasts, and answer in JSON."""
+"""Base of the test servers: they listen on loopback inside a `with` block, and answer in JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class JsonHandler(BaseHTTPRequestHandler):
-    """A request to the server `api`."""
+    """Handles a request to the server `api`."""
 
     api: Any
 
@@ -30,7 +30,7 @@ class JsonHandler(BaseHTTPRequestHandler):
 
 
 class Loopback:
-    """A server while a block lasts; `handler` says what it answers."""
+    """A server that runs inside a `with` block; `handler` answers its requests."""
 
     handler: type[JsonHandler]
 

@@ -1,4 +1,4 @@
-"""MLflow as a process that tests may kill."""
+"""An MLflow server in a process that tests can kill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Server:
-    """MLflow on loopback, at an address that stays the same."""
+    """MLflow on loopback, at an address that stays the same after a restart."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class Server:
                 time.sleep(0.2)
             else:
                 return
-        raise AssertionError("no server")
+        raise AssertionError("the MLflow server did not start")
 
     def kill(self) -> None:
         if self.process.poll() is None:

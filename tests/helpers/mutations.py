@@ -1,4 +1,4 @@
-"""Damage that downloads, disks and upload forms do to videos, drawn from a seed."""
+"""Damage that downloads, disks and upload forms cause to videos, drawn from a random generator."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def empty(data: bytes, random: Random) -> bytes:
 
 
 def zeroed(data: bytes, random: Random) -> bytes:
-    """A block that was never written."""
+    """A block of zeros, as if it was never written."""
     start = int(random.integers(len(data)))
     length = int(random.integers(1, max(len(data) // 3, 2)))
     return data[:start] + bytes(len(data[start : start + length])) + data[start + length :]
 
 
 def flipped(data: bytes, random: Random) -> bytes:
-    """Single bits, anywhere."""
+    """Single flipped bits, anywhere."""
     changed = bytearray(data)
     for at in random.integers(len(data), size=int(random.integers(1, 40))):
         changed[at] ^= 1 << int(random.integers(8))
@@ -41,7 +41,7 @@ def flipped(data: bytes, random: Random) -> bytes:
 
 
 def flipped_header(data: bytes, random: Random) -> bytes:
-    """Single bits in the first and the last kilobytes, where containers keep their tables."""
+    """Single flipped bits in the first and last kilobytes, where containers have their tables."""
     changed = bytearray(data)
     for _ in range(int(random.integers(1, 12))):
         near = int(random.integers(min(2000, len(data))))
@@ -49,7 +49,7 @@ def flipped_header(data: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-def text(data: bytes, random: Random) -> bytes:
+def other_text(data: bytes, random: Random) -> bytes:
     page = b"<html><body>This video is not available in your country.</body></html>\n"
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n#EXT-X-ENDLIST\n"
     subtitles = b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n"
@@ -65,12 +65,12 @@ def missing_block(data: bytes, random: Random) -> bytes:
     return data[:start] + data[start + int(random.integers(1, 3000)) :]
 
 
-def twice(data: bytes, random: Random) -> bytes:
+def repeated_part(data: bytes, random: Random) -> bytes:
     return data + data[int(random.integers(len(data) // 2)) :]
 
 
 def swapped(data: bytes, random: Random) -> bytes:
-    """Two blocks in each other's place."""
+    """Two blocks swapped."""
     size = max(len(data) // 20, 1)
     a, b = sorted(int(at) for at in random.choice(max(len(data) - size, 2), 2, replace=False))
     if b - a < size:
@@ -88,9 +88,9 @@ MUTATIONS: list[Callable[[bytes, Random], bytes]] = [
     flipped_header,
     flipped,
     flipped_header,
-    text,
+    other_text,
     noise,
     missing_block,
-    twice,
+    repeated_part,
     swapped,
 ]

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster on this machine, in processes that can be killed."""
+"""Nodes of a Ray cluster on this machine, in processes that tests can kill."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Node:
 
 @contextmanager
 def cluster_of(count: int, *head_options: str) -> Iterator[tuple[str, list[Node]]]:
-    """Address and nodes of a cluster, the head first; `head_options` are further options of the head."""
+    """Address and nodes of a cluster, the head first; `head_options` are further options of the head's `ray start`."""
     port = free_port()
     nodes: list[Node] = []
     address = f"127.0.0.1:{port}"

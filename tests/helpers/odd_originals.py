@@ -1,6 +1,6 @@
-"""More videos as real sources have them, each odd in a way of its own, of the motion of `awkward`.
+"""Unusual videos as they occur in real sources, with the motion of `video_kinds`; each kind has its own peculiarity.
 
-A kind is a function of `(path without its ending, frames)` that returns the file written.
+A kind is a function of `(path without suffix, frames)` that returns the path of the written file.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 
 import av
 import numpy as np
-from awkward import FPS, Frames, Kind, colourful_frames, of, pictures, write
+from video_kinds import FPS, Frames, Kind, colourful_frames, encoded, pictures, write
 
-ORIENTATIONS = {  # the display matrix is a, b, c, d: x' = a x + c y, y' = b x + d y
+ORIENTATIONS = {  # the display matrix a, b, c, d maps x' = a x + c y, y' = b x + d y
     "as_stored": (1, 0, 0, 1),
     "mirrored": (-1, 0, 0, 1),
     "upside_down_mirrored": (1, 0, 0, -1),
-    "turned_180": (-1, 0, 0, -1),
-    "turned_90": (0, 1, -1, 0),
-    "turned_270": (0, -1, 1, 0),
+    "rotated_180": (-1, 0, 0, -1),
+    "rotated_90": (0, 1, -1, 0),
+    "rotated_270": (0, -1, 1, 0),
     "transposed": (0, 1, 1, 0),
-    "transposed_turned_180": (0, -1, -1, 0),
+    "transposed_rotated_180": (0, -1, -1, 0),
 }
 
 
 def with_matrix(*matrix: float) -> Kind:
-    """The display matrix of the track (ISO/IEC 14496-12, 8.3.2), which no encoder sets."""
+    """With this display matrix of the track (ISO/IEC 14496-12, 8.3.2), which no encoder sets."""
 
     def kind(path: Path, frames: Frames) -> Path:
         path = write(path.with_suffix(".mp4"), frames)
@@ -41,7 +41,7 @@ def with_matrix(*matrix: float) -> Kind:
 
 
 def size_changes(path: Path, frames: Frames) -> Path:
-    """WebM whose picture becomes half as large at frame 20, as browsers record calls."""
+    """WebM whose frame size is halved at frame 20, as in browsers' recordings of calls."""
     path = path.with_suffix(".webm")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx", rate=FPS, options={"b": "1M"})
@@ -63,7 +63,7 @@ def size_changes(path: Path, frames: Frames) -> Path:
 
 
 def times_go_back(path: Path, frames: Frames) -> Path:
-    """Two recordings of a camera, one after the other in one transport stream, each with a clock from 0."""
+    """Two camera recordings concatenated in one transport stream; the times of each start at 0."""
     path = path.with_suffix(".ts")
     parts = [write(path.with_suffix(f".{n}.ts"), frames[20 * n : 20 * n + 20]) for n in range(2)]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -73,7 +73,7 @@ def times_go_back(path: Path, frames: Frames) -> Path:
 
 
 def alpha(path: Path, frames: Frames) -> Path:
-    """Transparent in one half, as animations are exported."""
+    """One half is transparent, as in exported animations."""
     path = path.with_suffix(".mov")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("qtrle", rate=FPS)
@@ -88,16 +88,18 @@ def alpha(path: Path, frames: Frames) -> Path:
     return path
 
 
-def starts_late(ending: str, seconds: int) -> Kind:
+def starts_late(suffix: str, seconds: int) -> Kind:
+    """The time of the first frame is `seconds`."""
+
     def kind(path: Path, frames: Frames) -> Path:
         first = seconds * FPS
-        return write(path.with_suffix(ending), frames, times=range(first, first + len(frames)))
+        return write(path.with_suffix(suffix), frames, times=range(first, first + len(frames)))
 
     return kind
 
 
 def interlaced(path: Path, frames: Frames) -> Path:
-    """Two fields a frame, of different times, coded as fields."""
+    """Two fields per frame, from different times, coded as fields."""
     woven = frames.copy()
     woven[:-1, 1::2] = frames[1:, 1::2]
     options = {"flags": "+ildct+ilme+qscale", "global_quality": "236"}
@@ -120,8 +122,8 @@ KINDS: dict[str, Kind] = {
     "3x5": lambda path, frames: write(path.with_suffix(".mkv"), frames[:, :5, :3], codec="ffv1", pixels="bgr0"),
     "wide": wide,
     "alpha": alpha,
-    "alpha_10_bit": of(".mov", codec="prores_ks", pixels="yuva444p10le"),
+    "alpha_10_bit": encoded(".mov", codec="prores_ks", pixels="yuva444p10le"),
     "interlaced_mpg": interlaced,
-    "gray": of(".mp4", pixels="gray"),
+    "gray": encoded(".mp4", pixels="gray"),
     "times_go_back": times_go_back,
 }

@@ -1,6 +1,6 @@
-"""Our weights by the names of PySlowFast, its Caffe2 models and MMAction2, written from the table of their names.
+"""Writes our weights under the tensor names of PySlowFast, its Caffe2 models and MMAction2.
 
-It shares no code with the converter, so that both would have to be wrong in the same way.
+Shares no code with the converter: an error stays unnoticed only if it is made twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ State = dict[str, Tensor]
 
 
 def random_network(model: Model, clip: Clip) -> nn.Module:
-    """Random weights, and random batch norm statistics, so that nothing is lost unseen."""
+    """A network with random weights and batch norm statistics: any lost tensor changes its output."""
     torch.manual_seed(1)
     network = build_model(model, clip).eval()
     for module in network.modules():
@@ -37,14 +37,14 @@ def pyslowfast_state(state: State) -> State:
 
 
 def caffe2_blobs(state: State) -> State:
-    """Without counters of batch norm; the blobs of laterals are named after the last Fast block before them."""
+    """Omits the counters of batch norm; blobs of laterals are named after the last Fast block before them."""
     blocks = [{int(n.split(".")[4]) for n in state if n.startswith(f"trunk.fast.stages.{s}.")} for s in range(3)]
     last = {s: max(found, default=0) for s, found in enumerate(blocks)}
     return {_caffe2(name, last): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def mmaction2_state(state: State, head: str = "cls_head") -> State:
-    """Names only: how the classifier differs is for the test to write."""
+    """Changes names only; the classifier of MMAction2 also differs in its columns."""
     return {_mmaction2(name, head): tensor for name, tensor in state.items()}
 
 
@@ -54,7 +54,7 @@ def write_pkl(path: Path, blobs: State, **others: object) -> None:
 
 
 def write(path: Path, peer: str, network: nn.Module, config: str | None = None) -> Path:
-    """The network as the peer would have saved it, with what else it saves."""
+    """Save the network as the other codebase would, with optimizer state and metadata."""
     state = network.state_dict()
     if path.suffix == ".pkl":
         solver = {"conv1_w_momentum": np.zeros(3, np.float32), "lr": np.float32(0.1), "model_iter": np.array([7])}
@@ -71,13 +71,13 @@ def write(path: Path, peer: str, network: nn.Module, config: str | None = None) 
 
 
 def _classifier_of_mmaction2(state: State, fast: int) -> State:
-    """Columns of Fast's features first."""
+    """Put the columns of the Fast features first."""
     weight = state["cls_head.fc_cls.weight"]
     return {**state, "cls_head.fc_cls.weight": torch.cat([weight[:, -fast:], weight[:, :-fast]], dim=1)}
 
 
 def _parts(name: str) -> tuple[list[str], str, int]:
-    """The module's name in parts, its leaf, and its pathway."""
+    """Parts of the module's name, the tensor's name in it, and the pathway (0 Slow, 1 Fast)."""
     module, _, leaf = name.rpartition(".")
     parts = module.split(".")
     return parts, leaf, int(len(parts) > 1 and parts[1] == "fast")

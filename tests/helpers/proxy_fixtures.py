@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 endpoint that misbehaves on demand, and folders copied to it."""
+"""Fixtures: a proxy in front of the S3 endpoint that injects faults, and the upload of folders."""
 
 from __future__ import annotations
 

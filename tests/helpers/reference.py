@@ -1,6 +1,6 @@
-"""A second way to the pictures of a video: all frames in order, colours by the standards' formulas.
+"""An independent reader of videos: decodes all frames in order, converts colours by the formulas of the standards.
 
-Nothing of the project is used; FFmpeg's decoders (PyAV) are the same.
+Uses no code of the project, but the same FFmpeg decoders (PyAV).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Frames = list[NDArray[np.uint8]]
-KR_KB = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # of BT.709 and BT.2020; else those of BT.601
+KR_KB = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # BT.709 and BT.2020; all others use BT.601
 
 
-def reference(path: Path, fps: float, frames: int) -> Frames:
-    """What a player shows at the times `k / fps` from the first frame on, `frames` of them; RGB, upright."""
+def reference_frames(path: Path, fps: float, frames: int) -> Frames:
+    """The `frames` frames that a player shows at the times `k / fps` after the first one; RGB, upright."""
     pictures, times = [], []
     with av.open(str(path), metadata_errors="replace") as container:
         videos = [
@@ -34,16 +34,16 @@ def reference(path: Path, fps: float, frames: int) -> Frames:
             for frame in shown:
                 pictures.append(np.rot90(rgb(frame), frame.rotation // 90))
                 times.append(frame.time)
-    if None in times or times != sorted(times):  # guessed by the demuxer: the decoder's order counts
+    if None in times or times != sorted(times):  # the demuxer guessed the times: use the decoder's order
         return pictures[:frames]
     wanted = min(times) + np.arange(frames) / fps
-    later = 1e-6 * np.arange(len(times))[:, None]  # of two that are as near
+    later = 1e-6 * np.arange(len(times))[:, None]  # prefers the later of two equally near frames
     nearest = (np.abs(np.array(times, float)[:, None] - wanted[None]) - later).argmin(0)
     return [pictures[number] for number in nearest]
 
 
 def rgb(frame: Any) -> NDArray[np.uint8]:
-    """By ITU-R BT.601, 709 or 2020 from the planes, in floating point."""
+    """Convert the planes by ITU-R BT.601, 709 or 2020, in floating point."""
     kind = frame.format
     if not kind.name.startswith("yuv"):
         return frame.to_ndarray(format="rgb24")

@@ -1,4 +1,4 @@
-"""A real S3 endpoint, on loopback or where the environment says."""
+"""Fixtures: an S3 endpoint on loopback, or the one named by the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ENDPOINT = "SLOWFAST_TEST_S3_ENDPOINT"  # environment variable: test on this endpoint, with the user's AWS settings
+ENDPOINT = "SLOWFAST_TEST_S3_ENDPOINT"  # environment variable: an endpoint to test on, with the user's AWS settings
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The endpoint, with credentials for it and, on loopback, none of the user's own settings."""
+    """The endpoint, with credentials for it; on loopback without the user's own AWS settings."""
     if ENDPOINT in os.environ:
         return s3_server
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
@@ -44,7 +44,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def new_bucket(s3: str) -> Iterator[Callable[[], str]]:
-    """Make buckets, by a name that no one else has, that are gone after the test."""
+    """Create buckets with unique names; they are deleted after the test."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3)

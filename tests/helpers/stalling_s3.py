@@ -9,8 +9,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 
-class Gate:
-    """S3 that lists the objects put and got; after `before_stall` of a method the next waits until the test ends."""
+class StallingS3:
+    """Records the keys put and got. After `before_stall[method]` requests, the next one waits until the test ends."""
 
     def __init__(self) -> None:
         self.put: list[str] = []

@@ -1,4 +1,4 @@
-"""Runs `slowfast train` as users do, in processes that can be killed."""
+"""Runs `slowfast train` as users do, in processes that tests can kill."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Training:
         return result
 
     def refusal(self) -> str:
+        """Start a training that refuses its input (exit code 2); returns its one line."""
         self.start()
         _, errors = self.processes[-1].communicate(timeout=DEADLINE)
         assert self.processes[-1].returncode == 2, errors
@@ -130,7 +131,7 @@ def command_of(pid: int) -> bytes:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """The complete lines of a log, which may not exist yet or may be growing."""
+    """The complete lines of a log, which may not exist yet or may still grow."""
     if not log.exists():
         return []
     return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]

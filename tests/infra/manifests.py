@@ -1,4 +1,4 @@
-"""Documents of Kubernetes as schemas see them, and the pods in them."""
+"""Validates Kubernetes manifests by their schemas, and finds the pods in them."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Pod:
     where: str
     labels: dict[str, str]
     spec: Document
-    stays: bool  # and does not end by itself
+    stays: bool  # runs until it is deleted
 
     @property
     def containers(self) -> list[Document]:
@@ -28,10 +28,10 @@ class Pod:
 
 
 def validate(document: Document) -> None:
-    """Raises jsonschema.ValidationError; unknown fields are errors."""
+    """Validate by the schema of the kind. Raises jsonschema.ValidationError; unknown fields are errors."""
     if document["apiVersion"].startswith("ray.io/"):
         jsonschema.Draft202012Validator(_strict_schema(document["kind"])).validate(document)
-        if document["kind"] == "RayJob":  # its schema leaves to this one
+        if document["kind"] == "RayJob":  # whose schema leaves the cluster to this one
             cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
             jsonschema.Draft202012Validator(_strict_schema("RayCluster")).validate(cluster)
         for template in ray_templates(document).values():
@@ -49,7 +49,7 @@ def _strict_schema(kind: str) -> Document:
 
 
 def _strict(node: Any) -> Any:
-    """The schema with unknown fields refused: as published, an API server drops them in silence."""
+    """The schema with unknown fields as errors; an API server would drop them silently."""
     if isinstance(node, list):
         return [_strict(each) for each in node]
     if not isinstance(node, dict):
@@ -63,7 +63,7 @@ def _strict(node: Any) -> Any:
 
 
 def ray_templates(document: Document) -> dict[str, Document]:
-    """The templates of the pods of a RayCluster or RayJob."""
+    """Pod templates of a RayCluster or RayJob, by the name of their group."""
     spec = document["spec"]
     if document["kind"] == "RayJob":
         return {"submitter": spec["submitterPodTemplate"]} | ray_templates(
@@ -83,15 +83,15 @@ def pods(documents: list[Document]) -> Iterator[Pod]:
         elif document["kind"] in ("RayCluster", "RayJob"):
             stays = document["kind"] == "RayCluster"
             for group, template in ray_templates(document).items():
-                yield _pod(f"{where}/{group}", template, stays, _by_kuberay(document["metadata"]["name"], group))
+                yield _pod(f"{where}/{group}", template, stays, _labels_of_kuberay(document["metadata"]["name"], group))
 
 
 def _pod(where: str, template: Document, stays: bool, added: dict[str, str] | None = None) -> Pod:
     return Pod(where, template.get("metadata", {}).get("labels", {}) | (added or {}), template["spec"], stays)
 
 
-def _by_kuberay(cluster: str, group: str) -> dict[str, str]:
-    """Labels that the operator puts on the pods of a cluster."""
+def _labels_of_kuberay(cluster: str, group: str) -> dict[str, str]:
+    """Labels that the KubeRay operator adds to the pods of a cluster."""
     kind = "head" if group == "head" else "worker"
     return {"ray.io/cluster": cluster, "ray.io/is-ray-node": "yes", "ray.io/node-type": kind, "ray.io/group": group}
 

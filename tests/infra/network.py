@@ -1,4 +1,4 @@
-"""Whether network policies let one pod reach another: of Kubernetes' rules the part that our policies use."""
+"""Evaluates network policies: the part of the rules of Kubernetes that our policies use."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from manifests import Document
 
 @dataclass(frozen=True)
 class End:
-    """A pod, by its labels and those of its namespace; an address outside has neither."""
+    """One end of a connection: a pod, by its labels and namespace, or an address outside the cluster without labels."""
 
     labels: dict[str, str] | None
     namespace: str = "slowfast"
@@ -15,11 +15,11 @@ class End:
 
 
 def reaches(policies: list[Document], source: End, target: End, port: int) -> bool:
-    """Both sides must let it through; only our own namespace has policies."""
-    return _passes(policies, source, target, port, "Egress") and _passes(policies, target, source, port, "Ingress")
+    """Whether policies on both sides allow a connection; only our own namespace has policies."""
+    return _allows(policies, source, target, port, "Egress") and _allows(policies, target, source, port, "Ingress")
 
 
-def _passes(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
+def _allows(policies: list[Document], own: End, other: End, port: int, way: str) -> bool:
     labels = own.labels
     if own.namespace != "slowfast" or labels is None:
         return True
@@ -27,7 +27,7 @@ def _passes(policies: list[Document], own: End, other: End, port: int, way: str)
     bound = [each["spec"] for each in policies if way in each["spec"]["policyTypes"]]
     bound = [spec for spec in bound if matches(spec["podSelector"], labels)]
     return not bound or any(
-        _among(rule.get(peers, []), other) and _has_port(rule, port)
+        _includes_any(rule.get(peers, []), other) and _has_port(rule, port)
         for spec in bound
         for rule in spec.get(direction, [])
     )
@@ -37,12 +37,12 @@ def _has_port(rule: Document, port: int) -> bool:
     return "ports" not in rule or any(each["port"] == port for each in rule["ports"])
 
 
-def _among(peers: list[Document], end: End) -> bool:
-    return not peers or any(_is(peer, end) for peer in peers)
+def _includes_any(peers: list[Document], end: End) -> bool:
+    return not peers or any(_matches_end(peer, end) for peer in peers)
 
 
-def _is(peer: Document, end: End) -> bool:
-    if "ipBlock" in peer:  # 0.0.0.0/0 but for the link-local range, in all of ours
+def _matches_end(peer: Document, end: End) -> bool:
+    if "ipBlock" in peer:  # in all our policies, 0.0.0.0/0 without the link-local range
         return end.labels is None and not end.address.startswith("169.254.")
     if end.labels is None:
         return False
@@ -53,12 +53,12 @@ def _is(peer: Document, end: End) -> bool:
 
 
 def matches(selector: Document, labels: dict[str, str]) -> bool:
-    """A label selector; of its operators those that stand in our policies."""
+    """Whether a label selector matches; supports the operators that our policies use."""
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False
     for rule in selector.get("matchExpressions", []):
-        values = rule.get("values", labels.values())  # none: that the key exists is enough
+        values = rule.get("values", labels.values())  # without values, the key must exist
         if (labels.get(rule["key"]) in values) != {"In": True, "Exists": True, "NotIn": False}[rule["operator"]]:
             return False
     return True

@@ -1,4 +1,4 @@
-"""What a pod of ours may not do, as complaints; an empty list is a pass."""
+"""Security policies for our pods; `complaints` lists the violations."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Both overlays are what Kubernetes and KubeRay take, field by field, and a misspelt field is found in every kind."""
+"""Both overlays are valid for Kubernetes and KubeRay, and misspelt fields are found in documents of every kind."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def test_every_document_is_valid(documents: list[Document]) -> None:
         validate(document)
 
 
-def test_the_kinds_are_all_there(built: dict[str, list[Document]]) -> None:
+def test_the_overlays_have_documents_of_all_kinds(built: dict[str, list[Document]]) -> None:
     assert sorted({document["kind"] for each in built.values() for document in each}) == KINDS
 
 
@@ -40,7 +40,7 @@ def test_a_typo_is_found_in_every_field(kind: str, built: dict[str, list[Documen
 
 
 def _with_a_typo(node: Any) -> list[Any]:
-    """The document once for each of its own field names, with a letter too many; names that users choose are free."""
+    """Copies of the document, each with one misspelt field name; keys that users choose are not changed."""
     if isinstance(node, list):
         return [[*node[:i], each, *node[i + 1 :]] for i, value in enumerate(node) for each in _with_a_typo(value)]
     if not isinstance(node, dict):
@@ -89,7 +89,7 @@ def test_a_raycluster_without_a_template_is_refused(documents: list[Document]) -
         validate(cluster)
 
 
-def test_gpus_are_where_the_overlay_says(built: dict[str, list[Document]]) -> None:
+def test_only_the_gpu_overlay_has_gpu_workers(built: dict[str, list[Document]]) -> None:
     dev, gpu = (ray_templates(named(built[name], "RayCluster", "slowfast")) for name in ("dev", "gpu"))
     assert sorted(dev) == ["decode", "head"]
     assert sorted(gpu) == ["decode", "gpu", "head"]

@@ -1,4 +1,4 @@
-"""What may reach what; and no policy, budget or service is about pods that are not there."""
+"""Network policies allow only the needed connections; policies, budgets and services select existing pods."""
 
 from typing import Any
 
@@ -31,14 +31,14 @@ ENDS = {
     "outside": End(None, namespace="", address="52.1.2.3"),
     "metadata service": End(None, namespace="", address="169.254.169.254"),
 }
-OPEN = [
+ALLOWED = [
     ("stage", "mlflow", 5000), ("worker", "mlflow", 5000), ("mlflow", "database", 5432), ("backup", "database", 5432),
     ("stage", "head", 8265), ("stage", "head of a RayJob", 8265), ("operator", "head of a RayJob", 8265),
     ("submitter", "head of a RayJob", 8265), ("worker", "head", 6379),
     ("head", "worker", 40000), ("head", "outside", 6443), ("stage", "outside", 6443),
     ("prometheus", "worker", 8080), ("stage", "kubeflow", 8887), ("worker", "dns", 53), ("mlflow", "dns", 53),
 ]  # fmt: skip
-SHUT = [
+DENIED = [
     ("stage", "database", 5432), ("worker", "database", 5432), ("head", "database", 5432), ("stranger", "mlflow", 5000),
     ("another namespace", "stranger", 80), ("another namespace", "mlflow", 5000), ("another namespace", "head", 8265),
     ("another namespace", "database", 5432),
@@ -57,22 +57,22 @@ def policies(documents: list[Document]) -> list[Document]:
 
 
 @pytest.mark.parametrize("overlay", ["dev", "gpu"])
-def test_what_must_pass_passes(overlay: str, built: dict[str, list[Document]]) -> None:
+def test_needed_connections_are_allowed(overlay: str, built: dict[str, list[Document]]) -> None:
     rules = policies(built[overlay])
-    shut = [way for way in OPEN + BUCKET[overlay] if not reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])]
-    assert shut == []
+    denied = [way for way in ALLOWED + BUCKET[overlay] if not reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])]
+    assert denied == []
 
 
 @pytest.mark.parametrize("overlay", ["dev", "gpu"])
-def test_nothing_else_passes(overlay: str, built: dict[str, list[Document]]) -> None:
+def test_other_connections_are_denied(overlay: str, built: dict[str, list[Document]]) -> None:
     rules = policies(built[overlay])
-    assert [way for way in SHUT if reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])] == []
+    assert [way for way in DENIED if reaches(rules, ENDS[way[0]], ENDS[way[1]], way[2])] == []
     if overlay == "dev":
         assert not reaches(rules, ENDS["stranger"], ENDS["object-store"], 8333)
         assert not reaches(rules, ENDS["worker"], ENDS["outside"], 443), "the store of dev is inside"
 
 
-def test_without_the_denial_all_is_open(documents: list[Document]) -> None:
+def test_without_the_default_denial_connections_are_allowed(documents: list[Document]) -> None:
     rules = [each for each in policies(documents) if each["metadata"]["name"] != "default-deny"]
     assert reaches(rules, ENDS["another namespace"], ENDS["stranger"], 80), "so the tests above do depend on it"
 
@@ -91,7 +91,7 @@ def test_every_policy_selects_pods_that_exist(documents: list[Document]) -> None
                 assert "podSelector" not in peer or _selected(peer["podSelector"], ours + NOT_OURS), f"{name}: {peer}"
 
 
-def test_every_value_in_an_expression_is_a_pod(documents: list[Document]) -> None:
+def test_every_value_in_an_expression_is_the_name_of_a_pod(documents: list[Document]) -> None:
     names = {pod.labels.get("app.kubernetes.io/name") for pod in pods(documents)}
     text = [rule for policy in policies(documents) for rule in _expressions(policy)]
     assert {value for rule in text if rule["operator"] == "In" for value in rule["values"]} <= names
@@ -105,7 +105,7 @@ def _expressions(node: Any) -> list[Document]:
     return node.get("matchExpressions", []) + [each for child in node.values() for each in _expressions(child)]
 
 
-def test_ports_that_are_open_are_ports_of_a_container(documents: list[Document]) -> None:
+def test_allowed_ports_are_ports_of_a_container(documents: list[Document]) -> None:
     everything = list(pods(documents))
     for policy in policies(documents):
         selected = [pod for pod in everything if matches(policy["spec"]["podSelector"], pod.labels)]
@@ -114,7 +114,7 @@ def test_ports_that_are_open_are_ports_of_a_container(documents: list[Document])
                 assert port["port"] in _ports(selected).values(), f"{policy['metadata']['name']}: {port}"
 
 
-def test_services_and_budgets_have_pods(documents: list[Document]) -> None:
+def test_services_and_budgets_select_pods(documents: list[Document]) -> None:
     everything = list(pods(documents))
     for document in documents:
         name = f"{document['kind']}/{document['metadata']['name']}"

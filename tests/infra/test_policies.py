@@ -1,4 +1,4 @@
-"""No pod runs as root, without limits or probes, with a secret in plain text or an image that moves."""
+"""No pod runs as root, without limits or probes, with a secret in plain text or with an unpinned image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from manifests import Document, named, pods
 from policies import complaints
 
 
-def test_nothing_to_complain_of(documents: list[Document]) -> None:
+def test_the_overlays_comply_with_the_policies(documents: list[Document]) -> None:
     assert complaints(documents) == []
 
 
@@ -32,7 +32,7 @@ def _settings(documents: list[Document]) -> dict[str, Any]:
     return data
 
 
-PLANTED: list[tuple[str, Callable[[list[Document]], object]]] = [
+VIOLATIONS: list[tuple[str, Callable[[list[Document]], object]]] = [
     ("may run as root", lambda all_: _server(all_)["securityContext"].update(runAsUser=0)),
     ("may run as root", lambda all_: _worker(all_)["securityContext"].update(runAsNonRoot=False)),
     ("may gain privileges", lambda all_: _worker(all_)["securityContext"].update(privileged=True)),
@@ -55,15 +55,17 @@ PLANTED: list[tuple[str, Callable[[list[Document]], object]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("complaint", "plant"), PLANTED, ids=[f"{i}-{each[0]}" for i, each in enumerate(PLANTED)])
-def test_what_is_planted_is_found(
-    complaint: str, plant: Callable[[list[Document]], object], documents: list[Document]
+@pytest.mark.parametrize(
+    ("complaint", "violate"), VIOLATIONS, ids=[f"{n}-{each[0]}" for n, each in enumerate(VIOLATIONS)]
+)
+def test_a_violation_is_found(
+    complaint: str, violate: Callable[[list[Document]], object], documents: list[Document]
 ) -> None:
-    plant(documents)
+    violate(documents)
     assert any(complaint in each for each in complaints(documents))
 
 
-def test_stages_may_have_rayjobs_and_nothing_else(documents: list[Document]) -> None:
+def test_stages_may_only_manage_rayjobs(documents: list[Document]) -> None:
     (binding,) = [each for each in documents if each["kind"] == "RoleBinding"]
     assert [each["name"] for each in binding["subjects"]] == [binding["roleRef"]["name"]] == ["slowfast-pipeline"]
     assert named(documents, "Role", "slowfast-pipeline")["rules"] == [
@@ -71,6 +73,6 @@ def test_stages_may_have_rayjobs_and_nothing_else(documents: list[Document]) -> 
     ]
 
 
-def test_only_the_head_of_the_cluster_holds_a_token_of_kubernetes(documents: list[Document]) -> None:
+def test_only_the_head_of_the_cluster_has_a_token_of_kubernetes(documents: list[Document]) -> None:
     holders = [pod.where for pod in pods(documents) if pod.spec["automountServiceAccountToken"]]
     assert holders == ["RayCluster/slowfast/head"]

@@ -1,4 +1,4 @@
-"""What a manifest names exists: in the build, or it is made by hand as the runbook says."""
+"""Everything that a manifest refers to exists in the build, or is created by hand according to the runbook."""
 
 import json
 import os
@@ -19,8 +19,8 @@ RUNBOOK = ROOT / "docs" / "cluster.md"
 KUBERNETES = ROOT / "infra" / "kubernetes"
 
 
-def by_hand() -> dict[str, set[str]]:
-    """Secrets that the runbook makes, with their keys."""
+def secrets_of_the_runbook() -> dict[str, set[str]]:
+    """Secrets that the runbook creates, with their keys."""
     made: dict[str, set[str]] = {}
     text = RUNBOOK.read_text(encoding="utf-8").replace("\\\n", " ")
     for name, rest in re.findall(r"create secret generic ([\w.-]+)(.*)", text):
@@ -28,41 +28,41 @@ def by_hand() -> dict[str, set[str]]:
     return made
 
 
-def _strings(node: Any, *keys: str) -> Iterator[Document]:
-    """Every mapping below one of these keys."""
+def _mappings(node: Any, *keys: str) -> Iterator[Document]:
+    """Every mapping that is the value of one of these keys."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else []:
         if key in keys and isinstance(value, dict):
             yield value
-        yield from _strings(value, *keys)
+        yield from _mappings(value, *keys)
 
 
-def test_every_secret_is_made_in_the_runbook(documents: list[Document]) -> None:
-    made = by_hand()
-    for reference in _strings(documents, "secretKeyRef"):
+def test_every_secret_is_created_in_the_runbook(documents: list[Document]) -> None:
+    made = secrets_of_the_runbook()
+    for reference in _mappings(documents, "secretKeyRef"):
         assert reference["key"] in made[reference["name"]]
-    for reference in _strings(documents, "secretRef"):
+    for reference in _mappings(documents, "secretRef"):
         assert reference["name"] in made
     token = named(documents, "RayCluster", "slowfast")["spec"]["authOptions"]["secretName"]
     assert made[token] == {"auth_token"}, "the key that KubeRay reads"
-    used = {each["name"] for each in _strings(documents, "secretKeyRef", "secretRef")} | {token}
-    assert used == set(made), "and none is made in vain"
+    used = {each["name"] for each in _mappings(documents, "secretKeyRef", "secretRef")} | {token}
+    assert used == set(made), "and each created secret is used"
 
 
 def test_config_maps_claims_and_accounts_exist(documents: list[Document]) -> None:
-    there = {(each["kind"], each["metadata"]["name"]) for each in documents}
-    for reference in _strings(documents, "configMapRef", "configMap", "configMapKeyRef"):
-        assert ("ConfigMap", reference["name"]) in there
-    for reference in _strings(documents, "persistentVolumeClaim"):
-        assert ("PersistentVolumeClaim", reference["claimName"]) in there
+    existing = {(each["kind"], each["metadata"]["name"]) for each in documents}
+    for reference in _mappings(documents, "configMapRef", "configMap", "configMapKeyRef"):
+        assert ("ConfigMap", reference["name"]) in existing
+    for reference in _mappings(documents, "persistentVolumeClaim"):
+        assert ("PersistentVolumeClaim", reference["claimName"]) in existing
     for pod in pods(documents):
-        assert ("ServiceAccount", pod.spec["serviceAccountName"]) in there, pod.where
+        assert ("ServiceAccount", pod.spec["serviceAccountName"]) in existing, pod.where
     for document in documents:
         if document["kind"] == "RoleBinding":
-            assert ("Role", document["roleRef"]["name"]) in there
-            assert all((each["kind"], each["name"]) in there for each in document["subjects"])
+            assert ("Role", document["roleRef"]["name"]) in existing
+            assert all((each["kind"], each["name"]) in existing for each in document["subjects"])
 
 
-def test_volumes_that_are_mounted_are_declared(documents: list[Document]) -> None:
+def test_mounted_volumes_are_declared(documents: list[Document]) -> None:
     claims = {
         f"{each['kind']}/{each['metadata']['name']}": {
             claim["metadata"]["name"] for claim in each.get("spec", {}).get("volumeClaimTemplates", [])
@@ -75,32 +75,32 @@ def test_volumes_that_are_mounted_are_declared(documents: list[Document]) -> Non
         assert mounted == declared, pod.where
 
 
-def test_all_is_in_one_namespace(documents: list[Document]) -> None:
+def test_all_documents_are_in_one_namespace(documents: list[Document]) -> None:
     assert {each["metadata"].get("namespace", "slowfast") for each in documents} == {"slowfast"}
 
 
-def test_the_ray_of_the_manifests_is_the_ray_of_the_project(documents: list[Document]) -> None:
+def test_the_manifests_have_the_ray_version_of_the_project(documents: list[Document]) -> None:
     version = named(documents, "RayCluster", "slowfast")["spec"]["rayVersion"]
     pinned = re.findall(r'ray\[\w+\]>=([\d.]+)', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))  # fmt: skip
     assert {version.rpartition(".")[0]} == set(pinned)
 
 
-def test_the_mlflow_of_the_server_is_that_of_the_clients(documents: list[Document]) -> None:
+def test_the_server_has_the_mlflow_version_of_the_clients(documents: list[Document]) -> None:
     image = named(documents, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]["image"]
     (pinned,) = re.findall(r'"mlflow>=([\d.]+)', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert image.rpartition(":v")[2].startswith(f"{pinned}.")
 
 
-def test_the_quota_has_room_for_every_pod_at_its_most(documents: list[Document]) -> None:
+def test_the_quota_allows_the_maximum_number_of_pods(documents: list[Document]) -> None:
     hard = named(documents, "ResourceQuota", "slowfast")["spec"]["hard"]
     cluster = named(documents, "RayCluster", "slowfast")
     most = {group["groupName"]: group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"]} | {"head": 1}
-    asked = {"cpu": 0.0, "memory": 0.0, "nvidia.com/gpu": 0.0}
+    requested = {"cpu": 0.0, "memory": 0.0, "nvidia.com/gpu": 0.0}
     for group, template in ray_templates(cluster).items():
         requests = template["spec"]["containers"][0]["resources"]["requests"]
-        for resource in asked:
-            asked[resource] += most[group] * _quantity(requests.get(resource, "0"))
-    for resource, amount in asked.items():
+        for resource in requested:
+            requested[resource] += most[group] * _quantity(requests.get(resource, "0"))
+    for resource, amount in requested.items():
         assert amount <= _quantity(hard[f"requests.{resource}"]), resource
 
 
@@ -109,8 +109,8 @@ def _quantity(text: str) -> float:
     return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
-def test_the_dashboard_asks_for_metrics_that_someone_exports() -> None:
-    """Ray's names stand in its own code; the others are those of NVIDIA's and Kubernetes' exporters, and training's."""
+def test_the_metrics_of_the_dashboard_are_exported() -> None:
+    """Ray's metrics are found in its code; the others belong to exporters of NVIDIA and Kubernetes, and to training."""
     import ray
 
     dashboard = json.loads((KUBERNETES / "base" / "dashboard.json").read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def test_the_dashboard_asks_for_metrics_that_someone_exports() -> None:
 
 
 @pytest.mark.parametrize("bucket", ["backups", "missing"])
-def test_a_backup_arrives_in_the_bucket_or_the_job_fails(bucket: str, tmp_path: Path) -> None:
+def test_a_backup_is_uploaded_to_the_bucket_or_its_job_fails(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "mlflow.dump").write_bytes(b"PGDMP" * 1000)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

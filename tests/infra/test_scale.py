@@ -1,4 +1,4 @@
-"""The page on scale shows what the script prints, and the script computes what its figures imply."""
+"""docs/scale.md shows the output of its script, and the script computes the right figures."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ def _scale(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_page_is_what_the_script_prints() -> None:
+def test_the_page_has_the_output_of_the_script() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
     missing = [line for line in _scale().splitlines() if line not in page]
-    assert missing == [], "python benchmarks/scale.py, into docs/scale.md"
+    assert missing == [], "copy the output of python benchmarks/scale.py into docs/scale.md"
 
 
-def test_measured_figures_stand_in_the_benchmarks() -> None:
+def test_measured_figures_are_in_the_benchmarks() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     if "## Loading" not in page:
         pytest.skip("this tree has no measurements of the loader")
@@ -29,7 +29,7 @@ def test_measured_figures_stand_in_the_benchmarks() -> None:
 
 
 def test_a_slow_volume_slows_the_training() -> None:
-    """A clip takes 3 x 2 x 50.31 GFLOP, and 76 of 300 frames of 1.8 x 1.71 MB."""
+    """A clip takes 3 x 2 x 50.31 GFLOP, and 76 of the 300 frames of a video of 1.8 x 1.71 MB."""
     figures = ("--gpus", "8", "--gpu-tflops", "30.186", "--volume-gb", "0.3119")
     lines = [line.split("|") for line in _scale(*figures).splitlines()]
     rows = {cells[1].strip(): cells[2].strip() for cells in lines if len(cells) == 4}

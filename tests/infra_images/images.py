@@ -1,4 +1,4 @@
-"""What the tests of the images share: where the sources are, docker's command, and the pins."""
+"""Shared by the tests of the images: paths of their sources, the docker command and the pinned versions."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ PIN = re.compile(r"^([a-z0-9.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(
 
 
 def docker(*arguments: object) -> str:
-    """What docker prints; its own error when it fails."""
+    """Run docker and return its output; fails with its error."""
     ran = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

@@ -1,4 +1,4 @@
-"""What is in the images, who they run as, and what a change of the code makes again."""
+"""Contents and user of the images, and the layers that a change of the code rebuilds."""
 
 import json
 import os
@@ -44,18 +44,18 @@ def test_the_doctor_runs_as_a_user_on_a_read_only_system(image: str) -> None:
     assert docker(*contained, "id", "-u").strip() == "10001"
 
 
-def test_labels_and_health(image: str) -> None:
-    (about,) = json.loads(docker("image", "inspect", image))
-    labels = about["Config"]["Labels"]
+def test_images_have_labels_a_health_check_and_a_user(image: str) -> None:
+    (details,) = json.loads(docker("image", "inspect", image))
+    labels = details["Config"]["Labels"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    if "gpu" not in image:  # made a moment ago
+    if "gpu" not in image:  # built by this test run
         assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == head.stdout.strip()
     assert {f"org.opencontainers.image.{name}" for name in ("title", "version", "revision", "created")} <= set(labels)
-    assert about["Config"]["Healthcheck"]["Test"] == ["CMD", "slowfast", "doctor"]
-    assert about["Config"]["User"] == "10001:10001"
+    assert details["Config"]["Healthcheck"]["Test"] == ["CMD", "slowfast", "doctor"]
+    assert details["Config"]["User"] == "10001:10001"
 
 
-def test_the_bill_of_materials_names_what_is_installed(image: str) -> None:
+def test_the_bill_of_materials_lists_the_installed_packages(image: str) -> None:
     bill = json.loads(docker("run", "--rm", image, "cat", "/opt/slowfast/sbom.json"))
     listed = {part["name"].lower().replace("_", "-"): part["version"] for part in bill["components"]}
     pinned = pins("gpu" if "gpu" in image else "cpu")
@@ -63,7 +63,7 @@ def test_the_bill_of_materials_names_what_is_installed(image: str) -> None:
     assert "torch" in listed
 
 
-def test_a_change_of_the_code_leaves_the_packages_and_lets_no_secret_in(cpu_image: str, tmp_path: Path) -> None:
+def test_a_change_of_the_code_rebuilds_only_its_layers_and_copies_no_secrets(cpu_image: str, tmp_path: Path) -> None:
     for name in tracked():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
@@ -82,7 +82,7 @@ def test_a_change_of_the_code_leaves_the_packages_and_lets_no_secret_in(cpu_imag
         new = set(after["RootFS"]["Layers"]) - set(before["RootFS"]["Layers"])
         assert len(new) == 2  # the code, and its installation
         find = f"find {SOURCE} -type f -not -path '*/__pycache__/*' -printf '%P\\n'"
-        there = docker("run", "--rm", changed, "sh", "-c", find).splitlines()
-        assert sorted(there) == sorted(tracked())
+        copied = docker("run", "--rm", changed, "sh", "-c", find).splitlines()
+        assert sorted(copied) == sorted(tracked())
     finally:
         docker("rmi", changed)

@@ -25,7 +25,7 @@ def test_every_line_is_a_pin_with_checksums(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_pins_fit_the_project(kind: str) -> None:
+def test_the_pins_satisfy_the_requirements_of_the_project(kind: str) -> None:
     pinned = pins(kind)
     if kind == "cpu":
         (pinned["torch"],) = re.findall(r"torch==(\S+)$", (IMAGES / "Dockerfile.cpu").read_text(), flags=re.M)
@@ -35,20 +35,20 @@ def test_the_pins_fit_the_project(kind: str) -> None:
     assert wrong == []
 
 
-def test_the_images_differ_in_torch_and_cuda_alone() -> None:
+def test_the_images_differ_only_in_torch_and_cuda() -> None:
     cpu, gpu = pins("cpu"), pins("gpu")
     more = {name for name in gpu if name not in cpu}
     assert {name: gpu[name] for name in cpu} == cpu
     assert {name.split("-")[0] for name in more} == {"torch", "triton", "cuda", "nvidia"}
 
 
-def test_what_is_tested_is_what_the_images_have() -> None:
+def test_tests_run_with_the_versions_of_the_images() -> None:
     dev, gpu = pins("dev"), pins("gpu")
     assert {name: dev[name] for name in dev if name in gpu} == {name: gpu[name] for name in dev if name in gpu}
     assert not [name for name in dev if name.split("-")[0] in ("torch", "triton", "cuda", "nvidia")]
 
 
-def test_a_changed_lock_is_installed_again_and_by_its_checksums() -> None:
+def test_a_changed_lock_is_installed_again_with_its_checksums() -> None:
     command = ["make", "--dry-run", "--what-if=dev.lock", "setup"]
     planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (install,) = (line for line in planned.splitlines() if line.endswith("-r dev.lock"))

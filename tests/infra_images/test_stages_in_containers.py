@@ -1,4 +1,4 @@
-"""The whole DAG with each stage in its container: the same models as without, and nothing left behind."""
+"""The whole DAG with each stage in its container gives the same models as without, and leaves no containers."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def by_stage(done: subprocess.CompletedProcess[str]) -> Results:
     return {(result["recipe"], result["stage"]): result for result in json.loads(done.stdout)}
 
 
-def of_a_user(folder: Path) -> Path:
-    """The folder, given to an ordinary user when root runs the tests."""
+def owned_by_a_user(folder: Path) -> Path:
+    """Make an ordinary user the owner of the folder, if root runs the tests."""
     if os.geteuid() == 0:
         os.chown(folder, 1000, 1000)
     return folder
@@ -36,7 +36,7 @@ def of_a_user(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return of_a_user(tmp_path_factory.mktemp("in-containers"))
+    return owned_by_a_user(tmp_path_factory.mktemp("in-containers"))
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +52,20 @@ def test_containers_give_the_same_models_as_processes(contained: Results, tmp_pa
         assert {name: contained[which][name] for name in same} == {name: result[name] for name in same}, which
 
 
-def test_all_that_is_in_the_workspace_is_its_owners(contained: Results, workspace: Path) -> None:
+def test_all_files_of_the_workspace_belong_to_its_owner(contained: Results, workspace: Path) -> None:
     assert workspace.stat().st_uid != 0
     assert {path.lstat().st_uid for path in workspace.rglob("*")} == {workspace.stat().st_uid}
 
 
 def test_the_lineage_names_the_image(contained: Results, workspace: Path, cpu_image: str) -> None:
     lineage = json.loads((workspace / "runs/tiny/register/lineage.json").read_text())
-    (about,) = json.loads(docker("image", "inspect", cpu_image))
-    assert lineage["image"] == f"{cpu_image}@{about['Id']}"
-    assert lineage["code_revision"].startswith(about["Config"]["Labels"]["org.opencontainers.image.revision"])
+    (details,) = json.loads(docker("image", "inspect", cpu_image))
+    assert lineage["image"] == f"{cpu_image}@{details['Id']}"
+    assert lineage["code_revision"].startswith(details["Config"]["Labels"]["org.opencontainers.image.revision"])
 
 
-def test_a_run_that_is_stopped_leaves_no_container(cpu_image: str, tmp_path: Path) -> None:
-    command = [SLOWFAST, "run", str(TINY), "--workspace", str(of_a_user(tmp_path)), "--runner", "docker"]
+def test_a_stopped_run_leaves_no_container(cpu_image: str, tmp_path: Path) -> None:
+    command = [SLOWFAST, "run", str(TINY), "--workspace", str(owned_by_a_user(tmp_path)), "--runner", "docker"]
     of_this_run = ("ps", "--all", "--quiet", "--filter", f"volume={tmp_path}")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         while not docker(*of_this_run):
@@ -77,7 +77,7 @@ def test_a_run_that_is_stopped_leaves_no_container(cpu_image: str, tmp_path: Pat
 
 
 def test_a_refusal_in_a_container_is_one_line(cpu_image: str, tmp_path: Path) -> None:
-    workspace = of_a_user(tmp_path)
+    workspace = owned_by_a_user(tmp_path)
     refused = run(TINY, "--workspace", workspace, "--runner", "docker", "--set", "data.source=/nowhere")
     assert refused.returncode == 2
     assert "/nowhere" in refused.stderr.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The smallest flow, run once by the command that users type, and what others compare with it."""
+"""Fixtures: a tiny flow, run once by the command line, whose results several tests compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster runs around the stages: the first task, the condition of training, the exit handler."""
+"""Tasks that a cluster runs around the stages: the first task, the condition of training, the exit handler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare(at: Path, *overrides: str, workers: int = 0, epochs: int = 0, grante
     return resolve(recipe.to_json(), str(at), workers, epochs, "http://mlflow:5000", granted, True)
 
 
-def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Path) -> None:
+def test_prepare_applies_changed_parameters_and_checks_the_recipe_again(tmp_path: Path) -> None:
     first, _, branch, _ = prepare(tmp_path, workers=2, epochs=7, granted=(2, 0))
     main = parse_recipe(first)
     assert (main.compute.workers, main.train.epochs, main.tracking.uri) == (2, 7, "http://mlflow:5000")
@@ -46,15 +46,15 @@ def test_prepare_resolves_what_operators_change_and_checks_it_again(tmp_path: Pa
         prepare(tmp_path, workers=3, granted=(9, 0))
 
 
-def test_prepare_refuses_workers_that_the_pod_has_no_room_for(tmp_path: Path) -> None:
+def test_prepare_refuses_more_workers_than_the_pod_has_resources_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training needs 2 CPUs, but its pod has 1"):
         prepare(tmp_path, workers=2)
     with pytest.raises(InputError, match="training needs 2 GPUs, but its pod has 1"):
         prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(2, 1))
-    prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(0, 0))  # a Ray cluster has them
+    prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(0, 0))  # a Ray cluster has the resources
 
 
-def test_prepare_refuses_gpus_that_were_not_settled_when_the_pods_were_compiled(tmp_path: Path) -> None:
+def test_prepare_refuses_unresolved_automatic_gpus(tmp_path: Path) -> None:
     for part in ("", "finetune."):
         with pytest.raises(InputError, match="gpus_per_worker is 'auto', but the resources of the pods are fixed"):
             prepare(tmp_path, f"{part}compute.gpus_per_worker=auto")
@@ -65,7 +65,7 @@ def test_prepare_refuses_a_recipe_of_another_dag(tmp_path: Path) -> None:
         resolve("kinetics400/slow_8x8_r50", str(tmp_path), 0, 0, "", (0, 0), True)
 
 
-def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_its_data(tmp_path: Path) -> None:
+def test_the_source_version_changes_with_the_source_or_after_a_loss_of_data(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("train.csv", "val.csv", "labels.pbtxt", "a.mp4"):
@@ -84,15 +84,15 @@ def test_the_source_version_changes_with_the_source_or_when_the_workspace_lost_i
     assert versions()[0] == before[0]
     assert versions()[1] != before[1]
     (folders[0] / "stage.json").unlink()
-    assert versions()[0] != versions()[0]  # the cache may not answer
+    assert versions()[0] != versions()[0]  # no cached result may be used
 
 
 STAGES = ("ingest", "validate", "extract")
 
 
-def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) -> None:
-    """Sources and recipes change under one data set's name. The cache is Kubeflow's: it answers by a task's inputs."""
-    at, cache, worked = Workspace(tmp_path / "at"), set(), []
+def test_kubeflow_caching_is_consistent_with_the_workspace(tmp_path: Path) -> None:
+    """Settings change under one data set's name; the simulated cache of Kubeflow is keyed by a task's inputs."""
+    at, cache, executed = Workspace(tmp_path / "at"), set(), []
     small = ["finetune=null", "data.synthetic.train_videos=1"]
     recipes = {
         "a": load_recipe(str(TINY), small),
@@ -106,16 +106,16 @@ def test_kubeflows_cache_never_hides_what_the_workspace_holds(tmp_path: Path) ->
         for stage, text, _ in todo:
             run_stage(stage, parse_recipe(text), at)
         cache.update(todo)
-        worked.append(len(todo))
-        there = [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES]
-        assert expected.setdefault(name, there) == there
+        executed.append(len(todo))
+        digests = [read_result(at.data("tiny-motion", stage)).digest for stage in STAGES]
+        assert expected.setdefault(name, digests) == digests
     assert len({tuple(digests) for digests in expected.values()}) == 3
-    assert worked == [3, 3, 0, 3, 3, 3, 3]  # the second run of the same finds nothing to do, of the third it is known
+    assert executed == [3, 3, 0, 3, 3, 3, 3]  # the second run finds all up to date, the third is cached
 
 
 @pytest.fixture
 def trained_workspace(tmp_path: Path) -> tuple[Recipe, Workspace, Callable[[str], None]]:
-    """A workspace with a finished training, as the stages leave their records; and a way to another data version."""
+    """A workspace with the records of a finished training, and a function that extracts another data version."""
     recipe, at = load_recipe(str(TINY)), Workspace(tmp_path)
     from slowfast_core.stages.train import train_inputs
 
@@ -143,30 +143,30 @@ def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
     assert trained_already(recipe, at) is None
 
 
-def test_a_training_that_was_deleted_is_made_again(trained_workspace: tuple) -> None:
+def test_a_deleted_training_is_run_again(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     shutil.rmtree(at.run("tiny", "train"))
     assert check(recipe.to_json(), str(at.root), "", "").train == "yes"
 
 
-def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace: tuple) -> None:
+def test_the_cached_evaluation_depends_on_the_content_of_the_workspace(trained_workspace: tuple) -> None:
     recipe, at, extract = trained_workspace
 
     def versions() -> str:
         return versions_of(recipe.to_json(), str(at.root))
 
-    def judge(inputs: str) -> None:
+    def evaluate_and_register(inputs: str) -> None:
         for stage in ("evaluate", "register"):
             run_once(stage, at.run("tiny", stage), {"of": inputs}, lambda _: {})
 
-    assert versions() != versions()  # nothing to hand on
-    judge("one")
+    assert versions() != versions()  # no result to reuse
+    evaluate_and_register("one")
     first = versions()
     assert first.startswith("one.dir-w1-")
-    judge("one")
+    evaluate_and_register("one")
     assert versions() == first
-    judge("two")
-    judge("one")
+    evaluate_and_register("two")
+    evaluate_and_register("one")
     assert versions() != first
     first = versions()
     extract("two.dir")
@@ -176,7 +176,7 @@ def test_an_evaluation_is_cached_for_what_the_workspace_holds(trained_workspace:
 
 @pytest.fixture
 def raise_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Go on with a release in which the version of this stage's code is higher by one."""
+    """Simulate a release in which the code version of a stage is higher by one."""
 
     def to_next(stage: str) -> None:
         versions = yaml.safe_load(stage_module.VERSIONS.read_text())
@@ -187,7 +187,7 @@ def raise_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return to_next
 
 
-def test_kubeflows_cache_does_not_answer_for_other_code(
+def test_kubeflow_caching_depends_on_the_code_versions(
     trained_workspace: tuple, raise_version: Callable[[str], None]
 ) -> None:
     recipe, at, _ = trained_workspace
@@ -210,7 +210,9 @@ def test_kubeflows_cache_does_not_answer_for_other_code(
             assert look() != before
 
 
-def test_a_new_version_of_training_trains_again(trained_workspace: tuple, raise_version: Callable[[str], None]) -> None:
+def test_a_new_code_version_of_training_trains_again(
+    trained_workspace: tuple, raise_version: Callable[[str], None]
+) -> None:
     recipe, at, _ = trained_workspace
     now = yaml.safe_load(stage_module.VERSIONS.read_text())["train"]
     raise_version("evaluate")
@@ -220,7 +222,7 @@ def test_a_new_version_of_training_trains_again(trained_workspace: tuple, raise_
     assert again[:2] == ("yes", f"the code of training changed: train {now} -> {now + 1}")
 
 
-def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:
+def test_a_changed_or_new_recipe_is_trained(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3})})
     assert check(longer.to_json(), str(at.root), "", "")[:2] == (
@@ -231,14 +233,14 @@ def test_another_recipe_or_none_before_trains(trained_workspace: tuple) -> None:
     assert "no finished training" in check(new.to_json(), str(at.root), "", "").reason
 
 
-def test_a_data_version_other_than_the_one_asked_for_stops_the_run(trained_workspace: tuple) -> None:
+def test_a_data_version_other_than_the_requested_one_stops_the_run(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
     with pytest.raises(InputError, match=r"the data version is one\.dir, but zero\.dir was requested"):
         check(recipe.to_json(), str(at.root), "zero.dir", "")
 
 
-def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names_the_cause(tmp_path: Path) -> None:
-    """A real process that is terminated in its stage, and one that is killed outright."""
+def test_stopped_and_killed_stages_are_closed_in_mlflow_with_their_cause(tmp_path: Path) -> None:
+    """One real process is terminated during its stage, and one is killed."""
     at = Workspace(tmp_path)
     for name, stop in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
         environment = {**os.environ, "SLOWFAST_PIPELINE_RUN": f"run-{name}", "HOSTNAME": "train-pod"}
@@ -261,6 +263,18 @@ def test_a_stage_stopped_by_kubernetes_closes_its_run_and_the_exit_handler_names
     ended = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert {name: run.info.status for name, run in ended.items()} == {"stopped": "KILLED", "killed": "FAILED"}
     assert "its pod was killed" in ended["killed"].data.tags["slowfast.cause"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "CACHED", "SUCCEEDED"])
+def test_a_successful_run_has_no_cause(state: str, tmp_path: Path) -> None:
+    """KFP 2.17 reports MLMD's state of the run, with an empty error message."""
+    assert close_and_report(str(tmp_path), "", ["slowfast"], state, "") == f"# {state}\n\n"
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "RUNNING"])
+def test_an_unsuccessful_run_has_a_cause(state: str, tmp_path: Path) -> None:
+    """RUNNING is the state of a run whose launcher was killed."""
+    assert "Cause: unknown" in close_and_report(str(tmp_path), "", ["slowfast"], state, "")
 
 
 STAGE = """
@@ -286,7 +300,7 @@ def test_a_run_of_another_pipeline_stays_open(tmp_path: Path) -> None:
     assert connect(at.tracking_uri).get_run(run.id).info.status == "RUNNING"
 
 
-def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runs_of_the_branch_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at, recipe = Workspace(tmp_path), load_recipe(str(TINY))
     monkeypatch.setenv("SLOWFAST_PIPELINE_RUN", "ours")
     names = ["slowfast", "slowfast-ava"]
@@ -297,9 +311,7 @@ def test_the_runs_of_the_branch_are_closed_too(tmp_path: Path, monkeypatch: pyte
     assert [client.get_run(run.id).info.status for run in runs] == ["FAILED", "FAILED"]
 
 
-def test_a_model_that_cannot_be_handed_on_is_the_cause(
-    trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_model_is_reported_as_the_cause(trained_workspace: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.select_model.component import select_model
 
     recipe, at, _ = trained_workspace
@@ -318,7 +330,7 @@ def test_the_cause_is_the_last_message_of_a_stage(tmp_path: Path) -> None:
     write("a", ("start", "ingest"), ("failed", "ingest"))
     os.utime(tmp_path / "a.jsonl", (1, 1))
     assert cause_of(tmp_path) == "r ingest: m"
-    write("b", ("start", "ingest"), ("end", "ingest"))  # the retry did it
+    write("b", ("start", "ingest"), ("end", "ingest"))  # the retry succeeded
     assert cause_of(tmp_path) == ""
     write("c", ("start", "train"), ("refused", "train"))
     assert cause_of(tmp_path) == "r train: m"

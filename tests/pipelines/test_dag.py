@@ -1,4 +1,4 @@
-"""The DAG as KFP compiles it."""
+"""The DAG as compiled by KFP."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_the_flow_has_its_stages_in_order(tmp_path: Path) -> None:
     }
 
 
-def test_the_branch_is_the_same_flow_but_for_its_start(tmp_path: Path) -> None:
+def test_the_fine_tuning_branch_starts_from_the_trained_model(tmp_path: Path) -> None:
     tasks = compiled(with_finetuning, tmp_path)["root"]["dag"]["tasks"]
     assert set(tasks["finetune"]["dependentTasks"]) == {"extract-2", "train"}
     assert set(tasks["register-2"]["dependentTasks"]) == {"evaluate-2", "finetune"}

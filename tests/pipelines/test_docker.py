@@ -1,4 +1,4 @@
-"""`--runner docker` before any container runs: what it refuses, and what the containers would get."""
+"""`--runner docker` before any container runs: refusals, and the files for the containers."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def test_a_workspace_of_root_is_refused() -> None:
         owner(Workspace(Path("/")))
 
 
-def test_a_docker_that_does_not_answer_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_docker_without_an_answer_is_reported_in_one_line_and_leaves_no_files(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(tmp_path, 1000, 1000)
     command = [Path(sys.executable).with_name("slowfast"), "run", TINY, "--workspace", tmp_path, "--runner", "docker"]
@@ -32,7 +32,7 @@ def test_a_docker_that_does_not_answer_is_one_line_and_leaves_nothing(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_containers_get_the_files_that_the_recipe_and_the_environment_name(
+def test_containers_get_the_files_named_in_the_recipe_and_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path / "workspace")

@@ -1,4 +1,4 @@
-"""A flow that is killed again and again ends as one that was not, and leaves nothing behind."""
+"""A flow that is killed repeatedly ends with the same results as an undisturbed one, and leaves no leftovers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from slowfast_core.workspace import Workspace
 
 TINY = Path(__file__).parent / "tiny.yaml"
 STAGES = ("ingest", "validate", "extract", "train", "evaluate", "register")
-How = Literal["group", "run", "stage"]  # the whole process group, `slowfast run` alone, the stage's process alone
+Target = Literal["group", "run", "stage"]  # the whole process group, `slowfast run` alone, the stage's process alone
 Results = dict[tuple[str, str], dict[str, Any]]
 DEADLINE = 1200.0
-UNFINISHED = re.compile(r"\.(partial|old|restored|checkout)$|\.[0-9a-f]{8}(\.|$)")  # names of what is being written
+# Names of unfinished files and folders.
+UNFINISHED = re.compile(r"\.(partial|old|restored|checkout)$|\.[0-9a-f]{8}(\.|$)")
 
 
 @dataclass(frozen=True)
 class Kill:
     stage: str
-    share: float  # of the time that the stage takes
-    how: How
+    share: float  # of the duration of the stage
+    target: Target
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Flow:
         return list(self.root.glob("logs/*/events.jsonl"))
 
     def kill(self, kill: Kill, seconds: float) -> None:
-        """At this share of the stage's time, or when it ends before."""
+        """Kill at this share of the stage's duration, or at its end if that is earlier."""
         assert self.process is not None
         limit = time.monotonic() + DEADLINE
         while not self.has_seen("start", kill.stage):
@@ -73,18 +74,18 @@ class Flow:
         while time.monotonic() < moment and not self.has_seen("end", kill.stage):
             time.sleep(0.002)
         assert self.process.poll() is None, self.process.communicate()
-        if kill.how == "group":
+        if kill.target == "group":
             os.killpg(self.process.pid, signal.SIGKILL)
-        elif kill.how == "run":
+        elif kill.target == "run":
             self.process.kill()
         else:
             for pid in executors(self.root):
                 os.kill(pid, signal.SIGKILL)
-        self.killed.append(f"{kill.stage} at {kill.share:.2f} ({kill.how})")
+        self.killed.append(f"{kill.stage} at {kill.share:.2f} ({kill.target})")
         self.wait()
 
     def wait(self) -> None:
-        """For the end of the process alone: what it started may hold its pipes."""
+        """Wait only for the process itself, because its children may keep its pipes open."""
         assert self.process is not None
         self.process.wait(DEADLINE)
         for pipe in (self.process.stdout, self.process.stderr):
@@ -105,7 +106,8 @@ class Flow:
 
 def executors(root: Path) -> list[int]:
     """The processes of KFP that run a stage in this workspace."""
-    return [pid for pid, command in commands().items() if b"kfp.dsl.executor_main" in command and of(root, command)]
+    found = {pid: command for pid, command in commands().items() if b"kfp.dsl.executor_main" in command}
+    return [pid for pid, command in found.items() if mentions(command, root)]
 
 
 def commands() -> dict[int, bytes]:
@@ -114,20 +116,20 @@ def commands() -> dict[int, bytes]:
         try:
             found[int(file.parent.name)] = file.read_bytes()
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     return found
 
 
-def of(folder: Path, text: bytes) -> bool:
+def mentions(text: bytes, folder: Path) -> bool:
     return str(folder).encode() in text
 
 
 def processes_of(temporary: Path) -> dict[int, bytes]:
-    """All processes that were started with this temporary directory, below which each run has its own."""
+    """All processes that were started with this temporary directory, or with the one of a run below it."""
     found = {}
     for pid, command in commands().items():
         try:
-            if of(temporary, Path(f"/proc/{pid}/environ").read_bytes()):
+            if mentions(Path(f"/proc/{pid}/environ").read_bytes(), temporary):
                 found[pid] = command
         except OSError:
             continue
@@ -136,7 +138,7 @@ def processes_of(temporary: Path) -> dict[int, bytes]:
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Iterator[Flow]:
-    """Its temporary directory has a short name: sockets of Ray are below it."""
+    """A flow to kill. Its temporary directory has a short name, because sockets of Ray are below it."""
     temporary = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
     flow = Flow(tmp_path / "workspace", temporary)
     yield flow
@@ -148,12 +150,12 @@ def killed(tmp_path: Path) -> Iterator[Flow]:
 
 
 def files_of(folder: Path) -> set[str]:
-    """But for checkpoints: how many there are depends on where training began."""
+    """Files except for checkpoints, whose number depends on where training resumed."""
     paths = (path.relative_to(folder) for path in folder.rglob("*"))
     return {str(path) for path in paths if "checkpoints" not in path.parts}
 
 
-def check_ended_well(flow: Flow, results: Results, undisturbed: Results, workspace: Path) -> None:
+def check_result(flow: Flow, results: Results, undisturbed: Results, workspace: Path) -> None:
     for stage in STAGES:
         ours, theirs = results["tiny", stage], undisturbed["tiny", stage]
         for name in ("digest", "weights_digest", "data_version"):
@@ -167,7 +169,7 @@ def check_ended_well(flow: Flow, results: Results, undisturbed: Results, workspa
 
 
 def check_tracking(at: Workspace) -> None:
-    """One version, the champion, of one model; two runs, which have ended; and no artifacts of others."""
+    """Check that there is one model version, the champion, two finished runs, and no other artifacts."""
     client = connect(at.tracking_uri)
     (version,) = client.search_model_versions()
     assert client.get_model_version_by_alias("tiny", "champion").version == version.version
@@ -181,32 +183,36 @@ def check_tracking(at: Workspace) -> None:
     assert [path.name for path in (at.artifacts / "models").iterdir()] == [model.model_id]
 
 
-def disturb(flow: Flow, kills: list[Kill], undisturbed: Results, workspace: Path) -> None:
+def run_with_kills(flow: Flow, kills: list[Kill], undisturbed: Results, workspace: Path) -> None:
     flow.start()
     for kill in kills:
         flow.kill(kill, float(undisturbed["tiny", kill.stage]["seconds"]))
         flow.start()
-    check_ended_well(flow, flow.finish(), undisturbed, workspace)
+    check_result(flow, flow.finish(), undisturbed, workspace)
     print("killed in", "; ".join(flow.killed))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)  # with the undisturbed flow
-def test_killed_in_training_evaluation_and_registration(killed: Flow, flow: Results, flow_workspace: Path) -> None:
+def test_a_flow_killed_in_training_evaluation_and_registration_has_the_same_results(
+    killed: Flow, flow: Results, flow_workspace: Path
+) -> None:
     kills = [Kill("train", 0.7, "run"), Kill("evaluate", 0.6, "group"), Kill("register", 0.5, "stage")]
-    disturb(killed, kills, flow, flow_workspace)
+    run_with_kills(killed, kills, flow, flow_workspace)
 
 
-def lives() -> list[list[Kill]]:
-    """Twenty kills in four lives: random moments of all stages, in the order of the flow."""
+def series_of_kills() -> list[list[Kill]]:
+    """Twenty kills in four series, at random moments of all stages, each in the order of the flow."""
     moments = random.Random(11)
-    hows: tuple[How, ...] = ("group", "run", "stage")
-    kills = [Kill(STAGES[n % 6], round(moments.random(), 2), hows[(n + n // 6) % 3]) for n in range(20)]
-    return [sorted(kills[life::4], key=lambda kill: (STAGES.index(kill.stage), kill.share)) for life in range(4)]
+    targets: tuple[Target, ...] = ("group", "run", "stage")
+    kills = [Kill(STAGES[n % 6], round(moments.random(), 2), targets[(n + n // 6) % 3]) for n in range(20)]
+    return [sorted(kills[series::4], key=lambda kill: (STAGES.index(kill.stage), kill.share)) for series in range(4)]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("life", range(4))
-def test_killed_at_twenty_moments(killed: Flow, flow: Results, flow_workspace: Path, life: int) -> None:
-    disturb(killed, lives()[life], flow, flow_workspace)
+@pytest.mark.parametrize("series", range(4))
+def test_flows_killed_at_twenty_moments_have_the_same_results(
+    killed: Flow, flow: Results, flow_workspace: Path, series: int
+) -> None:
+    run_with_kills(killed, series_of_kills()[series], flow, flow_workspace)

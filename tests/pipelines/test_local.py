@@ -1,4 +1,4 @@
-"""The whole DAG through KFP's local runner, by the command that users type."""
+"""The whole DAG in KFP's local runner, started by the command line."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def test_the_branch_starts_from_the_trained_model(first: Results, workspace: Pat
     assert "start weights" in str(first["tiny_ava", "train"]["summary"])
 
 
-def test_data_version_goes_from_the_clip_store_to_the_registered_model(
+def test_the_registered_model_has_the_data_version_of_the_clip_store(
     first: Results,
 ) -> None:
     for name in ("tiny", "tiny_ava"):
@@ -57,7 +57,7 @@ def test_data_version_goes_from_the_clip_store_to_the_registered_model(
         assert str(versions.pop()).endswith(".dir")
 
 
-def test_a_second_run_has_nothing_to_do(first: Results, workspace: Path) -> None:
+def test_all_stages_of_a_second_run_are_up_to_date(first: Results, workspace: Path) -> None:
     again = slowfast("run", TINY, "--workspace", workspace)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("up to date") == len(first)
@@ -69,7 +69,7 @@ def planned(workspace: Path, *options: str) -> dict[tuple[str, str], str]:
     return {(row["recipe"], row["stage"]): row["reason"] or row["status"] for row in json.loads(done.stdout)}
 
 
-def test_dry_run_of_a_finished_workspace_changes_nothing_in_it(first: Results, workspace: Path) -> None:
+def test_dry_run_does_not_change_a_finished_workspace(first: Results, workspace: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
     assert planned(workspace) == dict.fromkeys(first, "up to date")
     changed = planned(workspace, "--set", "train.epochs=3")
@@ -80,8 +80,8 @@ def test_dry_run_of_a_finished_workspace_changes_nothing_in_it(first: Results, w
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
 
 
-def test_the_command_line_and_kfp_do_the_same(first: Results, workspace: Path) -> None:
-    """Every stage of the recipe; of its branch those that the command line treats differently."""
+def test_stages_on_the_command_line_reuse_the_results_of_kfp(first: Results, workspace: Path) -> None:
+    """All stages of the recipe, and the stages of its branch that the command line treats differently."""
     for flags, name, stages in ((), "tiny", DATA + REST), (("--finetune",), "tiny_ava", ("train", "evaluate")):
         for stage in stages:
             done = slowfast(stage, TINY, "--workspace", workspace, "--json", *flags)
@@ -92,7 +92,7 @@ def test_the_command_line_and_kfp_do_the_same(first: Results, workspace: Path) -
             assert result["data_version"] == first[name, stage]["data_version"]
 
 
-def test_predict_with_the_champion(first: Results, workspace: Path) -> None:
+def test_the_champion_predicts(first: Results, workspace: Path) -> None:
     video = next((workspace / "data/tiny-motion/extract/store/clips").glob("*.mp4"))
     done = slowfast("predict", video, "--model", "models:/tiny@champion", "--workspace", workspace, "--json")
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_a_detection_model_is_refused_in_one_line(first: Results, workspace: Pat
     assert "this model needs boxes of people" in line
 
 
-def test_a_stage_that_refuses_its_input_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_a_stage_that_refuses_its_input_ends_the_run_with_one_line(tmp_path: Path) -> None:
     done = slowfast("run", TINY, "--workspace", tmp_path, "--set", "data.source=/nowhere")
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
@@ -121,13 +121,13 @@ BRANCH_FROM_A_FOLDER = ("--set", "finetune.data.labels=labels.pbtxt", "--set")
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(1200)  # the flow up to three times
-def test_one_changed_video_runs_only_what_depends_on_it(first: Results, workspace: Path) -> None:
-    """The branch's source becomes a folder, in which one video changes: nothing of the first recipe is done again."""
+@pytest.mark.timeout(1200)  # runs the flow up to three times
+def test_a_changed_video_runs_only_the_dependent_stages(first: Results, workspace: Path) -> None:
+    """A video in the source folder of the branch changes: no stage of the first recipe runs again."""
     folder = workspace / "sources/tiny-actors"
     command = ("run", TINY, "--workspace", workspace, *BRANCH_FROM_A_FOLDER, f"finetune.data.source={folder}")
     same = slowfast(*command)
-    assert same.stderr.count("up to date") == len(first) - 1  # lineage names the source
+    assert same.stderr.count("up to date") == len(first) - 1  # only register runs: its lineage contains the source
     videos = sorted(folder.rglob("*.mp4"))
     info = probe(videos[0])
     write_video(videos[0], moving_frames(info.frames, info.height, info.width, seed=9), fps=round(info.fps))
@@ -140,7 +140,7 @@ def test_one_changed_video_runs_only_what_depends_on_it(first: Results, workspac
 
 
 @pytest.mark.exhaustive
-def test_a_changed_annotation_is_another_data_version_and_copies_no_video(first: Results, workspace: Path) -> None:
+def test_a_changed_annotation_gives_another_data_version_and_copies_no_video(first: Results, workspace: Path) -> None:
     folder = workspace / "sources/tiny-actors"
     flags = ("--workspace", workspace, "--finetune", *BRANCH_FROM_A_FOLDER, f"finetune.data.source={folder}", "--json")
     before = [json.loads(slowfast(stage, TINY, *flags).stdout) for stage in DATA]

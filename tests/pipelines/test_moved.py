@@ -1,4 +1,4 @@
-"""A workspace with the whole flow in it, copied, moved and given to another user: the commands go on in it."""
+"""Commands continue to work in a workspace that was copied, moved or given to another user."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def versions(at: Path) -> list[str]:
     return [f"{v.name}/{v.version}" for v in connect(Workspace(at).tracking_uri).search_model_versions()]
 
 
-def lists_artifacts(at: Path) -> list[str]:
-    """What the UI's own requests show of a training, and the text of one file."""
+def artifacts_in_ui(at: Path) -> list[str]:
+    """Names of a training's artifacts, by the requests of the UI; also checks that one of them can be read."""
     run = json.loads((at / "runs/tiny/train/checkpoint.json").read_text())["run_id"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -86,26 +86,28 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("how", ["cp -r", "mv"])
-def test_everything_goes_on_in_a_copy_and_the_original_stays_as_it_is(original: Path, tmp_path: Path, how: str) -> None:
+def test_a_copied_or_moved_workspace_works_and_the_original_is_unchanged(
+    original: Path, tmp_path: Path, how: str
+) -> None:
     if how == "mv":
         subprocess.run(["cp", "-r", str(original), str(tmp_path / "first")], check=True)
         slowfast("run", TINY, "--workspace", tmp_path / "first")
         source = tmp_path / "first"
     else:
         source = original
-    before, guesses, target = tree(original), predicted(source), tmp_path / "another home" / "workspace"
+    before, predictions, target = tree(original), predicted(source), tmp_path / "another home" / "workspace"
     before = tree(original)  # a prediction may have written a compiled file
     target.parent.mkdir()
     subprocess.run([*how.split(), str(source), str(target)], check=True)
-    assert predicted(target) == guesses
+    assert predicted(target) == predictions
     again = slowfast("run", TINY, "--workspace", target)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("up to date") == STAGES, again.stderr
     assert versions(target) == ["tiny-ava/1", "tiny/1"]
-    done = slowfast("run", TINY, "--workspace", target, "--set", "train.epochs=1")  # trains and registers there
+    done = slowfast("run", TINY, "--workspace", target, "--set", "train.epochs=1")  # trains and registers again
     assert done.returncode == 0, done.stderr
     assert versions(target) == ["tiny-ava/2", "tiny-ava/1", "tiny/2", "tiny/1"] or len(versions(target)) == 4
-    assert {"environment.json", "data"} <= set(lists_artifacts(target))
+    assert {"environment.json", "data"} <= set(artifacts_in_ui(target))
     assert tree(original) == before
     print(f"{how}: {len(before)} files of the original unchanged")
 
@@ -113,7 +115,7 @@ def test_everything_goes_on_in_a_copy_and_the_original_stays_as_it_is(original: 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_predicts_and_evaluates_in_a_home_of_their_own(original: Path, tmp_path: Path) -> None:
+def test_another_user_can_use_a_copy_of_the_workspace(original: Path, tmp_path: Path) -> None:
     try:
         subprocess.run([sys.executable, "-c", ""], user=OTHER_USER, group=OTHER_USER, check=True, cwd="/")
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Stages as jobs of a standing Ray cluster with a token: one node, and three of which one is lost."""
+"""Stages as jobs of an existing Ray cluster with a token: on one node, and on three, one of which is lost."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ STOPPED_WITHIN = 10.0  # seconds
 
 
 @dataclass
-class Standing:
-    """A cluster with a dashboard, and so with a Jobs API at `address`."""
+class RayCluster:
+    """A running cluster with a dashboard, which provides the Jobs API at `address`."""
 
     address: str
     nodes: list[Node]
@@ -56,24 +56,24 @@ def _environment() -> Iterator[None]:
         yield
 
 
-def _started(count: int) -> Iterator[Standing]:
+def _start_cluster(count: int) -> Iterator[RayCluster]:
     port = free_port()
     with cluster_of(count, "--include-dashboard=true", f"--dashboard-port={port}") as (_, nodes):
         limit = time.monotonic() + 120
-        while not _answers(port):  # the dashboard may come after its node
+        while not _answers(port):  # the dashboard may start after its node
             assert time.monotonic() < limit
             time.sleep(0.2)
-        yield Standing(f"http://127.0.0.1:{port}", nodes)
+        yield RayCluster(f"http://127.0.0.1:{port}", nodes)
 
 
 @pytest.fixture(scope="module")
-def one_node(_environment: None) -> Iterator[Standing]:
-    yield from _started(1)
+def one_node(_environment: None) -> Iterator[RayCluster]:
+    yield from _start_cluster(1)
 
 
 @pytest.fixture
-def three_nodes(_environment: None) -> Iterator[Standing]:
-    yield from _started(3)
+def three_nodes(_environment: None) -> Iterator[RayCluster]:
+    yield from _start_cluster(3)
 
 
 def _run(stage: str, recipe: Path, at: Workspace, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +82,7 @@ def _run(stage: str, recipe: Path, at: Workspace, *overrides: str) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
-def _on(cluster: Standing) -> tuple[str, str]:
+def _on(cluster: RayCluster) -> tuple[str, str]:
     return "compute.run_on=jobs", f"compute.jobs_address={cluster.address}"
 
 
@@ -91,8 +91,8 @@ def at(tiny_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Workspace
     return tiny_workspace(tmp_path / "at")
 
 
-def test_a_stage_as_a_job(one_node: Standing, tiny_recipe: Path, at: Workspace) -> None:
-    """Extraction, for another clip store than the one that is there."""
+def test_a_stage_runs_as_a_job(one_node: RayCluster, tiny_recipe: Path, at: Workspace) -> None:
+    """An extraction that is not up to date."""
     ran = _run("extract", tiny_recipe, at, *_on(one_node), "data.store.every=2")
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
@@ -103,8 +103,8 @@ def test_a_stage_as_a_job(one_node: Standing, tiny_recipe: Path, at: Workspace) 
     assert list((at.root / "jobs").iterdir()) == []
 
 
-def test_a_refusal_comes_back(tiny_recipe: Path, at: Workspace) -> None:
-    """From what a cluster runs."""
+def test_a_refusal_in_a_job_is_raised_again(tiny_recipe: Path, at: Workspace) -> None:
+    """Runs the entrypoint of the job without a cluster."""
     job = StageJob.write("train", load_recipe(str(tiny_recipe), ["train.batch=800"]), at)
     ran = subprocess.run([sys.executable, *job.entrypoint.split()[1:]], capture_output=True, text=True, timeout=240)
     assert ran.returncode == 2, ran.stderr
@@ -113,7 +113,7 @@ def test_a_refusal_comes_back(tiny_recipe: Path, at: Workspace) -> None:
 
 
 def test_another_token_is_refused(
-    one_node: Standing, tiny_recipe: Path, at: Workspace, monkeypatch: pytest.MonkeyPatch
+    one_node: RayCluster, tiny_recipe: Path, at: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
     refused = _run("train", tiny_recipe, at, *_on(one_node))
@@ -122,7 +122,7 @@ def test_another_token_is_refused(
     assert refused.stderr.count("\n") == 1
 
 
-def test_nothing_answers() -> None:
+def test_a_missing_jobs_api_is_reported() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(InputError, match=rf"no Ray Jobs API: .* \({address}\)") as caught:
         connect(address)
@@ -130,10 +130,10 @@ def test_nothing_answers() -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_stage_as_a_rayjob(
-    one_node: Standing, tiny_recipe: Path, at: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_stage_runs_as_a_rayjob(
+    one_node: RayCluster, tiny_recipe: Path, at: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """KubeRay's part: submit the entrypoint to the cluster of the RayJob and report its status."""
+    """The test plays KubeRay: it submits the entrypoint to a cluster and reports the status of the job."""
     from ray.job_submission import JobSubmissionClient
 
     def operate(api: KubernetesApi, name: str) -> None:
@@ -157,25 +157,25 @@ def test_a_stage_as_a_rayjob(
 
 
 @pytest.mark.exhaustive
-def test_a_node_is_lost(
-    three_nodes: Standing, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
+def test_a_job_resumes_after_the_loss_of_a_node_and_of_its_client(
+    three_nodes: RayCluster, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
-    """So is the first process that follows the job: the next one finds the job where it is."""
+    """The first process that follows the job is killed; the next one finds the running job."""
     plain = Training(tiny_recipe, tiny_workspace(tmp_path / "plain"))
     settings = ("train.checkpoint_steps=2", "train.max_restarts=4", *_on(three_nodes))
-    lossy = Training(tiny_recipe, tiny_workspace(tmp_path / "lossy"), settings)
+    interrupted = Training(tiny_recipe, tiny_workspace(tmp_path / "interrupted"), settings)
     try:
-        lossy.start()
-        lossy.wait_for_epoch(2)
-        lossy.kill_driver()
-        lossy.start()
-        lossy.wait_for_epoch(4)
+        interrupted.start()
+        interrupted.wait_for_epoch(2)
+        interrupted.kill_driver()
+        interrupted.start()
+        interrupted.wait_for_epoch(4)
         next(node for node in three_nodes.nodes[1:] if node.workers()).kill()
-        result = lossy.finish()
+        result = interrupted.finish()
         plain.start()
         expected = plain.finish()
     finally:
-        for training in (plain, lossy):
+        for training in (plain, interrupted):
             training.kill()
     assert result["weights_digest"] == expected["weights_digest"]
     assert result["status"] == "done"
@@ -183,7 +183,7 @@ def test_a_node_is_lost(
 
 
 @pytest.mark.exhaustive
-def test_cancelled(three_nodes: Standing, tiny_recipe: Path, at: Workspace) -> None:
+def test_a_cancelled_job_stops_its_workers(three_nodes: RayCluster, tiny_recipe: Path, at: Workspace) -> None:
     from ray.job_submission import JobSubmissionClient
 
     training = Training(tiny_recipe, at, ("train.epochs=2000", *_on(three_nodes)))

@@ -1,4 +1,4 @@
-"""A job of the Jobs API where ids are taken, a proxy fails, or the follower is stopped at the worst moment."""
+"""Jobs of the Jobs API if ids exist already, a proxy fails, or the following process is stopped early."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def job(tmp_path: Path) -> StageJob:
     return StageJob(NAME, "train", tmp_path / NAME)
 
 
-def _succeeds(server: JobsServer) -> None:
+def _let_jobs_succeed(server: JobsServer) -> None:
     server.on_submit = lambda submission: server.jobs.update({submission: "SUCCEEDED"})
 
 
-def test_the_next_number_is_after_the_highest(server: JobsServer, job: StageJob) -> None:
+def test_a_new_job_has_the_number_after_the_highest(server: JobsServer, job: StageJob) -> None:
     server.jobs |= {f"{NAME}-2": "FAILED", "another-7": "RUNNING", "raysubmit_abc": "SUCCEEDED"}
-    _succeeds(server)
+    _let_jobs_succeed(server)
     assert run_by_jobs_api(job, server.address) == ""
     assert server.jobs[f"{NAME}-3"] == "SUCCEEDED"
 
 
-def test_the_running_one_is_followed_and_a_lost_cluster_given_up(server: JobsServer, job: StageJob) -> None:
+def test_a_running_job_is_followed_until_the_cluster_is_lost(server: JobsServer, job: StageJob) -> None:
     server.jobs |= {f"{NAME}-1": "FAILED", f"{NAME}-2": "RUNNING"}
-    server.refuses = [502, 503, 504]
+    server.next_errors = [502, 503, 504]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slowfast_core.ray_jobs.jobs_api.LOST_SECONDS", 0.0)
         with pytest.raises(RuntimeError, match="502"):
@@ -53,27 +53,27 @@ def test_the_running_one_is_followed_and_a_lost_cluster_given_up(server: JobsSer
     assert server.jobs == {f"{NAME}-1": "FAILED", f"{NAME}-2": "STOPPED"}
 
 
-def test_a_proxy_that_fails_for_a_while_stops_no_job(server: JobsServer, job: StageJob) -> None:
-    _succeeds(server)
-    server.refuses = [502, 503]
+def test_temporary_failures_of_a_proxy_do_not_stop_a_job(server: JobsServer, job: StageJob) -> None:
+    _let_jobs_succeed(server)
+    server.next_errors = [502, 503]
     assert run_by_jobs_api(job, server.address) == ""
-    assert server.asked == [f"{NAME}-1"] * 3
+    assert server.queried == [f"{NAME}-1"] * 3
 
 
-def test_a_refusal_is_final(server: JobsServer, job: StageJob, capsys: pytest.CaptureFixture[str]) -> None:
-    server.refuses = [409]
+def test_a_refusal_is_not_retried(server: JobsServer, job: StageJob, capsys: pytest.CaptureFixture[str]) -> None:
+    server.next_errors = [409]
     with pytest.raises(RuntimeError, match=r"\b409\b"):
         run_by_jobs_api(job, server.address)
     assert server.jobs == {f"{NAME}-1": "STOPPED"}
-    server.refuses_submissions = 400
+    server.submission_error = 400
     with pytest.raises(RuntimeError, match=r"\b400\b"):
         run_by_jobs_api(job, server.address)
     assert set(server.jobs) == {f"{NAME}-1"}
     assert "could not be stopped" not in capsys.readouterr().err
 
 
-def test_stopped_while_the_job_is_submitted(server: JobsServer, job: StageJob) -> None:
-    """The cluster has taken the job, its answer is on the way: the job does not stay behind."""
+def test_a_job_submitted_during_sigterm_is_stopped(server: JobsServer, job: StageJob) -> None:
+    """The cluster has accepted the job, but not answered yet: the job is stopped nevertheless."""
     follower = subprocess.Popen([sys.executable, "-c", FOLLOWER, str(job.folder), server.address], env=os.environ)
 
     def stop(submission: str) -> None:

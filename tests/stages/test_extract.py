@@ -55,7 +55,7 @@ def result(root: Path) -> StageResult:
     return run(root, settings())
 
 
-def test_the_store_holds_the_frames_of_the_segments(root: Path, result: StageResult) -> None:
+def test_the_store_contains_the_frames_of_the_segments(root: Path, result: StageResult) -> None:
     store = Path(result.outputs["store"])
     rows = read_manifest(store / "manifest.parquet").rows
     assert list(rows["id"]) == ["a", "b", "c", "part"]
@@ -90,8 +90,8 @@ def test_files_allow_random_access(result: StageResult) -> None:
 def test_the_version_is_the_dvc_hash_and_independent_of_workers(root: Path, result: StageResult) -> None:
     assert result.data_version == result.digest == data_version(root / "extract" / "store")
     assert result.summary.startswith("4 clips, 0.")
-    alone = run(root, settings(), "alone", workers=1)
-    assert alone.data_version == result.data_version
+    single = run(root, settings(), "one_worker", workers=1)
+    assert single.data_version == result.data_version
 
 
 def test_unchanged_input_is_not_extracted_again(root: Path, result: StageResult) -> None:
@@ -125,7 +125,7 @@ def test_sizes_are_even_with_the_requested_short_side(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("fps", "frames"), [(5.0, 20), (15.0, 60)])
-def test_another_rate_takes_the_nearest_frames(root: Path, fps: float, frames: int) -> None:
+def test_another_rate_selects_the_nearest_frames(root: Path, fps: float, frames: int) -> None:
     store = Path(run(root, settings(fps=fps), f"at{fps}").outputs["store"])
     row = read_manifest(store / "manifest.parquet").rows.iloc[0]
     assert (row["frames"], row["fps"], row["end"]) == (frames, fps, 4.0)
@@ -192,8 +192,8 @@ def test_ava_files_extend_half_a_span_and_a_second_beyond_the_key_frames(tmp_pat
         assert psnr(key, pick_frames(tmp_path / f"ingest/videos/{source}.mp4", [frame])[0]) > 30
 
 
-def test_segments_of_one_source_equal_those_extracted_alone(root: Path, result: StageResult, tmp_path: Path) -> None:
-    """Also if more segments of a source overlap than are written at a time."""
+def test_segments_of_one_source_equal_separate_extractions(root: Path, result: StageResult, tmp_path: Path) -> None:
+    """Also if more segments of a source overlap than are written at the same time."""
     rows = [kinetics_row(f"r{n}", "videos/1.mp4", start=n / 10, end=n / 10 + 1.4) for n in range(20)]
     rows += [kinetics_row("all", "videos/1.mp4"), kinetics_row("b", "videos/0.mp4", split="val")]
     shutil.copytree(root / "ingest" / "videos", tmp_path / "videos")
@@ -206,7 +206,7 @@ def test_segments_of_one_source_equal_those_extracted_alone(root: Path, result: 
         assert min(psnr(ours, theirs) for ours, theirs in zip(stored, original[n:], strict=False)) > 30
 
 
-def test_jpeg_frames(root: Path) -> None:
+def test_frames_are_stored_as_jpeg(root: Path) -> None:
     data = Data(name="some", store=Store(short_side=0, codec="jpeg", jpeg_scale=2))
     store = Path(run(root, data, "jpeg").outputs["store"])
     with av.open(str(store / "clips/a.mp4")) as container:
@@ -225,7 +225,7 @@ def test_jpeg_frames(root: Path) -> None:
         (Store(height=100), (100, 176), (100, 58)),
     ],
 )
-def test_stored_sizes(store: Store, wide: tuple[int, int], upright: tuple[int, int]) -> None:
+def test_stored_sizes_follow_the_settings(store: Store, wide: tuple[int, int], upright: tuple[int, int]) -> None:
     assert (stored_size(40, 70, store), stored_size(70, 40, store)) == (wide, upright)
 
 

@@ -1,6 +1,6 @@
 """Extraction interrupted by a kill, a full disk or the loss of a cluster node gives the same store in the end.
 
-The sources are small; what takes time is that the store has them larger and at many times their rate.
+The sources are small; extraction takes time because the clips are larger and have a much higher rate.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def files(output: Path) -> dict[str, Path]:
     return {path.relative_to(videos).as_posix(): path for path in sorted(videos.rglob("*")) if path.is_file()}
 
 
-def test_a_folder_becomes_a_manifest_and_its_videos(source: Path, tmp_path: Path) -> None:
+def test_a_folder_is_copied_with_a_manifest(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     result = run(source, output)
     assert (result.status, result.metrics) == ("done", {"videos": 12.0, "missing": 0.0})
@@ -114,15 +114,15 @@ def test_only_changed_videos_are_copied(source: Path, tmp_path: Path) -> None:
 def test_only_the_changed_object_of_a_bucket_is_read(source: Path, upload: Upload, proxy, tmp_path: Path) -> None:
     root, output = upload(source), tmp_path / "ingest"
     run(root, output, endpoint_url=proxy.url)
-    assert len(proxy.read) == 1 + VIDEOS
+    assert len(proxy.names_read) == 1 + VIDEOS
     (source / "videos" / "class 1" / "v3.mp4").write_bytes(b"another take")
     upload(source, root)
     proxy.log.clear()
     assert run(root, output, endpoint_url=proxy.url).summary.endswith("1 copied, 11 kept")
-    assert proxy.read == ["annotations.csv", "v3.mp4"]
+    assert proxy.names_read == ["annotations.csv", "v3.mp4"]
 
 
-def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
+def test_changed_annotations_copy_no_videos(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     run(source, output)
     rows = (source / "annotations.csv").read_text().splitlines(keepends=True)
@@ -134,7 +134,7 @@ def test_changed_annotations_copy_nothing(source: Path, tmp_path: Path) -> None:
 def test_a_killed_run_resumes(source: Path, upload: Upload, proxy, s3: str, tmp_path: Path) -> None:
     """SIGKILL after the endpoint has served seven videos (and the csv); the next run reads only the others."""
     root, output = upload(source), tmp_path / "ingest"
-    proxy.fault = lambda request: "stall" if request.key and len(proxy.read) >= 8 else None
+    proxy.fault = lambda request: "stall" if request.key and len(proxy.names_read) >= 8 else None
     script = (
         "import sys; from pathlib import Path; from slowfast_core.recipe.load import Data;"
         "from slowfast_core.stages.ingest import ingest; source, endpoint, output = sys.argv[1:];"
@@ -198,7 +198,7 @@ def test_missing_videos_are_counted(source: Path, tmp_path: Path) -> None:
     assert coverage["missing_videos"] == ["v4", "v5"]
 
 
-def test_ava_rows_carry_their_boxes(source: Path, tmp_path: Path) -> None:
+def test_ava_rows_have_their_boxes(source: Path, tmp_path: Path) -> None:
     (source / "ava.csv").write_text("v0,0001,0,0,1,0.5,2,0\nv0,0001,0,0,1,0.5,1,0\nv1,0002,0,0.5,1,1,,1\n")
     (source / "map.pbtxt").write_text('item { name: "run" id: 1 } item { name: "jump" id: 2 }')
     result = run(source, tmp_path / "ingest", format="ava", annotations="ava.csv", labels="map.pbtxt", holdout=0.5)
@@ -226,7 +226,7 @@ def test_annotations_may_be_outside_the_source(source: Path, tmp_path: Path) -> 
     assert set(one["id"]) == set(two["id"])
 
 
-def test_wrong_input_is_reported_in_one_line(source: Path, tmp_path: Path) -> None:
+def test_invalid_input_is_reported_in_one_line(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "ingest"
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (source / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
@@ -254,7 +254,7 @@ def test_a_key_that_leaves_the_output_is_refused(source: Path, upload: Upload, s
     client = boto3.client("s3", endpoint_url=s3)
     client.put_object(Bucket=root.split("/")[2], Key="sets/one/../../../../evil.mp4", Body=b"evil")
     if not any("evil" in item.key for item in open_store(root, s3).objects()):
-        pytest.skip("this endpoint keeps no such keys")
+        pytest.skip("this endpoint does not store such keys")
     (tmp_path / "evil.csv").write_text(HEADER + "a,evil,0,1,train\na,v0,0,1,val\n")
     with pytest.raises(InputError, match="leaves the data root"):
         run(root, tmp_path / "ingest", endpoint_url=s3, annotations=str(tmp_path / "evil.csv"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from awkward import KINDS, colourful_frames, write
+from video_kinds import KINDS, colourful_frames, write
 from videos import ava_row, ingested, kinetics_row, moving_frames, write_video
 
 from slowfast_core.data.clip_store.cutting import Cut, LeftOut, Written, write_clips
@@ -33,7 +33,7 @@ def run(root: Path, data: Data, name: str = "extract", workers: int = 2) -> Stag
     return extract(data, CLIP, root / "ingest", root / "validate", root / name, workers)
 
 
-def good_but_one(root: Path, format: str = "kinetics") -> Path:
+def data_with_an_unencodable_video(root: Path, format: str = "kinetics") -> Path:
     """Four rows that pass validation; one is a time-lapse of one frame in eight hours, a rate no codec accepts."""
     for number in range(3):
         write_video(root / "videos" / f"{number}.mp4", moving_frames(60, seed=number))
@@ -41,7 +41,7 @@ def good_but_one(root: Path, format: str = "kinetics") -> Path:
     videos = {"v0": "videos/0.mp4", "v1": "videos/1.mp4", "v2": "videos/2.mp4", "slow": "videos/slow.mkv"}
     splits = {name: "val" if name == "v0" else "train" for name in videos}
     if format == "ava":
-        seconds = {name: 15_000 if name == "slow" else 3 for name in videos}  # there the first frame gives way
+        seconds = {name: 15_000 if name == "slow" else 3 for name in videos}  # half-way between the first two frames
         rows = [ava_row(name, path, seconds[name], splits[name]) for name, path in videos.items()]
     else:
         rows = [kinetics_row(name, path, splits[name]) for name, path in videos.items()]
@@ -52,7 +52,7 @@ def good_but_one(root: Path, format: str = "kinetics") -> Path:
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return good_but_one(tmp_path_factory.mktemp("validated"))
+    return data_with_an_unencodable_video(tmp_path_factory.mktemp("validated"))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def check_left_out(root: Path, data: Data) -> None:
     (listed,) = pd.read_csv(store / "quarantine.csv").to_dict("records")
     assert (listed["video"], listed["split"]) == ("slow", "train")
     assert listed["reason"].startswith("cannot be encoded: ")
-    assert run(root, data, "alone", workers=1).data_version == result.data_version
+    assert run(root, data, "one_worker", workers=1).data_version == result.data_version
 
 
 def test_a_clip_that_cannot_be_encoded_is_left_out_and_listed(root: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_clip_that_cannot_be_encoded_is_left_out_and_listed(root: Path) -> Non
 
 
 @pytest.mark.exhaustive
-def test_key_frames_of_such_a_video_are_left_out_too(tmp_path: Path) -> None:
-    check_left_out(good_but_one(tmp_path, "ava"), settings(format="ava"))
+def test_key_frames_of_a_video_that_cannot_be_encoded_are_left_out(tmp_path: Path) -> None:
+    check_left_out(data_with_an_unencodable_video(tmp_path, "ava"), settings(format="ava"))
 
 
 def test_more_than_the_allowed_share_stops_the_stage_in_one_line(root: Path) -> None:
@@ -130,7 +130,7 @@ def test_segments_before_a_change_of_size_are_kept(tmp_path: Path) -> None:
     assert all("the size of the picture changes" in out.reason for out in (across, after))
 
 
-def test_a_source_that_hangs_has_a_time_limit(root: Path) -> None:
+def test_a_source_that_hangs_exceeds_the_time_limit(root: Path) -> None:
     source = root / "ingest" / "videos" / "1.mp4"
     source.unlink()
     os.mkfifo(source)
@@ -139,7 +139,7 @@ def test_a_source_that_hangs_has_a_time_limit(root: Path) -> None:
     assert not (root / "extract").exists()
 
 
-def test_a_source_that_takes_too_much_memory_has_a_limit(root: Path) -> None:
+def test_a_source_that_takes_too_much_memory_exceeds_the_limit(root: Path) -> None:
     source = root / "ingest" / "videos" / "1.mp4"
     source.unlink()
     os.mkfifo(source)  # the reader blocks, so that it is alive when its memory is measured

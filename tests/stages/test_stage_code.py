@@ -153,8 +153,8 @@ def test_a_stage_of_another_version_runs_again_and_names_the_reason(package: Pat
     assert run("c", "y")[0] == "done source b -> c, long changed {'extract': 4}"
 
 
-def test_a_result_without_version_is_made_again(package: Path, tmp_path: Path) -> None:
-    """A result of an earlier release has a key of the inputs only."""
+def test_a_result_without_version_is_computed_again(package: Path, tmp_path: Path) -> None:
+    """Results of earlier releases have a key of the inputs alone."""
     import hashlib
     import json
 

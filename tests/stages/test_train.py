@@ -1,6 +1,6 @@
 """The training stage with real Ray workers gives the same weights every time, also after a kill.
 
-The trainings that are compared run at the same time, since most of each is waiting for Ray to start.
+The compared trainings run at the same time, since most of their time is the start of Ray.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def losses_of(training: Training) -> dict[int, float]:
 
 @dataclass
 class Trained:
-    """`killed` was killed and resumed with settings that must not matter; `tuned` was initialised from `plain`."""
+    """`killed` was killed and resumed with settings that cannot affect results; `tuned` started from `plain`."""
 
     plain: Training
     killed: Training
@@ -142,7 +142,7 @@ def test_training_from_start_weights_reports_the_loaded_tensors(trained: Trained
     assert result["weights_digest"] != record["parent_checkpoint"]
 
 
-def test_mlflow_has_the_curve_and_the_recipe(trained: Trained) -> None:
+def test_mlflow_has_the_loss_curve_and_the_recipe(trained: Trained) -> None:
     client = connect(trained.plain.at.tracking_uri)
     experiment = client.get_experiment_by_name("slowfast")
     [run] = client.search_runs([experiment.experiment_id])
@@ -176,7 +176,7 @@ def test_a_killed_training_is_one_run_in_mlflow(trained: Trained) -> None:
         (("model.width=16", "train.init_from={plain}"), "the start weights belong to another kind of network"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_ray_starts(
+def test_incompatible_settings_are_refused_before_ray_starts(
     trained: Trained,
     tiny_recipe: Path,
     tiny_workspace: Callable[[Path], Workspace],

@@ -167,14 +167,14 @@ def test_an_empty_split_stops_the_stage(tmp_path: Path, good_videos: Callable[..
         validate(settings(), folder, tmp_path / "validate")
 
 
-def test_paths_may_not_leave_the_folder(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
     write_video(tmp_path / "outside.mp4", moving_frames(30))
     folder = good_videos([kinetics_row("a", "../outside.mp4"), kinetics_row("b", "videos/0.mp4", split="val")])
     with pytest.raises(InputError, match="leaves the data root"):
         validate(settings(), folder, tmp_path / "validate")
 
 
-def test_ava_boxes_and_key_frames(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+def test_ava_boxes_and_key_frames_are_checked(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
     folder = good_videos(
         [
             ava_row("a", "videos/0.mp4", 1),
@@ -198,7 +198,7 @@ def test_ava_boxes_and_key_frames(tmp_path: Path, good_videos: Callable[..., Pat
     assert np.array_equal(good["boxes"][0][0], [0.1, 0.1, 0.5, 0.9])
 
 
-def test_duplicate_content_is_left_out_within_a_split_and_of_train(tmp_path: Path) -> None:
+def test_duplicate_content_is_quarantined_within_a_split_and_in_train(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for name in ("a", "b", "c"):
         write_video(videos / f"{name}.mp4", moving_frames(60, seed=ord(name)))
@@ -222,7 +222,7 @@ def test_duplicate_content_is_left_out_within_a_split_and_of_train(tmp_path: Pat
     }
 
 
-def test_length_and_rate_have_limits(tmp_path: Path) -> None:
+def test_rows_beyond_the_limits_of_length_and_rate_are_quarantined(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     write_video(videos / "a.mp4", moving_frames(30))
     write_video(videos / "b.mp4", moving_frames(30, seed=1))
@@ -241,7 +241,7 @@ def test_length_and_rate_have_limits(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_takes_too_much_memory(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
+def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
     write_video(tmp_path / "videos" / "huge.mp4", np.zeros((5, 4096, 4096, 3), np.uint8), gop=1, b_frames=0)
     rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
     folder = good_videos([*rows, kinetics_row("huge", "videos/huge.mp4")])
@@ -283,7 +283,7 @@ def test_coverage_counts_undecodable_rows(mixed: tuple[Path, StageResult]) -> No
 
 
 def test_the_report_names_the_suites_that_checked_the_rows(tmp_path: Path, good_videos: Callable[..., Path]) -> None:
-    """A format without a suite of its own is checked by that of Kinetics, and the report says so."""
+    """A format without its own suite is checked by the suite of Kinetics, and the report names it."""
     rows = [kinetics_row("a", "videos/0.mp4"), kinetics_row("b", "videos/1.mp4", split="val")]
     validate(settings(format="folders", source=str(tmp_path)), good_videos(rows), tmp_path / "validate")
     report = json.loads((tmp_path / "validate" / "report.json").read_text())

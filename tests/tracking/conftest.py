@@ -1,4 +1,4 @@
-"""A store, a workspace that has one, and a flow that is registered in it."""
+"""Fixtures: an MLflow database, workspaces with a copy of it, and flows that register in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slowfast_core.workspace import Workspace
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, created once, because this takes seconds."""
+    """An empty MLflow database, created once, because this takes seconds."""
     at = Workspace(tmp_path_factory.mktemp("database"))
     connect(at.tracking_uri).search_experiments()
     return at.root / "mlflow.db"
@@ -24,7 +24,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workspace(database: Path) -> Callable[[Path], Workspace]:
-    """A workspace with a store, in this folder."""
+    """Create a workspace with an MLflow database in a folder."""
 
     def make(root: Path) -> Workspace:
         root.mkdir(exist_ok=True)
@@ -46,5 +46,5 @@ def flow(tmp_path: Path, workspace: Callable[[Path], Workspace]) -> Flow:
 
 @pytest.fixture
 def registered(flow: Flow) -> Callable[[str, float], StageResult]:
-    """Train, evaluate and register weights of this name with this top-1."""
+    """Train, evaluate and register weights with this name and top-1 accuracy."""
     return lambda weights, top1: flow.register(flow.train(weights), flow.evaluate(weights, top1))

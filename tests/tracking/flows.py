@@ -1,4 +1,4 @@
-"""Small stand-ins for finished training and evaluation stages, tracked in a real store."""
+"""Fake results of training and evaluation, tracked in a real MLflow database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA_VERSION = "0123456789abcdef0123456789abcdef.dir"
 
 @dataclass
 class Flow:
-    """Trains, evaluates and registers in no time."""
+    """Writes results of training and evaluation without computing them, and registers them with the real stage."""
 
     root: Path
     at: Workspace
@@ -54,7 +54,7 @@ class Flow:
     def evaluate(
         self, weights: str, top1: float, data_version: str = DATA_VERSION, name: str = "evaluate", samples: int = 100
     ) -> Path:
-        """Of classes that are equally frequent: chance is 0.125; the interval is one of a fifth on each side."""
+        """Chance is 0.125, as for eight equally frequent classes; the lower bound of top1 is 0.8 of it."""
         folder = self.root / f"{name}-{weights}"
         folder.mkdir()
         with open_run(self.recipe.tracking, self.at, "evaluate", f"{name}-{weights}") as run:

@@ -1,9 +1,9 @@
-"""Rounds of registrations that begin at the same moment, each in a process of its own: what a registry has after each.
+"""Runs rounds of simultaneous registrations, each in its own process, and prints the registry after each round.
 
     python simultaneous.py FOLDER DATABASE ROUNDS PROCESSES [URI]
 
-The processes are forked from this one, which has imported all they need but has opened no store. In a round without a
-URI they share a workspace, with a copy of DATABASE; else each has its own, and the server is all that they share.
+The processes are forked from this one, which has imported all modules but opened no database. Without a URI they
+share a workspace with a copy of DATABASE; with a URI each has its own workspace, and they share only the server.
 Prints a line of JSON for each round.
 """
 
@@ -31,9 +31,9 @@ from slowfast_core.recipe.load import Register
 from slowfast_core.tracking.runs import connect, store_uri
 from slowfast_core.workspace import Workspace
 
-WARM = (mlflow.models, mlflow.pyfunc, mlflow.store)  # what the processes would import, each for seconds
+PRELOADED = (mlflow.models, mlflow.pyfunc, mlflow.store)  # imported here, because importing takes each process seconds
 FORK = multiprocessing.get_context("fork")
-LIMIT = 240  # seconds for a round
+LIMIT = 240  # seconds per round
 
 
 def flow_of(folder: Path, number: int, uri: str | None) -> Flow:
@@ -44,20 +44,20 @@ def flow_of(folder: Path, number: int, uri: str | None) -> Flow:
     return flow
 
 
-def register(folder: Path, number: int, top1: float, uri: str | None, together: Any) -> None:
+def register(folder: Path, number: int, top1: float, uri: str | None, barrier: Any) -> None:
     try:
         flow = flow_of(folder, number, uri)
         weights = f"{folder.name} {number}"
         training, evaluation = flow.train(weights), flow.evaluate(weights, top1)
-        together.wait(LIMIT)
+        barrier.wait(LIMIT)
         flow.register(training, evaluation)
     except BaseException:
         traceback.print_exc()
-        together.abort()
+        barrier.abort()
         raise
 
 
-def read(folder: Path, uri: str | None) -> None:
+def write_registry(folder: Path, uri: str | None) -> None:
     flow = flow_of(folder, 0, uri)
     client, name = connect(store_uri(flow.recipe.tracking, flow.at)), folder.name
     model = client.get_registered_model(name)
@@ -69,16 +69,16 @@ def read(folder: Path, uri: str | None) -> None:
     (folder / "read.json").write_text(json.dumps({"aliases": aliases, "tags": model.tags, "versions": versions}))
 
 
-def play(folder: Path, database: Path, processes: int, uri: str | None, seed: int) -> str:
-    """One round."""
+def run_round(folder: Path, database: Path, processes: int, uri: str | None, seed: int) -> str:
+    """Run a round of registrations; returns the registry as JSON."""
     folder.mkdir(parents=True)
     if uri is None:
         (folder / "workspace").mkdir()
         shutil.copy(database, folder / "workspace")
     metrics = [round(0.4 + 0.05 * number, 2) for number in range(processes)]
     random.Random(seed).shuffle(metrics)
-    together = FORK.Barrier(processes)
-    work = [(folder, number, metric, uri, together) for number, metric in enumerate(metrics)]
+    barrier = FORK.Barrier(processes)
+    work = [(folder, number, metric, uri, barrier) for number, metric in enumerate(metrics)]
     run = [FORK.Process(target=register, args=arguments) for arguments in work]
     for process in run:
         process.start()
@@ -86,7 +86,7 @@ def play(folder: Path, database: Path, processes: int, uri: str | None, seed: in
         process.join(LIMIT)
         if process.exitcode != 0:
             raise SystemExit(f"a registration ended with {process.exitcode}")
-    reader = FORK.Process(target=read, args=(folder, uri))
+    reader = FORK.Process(target=write_registry, args=(folder, uri))
     reader.start()
     reader.join(LIMIT)
     return (folder / "read.json").read_text()
@@ -94,10 +94,10 @@ def play(folder: Path, database: Path, processes: int, uri: str | None, seed: in
 
 def main(root: str, database: str, rounds: str, processes: str, uri: str | None = None) -> None:
     torch.set_num_threads(1)
-    requirements_utils._init_modules_to_packages_map()  # another few seconds
+    requirements_utils._init_modules_to_packages_map()  # this takes a few seconds, too
     for number in range(int(rounds)):
         folder = Path(root) / f"round-{number}"
-        print(play(folder, Path(database), int(processes), uri, number), flush=True)
+        print(run_round(folder, Path(database), int(processes), uri, number), flush=True)
         shutil.rmtree(folder)
 
 

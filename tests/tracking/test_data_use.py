@@ -18,10 +18,10 @@ from slowfast_core.workspace import Workspace
 if TYPE_CHECKING:
     from flows import Flow
 
-DATA_VERSION = "0123456789abcdef0123456789abcdef.dir"  # of the flow's trainings
+DATA_VERSION = "0123456789abcdef0123456789abcdef.dir"  # of the trainings of the flow
 
 
-def test_who_used_a_version_and_back(flow: Flow) -> None:
+def test_runs_and_models_of_a_version_are_found_and_vice_versa(flow: Flow) -> None:
     uri, other = flow.at.tracking_uri, "f" * 32 + ".dir"
     flow.register(flow.train("aaa"), flow.evaluate("aaa", 0.5, data_version=other))
     with open_run(flow.recipe.tracking, flow.at, "train tiny", "key") as run:
@@ -44,14 +44,14 @@ def test_who_used_a_version_and_back(flow: Flow) -> None:
         used_by(silent.id, uri)
 
 
-def test_a_question_makes_no_store(tmp_path: Path) -> None:
+def test_queries_do_not_create_a_database(tmp_path: Path) -> None:
     at = Workspace(tmp_path)
     assert used_by("0" * 32, at.tracking_uri) is None
     assert uses([DATA_VERSION], at.tracking_uri)[DATA_VERSION].runs == []
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_brings_back_the_data_of_a_model(
+def test_the_command_checks_out_the_data_of_a_model(
     tmp_path: Path, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
 ) -> None:
     at = workspace(tmp_path / "workspace")

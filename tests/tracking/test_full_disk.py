@@ -1,4 +1,4 @@
-"""A disk that is full when a model is registered: one line, no half version, and the next call goes on."""
+"""A full disk during registration is reported in one line, leaves no partial version, and the next call resumes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from slowfast_core.tracking.runs import connect
 from slowfast_core.workspace import Workspace
 
 
-def test_a_full_disk_in_register(small_disk: Path, tmp_path: Path, workspace: Callable[[Path], Workspace]) -> None:
-    """At whatever write it happens: in SQLite, in the artifacts, in the stage's own files."""
+def test_a_full_disk_in_register_is_reported(
+    small_disk: Path, tmp_path: Path, workspace: Callable[[Path], Workspace]
+) -> None:
+    """For any write that fails: in SQLite, in the artifacts or in the stage's own files."""
     flow = Flow(tmp_path, workspace(small_disk / "w"))
     for made, stage in ((flow.train("weights"), "train"), (flow.evaluate("weights", 0.9), "evaluate")):
         shutil.copytree(made, flow.at.run("tiny", stage))

@@ -21,7 +21,7 @@ from slowfast_core.tracking.gate import Evidence, below_floor, decide
         (0.1, float("nan"), 0.0, True, "the champion's nan is no measurement"),
     ],
 )
-def test_only_what_is_better_by_the_gain_is_promoted(
+def test_only_a_model_that_is_better_by_the_gain_is_promoted(
     challenger: float, champion: float | None, min_gain: float, promote: bool, reason: str
 ) -> None:
     decision = decide(challenger, champion, min_gain)
@@ -43,7 +43,7 @@ def test_only_what_is_better_by_the_gain_is_promoted(
         (0.1, None, None, ""),
     ],
 )
-def test_the_floor(
+def test_models_below_the_floor_are_reported(
     metric: float, floor: Literal["chance"] | float | None, evidence: Evidence | None, reason: str
 ) -> None:
     below = below_floor(metric, floor, evidence)

@@ -23,7 +23,7 @@ def git(repository: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """`repository/core`, a package that is committed."""
+    """`repository/core`, a committed package."""
     package = tmp_path / "repository" / "core"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("a = 1\n")
@@ -38,7 +38,7 @@ def test_complete_lineage_has_nothing_missing() -> None:
     assert missing(COMPLETE) == []
 
 
-def test_each_unknown_field_is_named() -> None:
+def test_each_unknown_field_is_listed() -> None:
     may_be_empty = {"code_diff", "code_diff_sha256"}
     assert set(missing(Lineage())) == set(Lineage.model_fields) - may_be_empty
     for name in set(Lineage.model_fields) - may_be_empty:
@@ -65,12 +65,12 @@ def test_environment_names_packages_and_image(monkeypatch: pytest.MonkeyPatch) -
     assert here.packages["numpy"][0].isdigit()
 
 
-def test_clean_tree_is_its_commit(package: Path) -> None:
+def test_a_clean_tree_is_identified_by_its_commit(package: Path) -> None:
     assert code_revision(package) == (git(package, "rev-parse", "HEAD"), "")
     assert environment(package).code_diff_sha256 == ""
 
 
-def test_dirty_tree_can_be_made_again_from_commit_and_diff(package: Path, tmp_path: Path) -> None:
+def test_a_dirty_tree_is_reproducible_from_commit_and_diff(package: Path, tmp_path: Path) -> None:
     (package / "__init__.py").write_text("a = 2\n")
     (package / "video.mp4").write_bytes(b"\x00bulk")
     revision, diff = code_revision(package)
@@ -102,7 +102,7 @@ def test_files_that_git_does_not_track_are_not_in_the_diff(package: Path, name: 
     assert SECRET not in environment(package).model_dump_json()
 
 
-def test_tracked_settings_with_a_password_typed_in_are_not_in_the_diff(package: Path) -> None:
+def test_tracked_settings_with_a_password_are_not_in_the_diff(package: Path) -> None:
     settings = package.parent / "settings.yaml"
     settings.write_text("password: none\n")
     git(package.parent, "add", ".")
@@ -135,7 +135,7 @@ def test_a_diff_that_may_not_be_stored_is_reported(package: Path, name: str, tex
     assert code_revision(package)[0] != revision
 
 
-def test_a_model_takes_along_the_sources_and_nothing_else(package: Path) -> None:
+def test_a_model_includes_only_the_tracked_sources(package: Path) -> None:
     (package / "my_credentials.yaml").write_text(SECRET)
     (package / "stray.py").write_text(SECRET)
     (package / "data.json").write_text("{}")
@@ -143,7 +143,7 @@ def test_a_model_takes_along_the_sources_and_nothing_else(package: Path) -> None
     assert [path.name for path in sources(package)] == ["__init__.py", "data.json"]
 
 
-def test_package_that_no_repository_tracks_is_its_digest(package: Path) -> None:
+def test_an_untracked_package_is_identified_by_its_digest(package: Path) -> None:
     installed = package.parent / "installed" / "core"  # as in a virtual environment inside a repository
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("a = 1\n")

@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def values_with(text: str, database: Path) -> list[tuple[str, str]]:
-    """Every table and column of the database that holds `text`."""
+    """Every table and column of the database that contains `text`."""
     found = []
     with closing(sqlite3.connect(database)) as store:
         for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -45,7 +45,7 @@ def values_with(text: str, database: Path) -> list[tuple[str, str]]:
 
 
 def locations(database: Path) -> list[str]:
-    """Every value in the database that names the folder of artifacts."""
+    """Every value in the database that contains the path of the artifacts."""
     found: list[str] = []
     with closing(sqlite3.connect(database)) as store:
         for table, column in values_with(f"/{ARTIFACTS}", database):
@@ -55,27 +55,29 @@ def locations(database: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(
+def registered_flow(
     tmp_path_factory: pytest.TempPathFactory, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
 ) -> Flow:
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("registered_flow")
     flow = make_flow(root, workspace(root / "workspace"))
     flow.register(flow.train("w1"), flow.evaluate("w1", 0.5))
     return flow
 
 
 @pytest.fixture
-def original(made: Flow, tmp_path: Path) -> Flow:
-    """A workspace with a registered model, in a folder whose name has to be quoted in a URI."""
+def original(registered_flow: Flow, tmp_path: Path) -> Flow:
+    """A workspace with a registered model, in a folder whose name needs quoting in a URI."""
     root = tmp_path / "a b é"
-    shutil.copytree(made.root, root)
-    flow = type(made)(root, Workspace(root / "workspace"))
+    shutil.copytree(registered_flow.root, root)
+    flow = type(registered_flow)(root, Workspace(root / "workspace"))
     connect(flow.at.tracking_uri)
     return flow
 
 
 @pytest.mark.parametrize("how", ["copied", "moved"])
-def test_runs_and_models_are_those_of_the_folder_that_is_opened(original: Flow, tmp_path: Path, how: str) -> None:
+def test_a_copied_or_moved_workspace_uses_only_its_own_runs_and_models(
+    original: Flow, tmp_path: Path, how: str
+) -> None:
     was, now = original.at.root, Workspace(tmp_path / "elsewhere")
     if how == "copied":
         shutil.copytree(was, now.root)
@@ -95,7 +97,7 @@ def test_runs_and_models_are_those_of_the_folder_that_is_opened(original: Flow, 
     assert values_with(f"{was}/", now.root / "mlflow.db") == []
 
 
-def test_a_moved_workspace_may_be_moved_on_and_back(original: Flow, tmp_path: Path) -> None:
+def test_a_workspace_can_be_moved_repeatedly_and_back(original: Flow, tmp_path: Path) -> None:
     was = at = original.at.root
     for number, target in enumerate((tmp_path / "first", tmp_path / "first2", tmp_path / "first" / "deeper", was)):
         target.parent.mkdir(exist_ok=True)
@@ -105,7 +107,7 @@ def test_a_moved_workspace_may_be_moved_on_and_back(original: Flow, tmp_path: Pa
         assert {location.startswith(f"{at.as_uri()}/{ARTIFACTS}") for location in locations(at / "mlflow.db")} == {True}
 
 
-def test_a_store_from_before_locations_were_recorded_is_moved_too(original: Flow, tmp_path: Path) -> None:
+def test_a_database_without_a_recorded_location_can_be_moved(original: Flow, tmp_path: Path) -> None:
     with closing(sqlite3.connect(original.at.root / "mlflow.db")) as store:
         store.execute("UPDATE experiments SET artifact_location = '/somewhere/mlruns/0' WHERE experiment_id = 0")
         store.commit()
@@ -115,7 +117,7 @@ def test_a_store_from_before_locations_were_recorded_is_moved_too(original: Flow
     assert values_with(original.at.root.as_uri(), at.root / "mlflow.db") == []
 
 
-def test_artifacts_of_a_store_outside_a_workspace_are_next_to_it(
+def test_artifacts_of_a_database_outside_a_workspace_are_next_to_it(
     tmp_path: Path, workspace: Callable[[Path], Workspace], make_flow: type[Flow]
 ) -> None:
     at, shared = workspace(tmp_path / "workspace"), workspace(tmp_path / "shared").root
@@ -126,8 +128,8 @@ def test_artifacts_of_a_store_outside_a_workspace_are_next_to_it(
     assert download_version(f"models:/{NAME}/1", f"sqlite:///{shared / 'mlflow.db'}", tmp_path / "got")
 
 
-def test_registered_once_wherever_the_workspace_is(original: Flow, tmp_path: Path) -> None:
-    """The address of the workspace's own store does not count among the inputs of the stage."""
+def test_a_registration_in_a_moved_workspace_is_up_to_date(original: Flow, tmp_path: Path) -> None:
+    """The address of the workspace's own database is not an input of the stage."""
     at = Workspace(tmp_path / "elsewhere")
     original.at.root.rename(at.root)
     moved = type(original)(original.root, at)
@@ -141,7 +143,7 @@ def settle_when(barrier: object, database: Path) -> None:
     settle(database)
 
 
-def test_several_processes_may_open_a_moved_workspace_at_once(original: Flow, tmp_path: Path) -> None:
+def test_several_processes_can_open_a_moved_workspace_simultaneously(original: Flow, tmp_path: Path) -> None:
     at = Workspace(tmp_path / "elsewhere")
     original.at.root.rename(at.root)
     context = multiprocessing.get_context("fork")
@@ -156,7 +158,7 @@ def test_several_processes_may_open_a_moved_workspace_at_once(original: Flow, tm
     assert download_version(f"models:/{NAME}/1", at.tracking_uri, tmp_path / "got")
 
 
-def test_a_read_only_workspace_in_its_place_can_be_read(original: Flow, tmp_path: Path) -> None:
+def test_a_read_only_workspace_that_was_not_moved_can_be_read(original: Flow, tmp_path: Path) -> None:
     connect(original.at.tracking_uri)
     database = original.at.root / "mlflow.db"
     os.chmod(database, 0o444)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flows import Flow
 
 NAME = "slowfast-tiny"
-RegisterIt = Callable[[str, float], StageResult]
+RegisterWeights = Callable[[str, float], StageResult]
 
 
 def aliases(flow: Flow) -> dict[str, int]:
@@ -40,7 +40,7 @@ def aliases(flow: Flow) -> dict[str, int]:
     return {alias: int(version) for alias, version in found.items()}
 
 
-def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: RegisterIt) -> None:
+def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: RegisterWeights) -> None:
     result = registered("w1", 0.5)
     assert result.summary == "slowfast-tiny v1: champion (no champion before)"
     assert result.weights_digest == read_result(flow.root / "train-w1").weights_digest
@@ -66,7 +66,7 @@ def test_first_version_is_champion_with_its_lineage(flow: Flow, registered: Regi
     assert client.get_run(version.run_id).info.status == "FINISHED"
 
 
-def test_champion_moves_only_to_the_better_one(flow: Flow, registered: RegisterIt) -> None:
+def test_only_a_better_version_becomes_champion(flow: Flow, registered: RegisterWeights) -> None:
     registered("w1", 0.5)
     worse = registered("w2", 0.4)
     assert worse.summary == "slowfast-tiny v2: challenger (top1 0.4000 does not beat the champion's 0.5000)"
@@ -83,7 +83,7 @@ def test_champion_moves_only_to_the_better_one(flow: Flow, registered: RegisterI
     ]
 
 
-def test_other_evaluation_data_is_reported(flow: Flow, registered: RegisterIt) -> None:
+def test_other_evaluation_data_is_reported(flow: Flow, registered: RegisterWeights) -> None:
     registered("w1", 0.5)
     result = flow.register(flow.train("w2"), flow.evaluate("w2", 0.6, data_version="f" * 32))
     assert result.summary.endswith("champion's 0.5000, which was evaluated on other data (0123456789ab))")
@@ -99,7 +99,7 @@ def test_same_weights_get_one_version(flow: Flow) -> None:
     assert version.tags["metric_top1"] == "0.7"
 
 
-def test_gain_of_the_recipe_is_asked_for(flow: Flow, registered: RegisterIt) -> None:
+def test_the_gain_of_the_recipe_is_required(flow: Flow, registered: RegisterWeights) -> None:
     registered("w1", 0.5)
     recipe = flow.recipe.model_copy(update={"register_": Register(model=NAME, min_gain=0.2)})
     result = flow.register(flow.train("w2"), flow.evaluate("w2", 0.6), recipe)
@@ -113,7 +113,7 @@ def test_gain_of_the_recipe_is_asked_for(flow: Flow, registered: RegisterIt) -> 
         (0.15, 100, "top1 0.1500 is not above chance: the 95 % interval begins at 0.1200, chance is 0.1250"),
     ],
 )
-def test_a_model_below_the_floor_is_no_champion(flow: Flow, top1: float, samples: int, reason: str) -> None:
+def test_a_model_below_the_floor_does_not_become_champion(flow: Flow, top1: float, samples: int, reason: str) -> None:
     training, evaluation = flow.train("w1"), flow.evaluate("w1", top1, samples=samples)
     assert flow.register(training, evaluation).summary == f"slowfast-tiny v1: challenger ({reason})"
     assert aliases(flow) == {"challenger": 1}
@@ -124,23 +124,23 @@ def test_a_model_below_the_floor_is_no_champion(flow: Flow, top1: float, samples
 
 
 @pytest.mark.parametrize(("other", "champion"), [(0.75, 2), pytest.param(0.55, 1, marks=pytest.mark.exhaustive)])
-def test_a_process_that_slept_through_its_turn_looks_again(
+def test_a_process_suspended_during_its_turn_decides_again(
     flow: Flow, monkeypatch: pytest.MonkeyPatch, other: float, champion: int
 ) -> None:
-    """After its decision and before it sets the alias, another process considers it dead and is promoted."""
-    asleep = flow.train("asleep"), flow.evaluate("asleep", 0.65)
-    awake = flow.train("awake"), flow.evaluate("awake", other)
-    decided = registry._decide
+    """After its decision and before it sets the alias, another process considers it dead and becomes champion."""
+    suspended = flow.train("suspended"), flow.evaluate("suspended", 0.65)
+    running = flow.train("running"), flow.evaluate("running", other)
+    decide = registry._decide
     monkeypatch.setattr(turns, "PATIENCE", 0.3)
 
-    def decide_and_sleep(*arguments: Any) -> Decision:
-        decision = decided(*arguments)
-        monkeypatch.setattr(registry, "_decide", decided)
-        assert flow.register(*awake, folder="other").summary == "slowfast-tiny v2: champion (no champion before)"
+    def decide_and_suspend(*arguments: Any) -> Decision:
+        decision = decide(*arguments)
+        monkeypatch.setattr(registry, "_decide", decide)
+        assert flow.register(*running, folder="other").summary == "slowfast-tiny v2: champion (no champion before)"
         return decision
 
-    monkeypatch.setattr(registry, "_decide", decide_and_sleep)
-    result = flow.register(*asleep)
+    monkeypatch.setattr(registry, "_decide", decide_and_suspend)
+    result = flow.register(*suspended)
     assert aliases(flow)["champion"] == champion
     expected = {
         1: "v1: champion (no champion before)",
@@ -149,7 +149,7 @@ def test_a_process_that_slept_through_its_turn_looks_again(
     assert result.summary == f"slowfast-tiny {expected[champion]}"
 
 
-def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: RegisterIt) -> None:
+def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: RegisterWeights) -> None:
     registered("w1", 0.5)
     (artifacts,) = (path.parent for path in flow.at.artifacts.rglob("checkpoint.json"))
     weights, config = artifacts / "model.safetensors", artifacts / "checkpoint.json"
@@ -165,8 +165,8 @@ def test_changed_artifacts_of_a_version_are_refused(flow: Flow, registered: Regi
         pass
 
 
-def test_a_registered_model_knows_the_videos_it_learned_from(flow: Flow) -> None:
-    """Whoever starts from it is kept from evaluating on them, as when starting from the training's folder."""
+def test_a_registered_model_records_its_training_videos(flow: Flow) -> None:
+    """A training that starts from it cannot evaluate on them, as with the folder of the training."""
     training = flow.train("w1")
     rows = [
         {"id": video, "video": video, "split": split, "labels": [0], "sha256": video}
@@ -182,7 +182,7 @@ def test_a_registered_model_knows_the_videos_it_learned_from(flow: Flow) -> None
         check_overlap(flow.recipe, seen, got)
 
 
-def test_a_detection_model_offers_nothing_that_cannot_run(flow: Flow) -> None:
+def test_a_detection_model_is_registered_without_a_python_function(flow: Flow) -> None:
     model = {**json.loads(flow.recipe.to_json())["model"], "head": "detect"}
     data = {"name": "people", "format": "ava"}
     recipe = parse_recipe({**json.loads(flow.recipe.to_json()), "data": data, "model": model})
@@ -203,7 +203,7 @@ def test_a_detection_model_offers_nothing_that_cannot_run(flow: Flow) -> None:
         predict([video], f"models:/{NAME}@champion", flow.at)
 
 
-def test_lineage_holds_the_recipe_that_was_trained(flow: Flow) -> None:
+def test_lineage_has_the_recipe_of_the_training(flow: Flow) -> None:
     training, evaluation = flow.train("w1"), flow.evaluate("w1", 0.5)
     edited = flow.recipe.model_copy(update={"seed": 7})
     result = flow.register(training, evaluation, edited)
@@ -221,7 +221,7 @@ def test_lineage_holds_the_recipe_that_was_trained(flow: Flow) -> None:
         ({"parent_checkpoint": "absent"}, "parent_checkpoint"),
     ],
 )
-def test_incomplete_lineage_is_refused_by_name(flow: Flow, changes: dict[str, Any], named: str) -> None:
+def test_incomplete_lineage_is_refused_with_the_missing_fields(flow: Flow, changes: dict[str, Any], named: str) -> None:
     training, evaluation = flow.train("w1", **changes), flow.evaluate("w1", 0.5)
     with pytest.raises(InputError, match=f"lineage is incomplete: {named} "):
         flow.register(training, evaluation)
@@ -234,7 +234,9 @@ def test_evaluation_of_other_weights_is_refused(flow: Flow) -> None:
     assert str(read_result(flow.root / "evaluate-w2").weights_digest) in str(refused.value)
 
 
-def test_killed_before_the_aliases_goes_on_with_the_same_version(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registration_killed_before_its_aliases_resumes_with_the_same_version(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training, evaluation = flow.train("w1"), flow.evaluate("w1", 0.5)
 
     def killed(*_: object) -> None:
@@ -251,7 +253,7 @@ def test_killed_before_the_aliases_goes_on_with_the_same_version(flow: Flow, mon
     "step", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"]
 )
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_while_the_model_is_logged_leaves_one_model(
+def test_a_registration_killed_while_it_logs_the_model_leaves_one_model(
     flow: Flow, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
 ) -> None:
     training, evaluation = flow.train("w1"), flow.evaluate("w1", 0.5)

@@ -25,7 +25,7 @@ def test_run_with_the_same_key_is_continued(at: Workspace) -> None:
     first.log_metrics({"loss": 2.0}, step=1)
 
     again = open_run(Tracking(), at, "demo train", "key-1", {"stage": "train"})
-    again.log_params(train=Train(epochs=4))  # MLflow cannot change a parameter: the first value stays
+    again.log_params(train=Train(epochs=4))  # MLflow cannot change a parameter, so the first value stays
     again.log_metrics({"loss": 2.0}, step=1)
     again.log_metrics({"loss": 1.0}, step=2)
     again.finish()
@@ -42,7 +42,7 @@ def test_run_with_the_same_key_is_continued(at: Workspace) -> None:
     assert {(p.step, p.value) for p in client.get_metric_history(first.id, "loss")} == {(1, 2.0), (2, 1.0)}
 
 
-def test_finished_run_is_continued_too(at: Workspace) -> None:
+def test_finished_run_is_continued(at: Workspace) -> None:
     with open_run(Tracking(), at, "demo", "key") as first:
         pass
     again = open_run(Tracking(), at, "demo", "key")
@@ -57,7 +57,7 @@ def test_run_records_how_it_ended(at: Workspace, error: type[BaseException], sta
     assert connect(run.uri).get_run(run.id).info.status == status
 
 
-def test_run_holds_data_version_environment_and_files_in_the_workspace(at: Workspace) -> None:
+def test_run_has_data_version_environment_and_files_in_the_workspace(at: Workspace) -> None:
     version = "0123456789abcdef0123456789abcdef.dir"
     report = at.root / "report.html"
     report.write_text("<p>")
@@ -86,7 +86,7 @@ def test_unknown_run_has_no_environment(at: Workspace) -> None:
     assert not run_exists(uri, "0" * 32)
 
 
-def test_changed_code_is_noted_on_a_continued_run(at: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_is_recorded_in_a_continued_run(at: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run(Tracking(), at, "demo", "key")
     began = connect(run.uri).get_run(run.id).data.tags["slowfast.code"]
     monkeypatch.setattr("slowfast_core.tracking.lineage.code_revision", lambda package: ("other", "diff"))
@@ -96,13 +96,13 @@ def test_changed_code_is_noted_on_a_continued_run(at: Workspace, monkeypatch: py
     assert re.fullmatch(r"other\+[0-9a-f]{64}", tags["slowfast.code"])
 
 
-def test_store_that_mlflow_cannot_use_is_one_line(at: Workspace) -> None:
+def test_an_unusable_tracking_address_is_reported_in_one_line(at: Workspace) -> None:
     with pytest.raises(InputError, match=r"tracking\.uri") as error:
         open_run(Tracking(uri=at.root.as_uri()), at, "demo", "key")
     assert "\n" not in str(error.value)
 
 
-def test_store_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_database_is_created(tmp_path: Path) -> None:
     run = open_run(Tracking(), Workspace(tmp_path / "new"), "demo", "key")
     assert run_exists(run.uri, run.id)
 
@@ -112,7 +112,7 @@ def test_ui_needs_a_database(tmp_path: Path) -> None:
         serve_ui(Workspace(tmp_path))
 
 
-def test_the_report_on_the_data_is_an_artifact_of_the_run(at: Workspace, tmp_path: Path) -> None:
+def test_the_data_report_is_an_artifact_of_the_run(at: Workspace, tmp_path: Path) -> None:
     run = open_run(Tracking(), at, "demo train", "key-1")
     run.log_data_report(tmp_path / "none")
     (tmp_path / "validate").mkdir()

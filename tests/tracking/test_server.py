@@ -1,4 +1,4 @@
-"""`slowfast ui` as a real process: it shows the workspace and takes runs and models over HTTP."""
+"""`slowfast ui` as a real process shows the workspace, and accepts runs and models over HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
-from test_simultaneous import check, played
+from test_simultaneous import check, run_rounds
 
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.registry import download_version
@@ -81,7 +81,7 @@ def test_remote_run_is_tracked_and_continued(at: Workspace, uri: str, tmp_path: 
     assert run_exists(at.tracking_uri, remote.id)
 
 
-@pytest.mark.parametrize("experiment", ["http", "local"])  # made by the server, or by a stage on the same machine
+@pytest.mark.parametrize("experiment", ["http", "local"])  # created by the server, or by a stage on the same machine
 def test_models_are_registered_over_http(
     at: Workspace, uri: str, tmp_path: Path, experiment: str, make_flow: type[Flow]
 ) -> None:
@@ -98,16 +98,18 @@ def test_models_are_registered_over_http(
     ("rounds", "processes"),
     [(1, 3), pytest.param(10, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])],
 )
-def test_the_best_is_champion_where_the_server_is_all_they_share(
+def test_the_best_becomes_champion_of_processes_that_share_only_the_server(
     uri: str, database: Path, tmp_path: Path, rounds: int, processes: int
 ) -> None:
-    found = played(tmp_path / f"{rounds}-rounds", database, rounds, processes, uri)
+    found = run_rounds(tmp_path / f"{rounds}-rounds", database, rounds, processes, uri)
     assert len(found) == rounds
     for each in found:
         check(each, processes)
 
 
-def test_a_password_of_the_address_is_nowhere(at: Workspace, uri: str, tmp_path: Path, make_flow: type[Flow]) -> None:
+def test_a_password_in_the_address_is_in_no_file(
+    at: Workspace, uri: str, tmp_path: Path, make_flow: type[Flow]
+) -> None:
     password = "correct-horse"
     address = uri.replace("://", f"://me:{password}@")
     flow = make_flow(tmp_path, Workspace(tmp_path / "elsewhere"), address)
@@ -117,17 +119,17 @@ def test_a_password_of_the_address_is_nowhere(at: Workspace, uri: str, tmp_path:
         run.log_dataset("motion", "0" * 32, f"https://me:{password}@host/videos", "training")
     flow.register(training, evaluation)
     again = make_flow(tmp_path, flow.at, uri.replace("://", "://me:another-password@"))
-    assert again.register(training, evaluation).status == "unchanged"  # a password is no input
+    assert again.register(training, evaluation).status == "unchanged"  # the password is not an input of the stage
     for folder in (at.root, tmp_path):
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert files
         assert [path for path in files if password.encode() in path.read_bytes()] == []
 
 
-def test_what_a_server_did_not_take_is_sent_when_it_answers(
+def test_data_that_an_unreachable_server_missed_is_sent_later(
     at: Workspace, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is behind a forwarder that goes away and comes back at the same address."""
+    """A forwarder in front of the server stops and starts again at the same address."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     here, report = Workspace(tmp_path / "elsewhere"), tmp_path / "report.html"
     report.write_text("<p>")
@@ -162,7 +164,7 @@ def test_what_a_server_did_not_take_is_sent_when_it_answers(
 
 
 class Forwarder:
-    """Passes connections on to a server while a block lasts, always at the same address."""
+    """Forwards connections to a server inside a `with` block, always at the same address."""
 
     def __init__(self, uri: str) -> None:
         self.target = int(uri.rpartition(":")[2])
@@ -177,7 +179,7 @@ class Forwarder:
     def __enter__(self) -> Self:
         forwarder, self.connections = self, list[socket.socket]()
 
-        class Pass(socketserver.BaseRequestHandler):
+        class Forward(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with socket.create_connection(("127.0.0.1", forwarder.target)) as server:
                     forwarder.connections += [server, self.request]
@@ -185,7 +187,7 @@ class Forwarder:
                     _copy(self.request, server)
 
         socketserver.ThreadingTCPServer.allow_reuse_address = True
-        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Pass)
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Forward)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -1,4 +1,4 @@
-"""Registrations at the same time: the champion is the best of them, and each decision is right and recorded."""
+"""Of simultaneous registrations the best becomes champion, and each decision is correct and recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slowfast_core.workspace import Workspace
 SCRIPT = Path(__file__).with_name("simultaneous.py")
 
 
-def played(root: Path, database: Path, rounds: int, processes: int, *uri: str) -> list[dict[str, Any]]:
+def run_rounds(root: Path, database: Path, rounds: int, processes: int, *uri: str) -> list[dict[str, Any]]:
     command = [sys.executable, str(SCRIPT), str(root), str(database), str(rounds), str(processes), *uri]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -27,7 +27,7 @@ def played(root: Path, database: Path, rounds: int, processes: int, *uri: str) -
 
 
 def check(found: dict[str, Any], processes: int) -> None:
-    """The decisions are those of the same registrations one after the other."""
+    """Check that the decisions equal those of the same registrations one after another."""
     assert len(found["versions"]) == processes
     best, champion = 0.0, 0
     for number, version in enumerate(found["versions"], 1):
@@ -41,11 +41,11 @@ def check(found: dict[str, Any], processes: int) -> None:
             assert version["decision"] == "challenger"
             assert version["decision_reason"].endswith(f"{metric:.4f} does not beat the champion's {best:.4f}")
     assert found["aliases"] == {"champion": champion, "challenger": processes}
-    assert found["tags"] == {}  # no claim is left
+    assert found["tags"] == {}  # no claims are left
 
 
-def test_a_store_is_opened_while_another_process_writes(tmp_path: Path, database: Path) -> None:
-    """For longer than the 5 s that SQLite waits by itself."""
+def test_a_database_is_opened_while_another_process_writes(tmp_path: Path, database: Path) -> None:
+    """The write takes longer than the 5 s that SQLite waits by default."""
     at = Workspace(tmp_path)
     shutil.copy(database, tmp_path)
     writer = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False)
@@ -60,8 +60,8 @@ def test_a_store_is_opened_while_another_process_writes(tmp_path: Path, database
     ("rounds", "processes"),
     [(1, 4), pytest.param(50, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(7200)])],
 )
-def test_the_best_is_champion_in_sqlite(tmp_path: Path, database: Path, rounds: int, processes: int) -> None:
-    found = played(tmp_path / "rounds", database, rounds, processes)
+def test_the_best_becomes_champion_in_sqlite(tmp_path: Path, database: Path, rounds: int, processes: int) -> None:
+    found = run_rounds(tmp_path / "rounds", database, rounds, processes)
     assert len(found) == rounds
     for each in found:
         check(each, processes)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from flows import Flow
 
 
-def test_a_training_takes_the_weights_of_a_version(
+def test_a_training_starts_from_the_weights_of_a_version(
     make_flow: type[Flow], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
-    """Those of the stand-in are one tensor, so that what it says of them is all that can be seen."""
+    """The fake weights have one tensor, so that the refusal shows which weights were loaded."""
     flow = make_flow(tmp_path, tiny_workspace(tmp_path / "workspace"))
     flow.register(flow.train("first"), flow.evaluate("first", 0.5))
     for model in ("models:/slowfast-tiny@champion", "models:/slowfast-tiny/1"):
@@ -31,10 +31,10 @@ def test_a_training_takes_the_weights_of_a_version(
             run_train(recipe, flow.at)
 
 
-def test_the_version_is_looked_for_where_the_recipe_tracks(
+def test_the_version_is_searched_in_the_tracking_database_of_the_recipe(
     make_flow: type[Flow], tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
-    """Also by a job of a cluster."""
+    """Also by a job of a cluster, which gets the name of the version."""
     uri = f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"
     flow = make_flow(tmp_path, tiny_workspace(tmp_path / "workspace"), uri)
     flow.register(flow.train("first"), flow.evaluate("first", 0.5))

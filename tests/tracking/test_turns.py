@@ -29,7 +29,7 @@ def claims(client: Any) -> dict[str, str]:
     return dict(client.get_registered_model(NAME).tags)
 
 
-def test_a_turn_leaves_no_claim_also_after_an_error(client: Any) -> None:
+def test_a_turn_leaves_no_claim_even_after_an_error(client: Any) -> None:
     with turn(client, NAME, "one"):
         assert claims(client) == {f"{CLAIM}one": "0"}
     assert claims(client) == {}
@@ -38,8 +38,8 @@ def test_a_turn_leaves_no_claim_also_after_an_error(client: Any) -> None:
     assert claims(client) == {}
 
 
-@pytest.mark.parametrize("owner", ["aaa", "zzz"])  # before the dead one and after it
-def test_a_killed_process_is_waited_for_and_then_passed_over(
+@pytest.mark.parametrize("owner", ["aaa", "zzz"])  # sorted before and after the dead process
+def test_the_claim_of_a_killed_process_is_ignored_after_a_wait(
     client: Any, monkeypatch: pytest.MonkeyPatch, owner: str
 ) -> None:
     client.set_registered_model_tag(NAME, f"{CLAIM}dead", "3")
@@ -50,7 +50,7 @@ def test_a_killed_process_is_waited_for_and_then_passed_over(
         assert list(claims(client)) == [f"{CLAIM}{owner}"]
 
 
-def test_a_killed_process_that_goes_on_takes_its_own_claim(client: Any) -> None:
+def test_a_restarted_process_takes_over_its_own_claim(client: Any) -> None:
     """Otherwise it would wait for itself."""
     client.set_registered_model_tag(NAME, f"{CLAIM}dead", "3")
     with turn(client, NAME, "dead"):
@@ -59,7 +59,7 @@ def test_a_killed_process_that_goes_on_takes_its_own_claim(client: Any) -> None:
 
 
 @pytest.mark.parametrize("owner", ["aaa", "zzz"])
-def test_a_claim_that_is_renewed_is_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch, owner: str) -> None:
+def test_a_renewed_claim_is_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch, owner: str) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 0.5)
     entered, done = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""AVA as the peers extract it: a folder of JPEGs a movie, 30 a second from second 900."""
+"""AVA as other codebases extract it: a folder of JPEG frames per movie, 30 per second from second 900 on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from slowfast_core.stages.ingest import ingest
 from slowfast_core.stages.validate import validate
 
 
-def test_key_frames_of_folders_are_the_pictures_of_their_seconds(tmp_path: Path) -> None:
-    """Picture n (from 1) is grey of n, so the key frame of second 902 is picture 61."""
+def test_key_frames_are_the_frames_at_their_seconds(tmp_path: Path) -> None:
+    """Frame n (from 1) has the grey value n, so the key frame at second 902 is frame 61."""
     source = tmp_path / "source"
     for video in ("-one", "two"):
         (source / "frames" / video).mkdir(parents=True)

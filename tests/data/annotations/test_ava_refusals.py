@@ -1,5 +1,5 @@
-# ruff: noqa: E501  a message is one line, here too
-"""AVA's files with one thing wrong: `slowfast ingest` exits with 2, says one line, and leaves nothing behind."""
+# ruff: noqa: E501  messages are kept on one line
+"""AVA files with one error: `slowfast ingest` exits with code 2, prints one line and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Payload:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe and a source in which nothing is wrong, but the videos are no videos: ingestion does not decode."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A valid recipe and source in the current folder; the videos need no content, as ingestion does not decode."""
     monkeypatch.chdir(tmp_path)
     Path("ava.yaml").write_text(RECIPE)
     source = Path("source")
@@ -59,8 +59,8 @@ def ingest(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     main()
 
 
-def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Path, *options: str) -> str:
-    """The line, with the paths of this machine left out."""
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> str:
+    """The printed line, without the paths of this machine."""
     with pytest.raises(SystemExit) as exit_:
         ingest(monkeypatch, *options)
     assert exit_.value.code == 2
@@ -68,10 +68,12 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert not Path("w/data").exists()
-    return line.removeprefix("slowfast: ").replace(f"{here}/", "")
+    return line.removeprefix("slowfast: ").replace(f"{folder}/", "")
 
 
-def test_nothing_is_wrong(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_files_are_ingested(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         ingest(monkeypatch)
     assert exit_.value.code == 0
@@ -79,35 +81,35 @@ def test_nothing_is_wrong(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 CASES = {
-    "second": ("train.csv", "-5KQ66BBWC4,nine,0.1,0.1,0.2,0.2,80,1\n", "second 'nine' is not a whole number (source/train.csv:1); correct the value; the file has no header"),
-    "early": ("train.csv", "-5KQ66BBWC4,0899,0.1,0.1,0.2,0.2,80,1\n", "second 0899 is before the file starts (source/train.csv:1); lower data.first_second"),
-    "late": ("val.csv", VAL + "1j20qq1JyX4,1799,0.1,0.1,0.2,0.2,80,1\n", "second 1799 is not a key frame (source/val.csv:3); data.key_seconds is [902, 1798]"),
-    "inside out": ("val.csv", "1j20qq1JyX4,0902,0.7,0.1,0.2,0.2,80,1\n", "box 0.7,0.1,0.2,0.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
-    "outside": ("val.csv", "1j20qq1JyX4,0902,0.1,0.1,0.2,1.2,80,1\n", "box 0.1,0.1,0.2,1.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
-    "action": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2,0.2,81,1\n", "action id 81 is not in the label map (source/train.csv:1); its last id is 80"),
-    "twice": ("train.csv", TRAIN + TRAIN, "duplicate of line 1 (source/train.csv:3); remove one of them"),
-    "columns": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2\n", "5 fields instead of 8 (source/train.csv:1); a line is video_id,second,x1,y1,x2,y2,action_id,person_id"),
-    "header": ("val.csv", "video_id,middle_frame_timestamp,x1,y1,x2,y2,action_id,person_id\n", "second 'middle_frame_timestamp' is not a whole number (source/val.csv:1); correct the value; the file has no header"),
-    "empty": ("val.csv", "", "split 'val' is empty (source/train.csv, source/val.csv); add rows for it, or set data.holdout"),
-    "broken list": ("list.pbtxt", LIST[:-2], 'not a label map (source/list.pbtxt); write item { name: "..." id: 1 } for each action'),
-    "id twice": ("list.pbtxt", LIST + LIST, "duplicate id 12 (source/list.pbtxt); use each id once"),
-    "other list": ("list.pbtxt", 'item { name: "a" id: 1 } item { name: "b" id: 90 }', "no action id of the annotations is in the label map (source/list.pbtxt); annotated: 12, 80..., first id of the label map: 1"),
-    "exclusions": ("excluded.csv", "1j20qq1JyX4\n", "1 fields instead of 2 (source/excluded.csv:1); a line is video_id,second"),
-    "exclusions of others": ("excluded.csv", "other,0902\n", "excludes no annotated video (source/excluded.csv); name the exclusion file of these annotations"),
-    "box header": ("boxes.csv", "video,second,x1,y1,x2,y2,action,score\n", "second 'second' is not a whole number (boxes.csv:1); the file has no header"),
-    "box pixels": ("boxes.csv", "1j20qq1JyX4,0902,12,40,200,230,,0.9\n", "box 12,40,200,230 is not in [0, 1] (boxes.csv:1); use fractions of the frame, not pixels"),
-    "truth as boxes": ("boxes.csv", VAL.replace(",1\n", ",14\n"), "score 14 is not in [0, 1] (boxes.csv:1); use the boxes of a detector; ground truth has a person id in this column"),
-    "boxes of others": ("boxes.csv", FOUND.replace("0902", "0903"), "no person box is in a key frame of the val split; the first box is in 1j20qq1JyX4,0903 (boxes.csv); an annotated key frame is 1j20qq1JyX4,0902"),
-    "boxes of low score": ("boxes.csv", FOUND.replace("0.99", "0.49"), "no box has a score of 0.8 or more (boxes.csv); use another file, or lower min_score"),
+    "invalid second": ("train.csv", "-5KQ66BBWC4,nine,0.1,0.1,0.2,0.2,80,1\n", "second 'nine' is not a whole number (source/train.csv:1); correct the value; the file has no header"),
+    "second before the start": ("train.csv", "-5KQ66BBWC4,0899,0.1,0.1,0.2,0.2,80,1\n", "second 0899 is before the file starts (source/train.csv:1); lower data.first_second"),
+    "second after the range": ("val.csv", VAL + "1j20qq1JyX4,1799,0.1,0.1,0.2,0.2,80,1\n", "second 1799 is not a key frame (source/val.csv:3); data.key_seconds is [902, 1798]"),
+    "inverted box": ("val.csv", "1j20qq1JyX4,0902,0.7,0.1,0.2,0.2,80,1\n", "box 0.7,0.1,0.2,0.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
+    "box outside the frame": ("val.csv", "1j20qq1JyX4,0902,0.1,0.1,0.2,1.2,80,1\n", "box 0.1,0.1,0.2,1.2 (source/val.csv:1); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y"),
+    "unknown action": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2,0.2,81,1\n", "action id 81 is not in the label map (source/train.csv:1); its last id is 80"),
+    "duplicate row": ("train.csv", TRAIN + TRAIN, "duplicate of line 1 (source/train.csv:3); remove one of them"),
+    "missing columns": ("train.csv", "-5KQ66BBWC4,0902,0.1,0.1,0.2\n", "5 fields instead of 8 (source/train.csv:1); a line is video_id,second,x1,y1,x2,y2,action_id,person_id"),
+    "header in the file": ("val.csv", "video_id,middle_frame_timestamp,x1,y1,x2,y2,action_id,person_id\n", "second 'middle_frame_timestamp' is not a whole number (source/val.csv:1); correct the value; the file has no header"),
+    "empty split": ("val.csv", "", "split 'val' is empty (source/train.csv, source/val.csv); add rows for it, or set data.holdout"),
+    "truncated label map": ("list.pbtxt", LIST[:-2], 'not a label map (source/list.pbtxt); write item { name: "..." id: 1 } for each action'),
+    "duplicate id": ("list.pbtxt", LIST + LIST, "duplicate id 12 (source/list.pbtxt); use each id once"),
+    "unrelated label map": ("list.pbtxt", 'item { name: "a" id: 1 } item { name: "b" id: 90 }', "no action id of the annotations is in the label map (source/list.pbtxt); annotated: 12, 80..., first id of the label map: 1"),
+    "exclusions without a second": ("excluded.csv", "1j20qq1JyX4\n", "1 fields instead of 2 (source/excluded.csv:1); a line is video_id,second"),
+    "exclusions of other videos": ("excluded.csv", "other,0902\n", "excludes no annotated video (source/excluded.csv); name the exclusion file of these annotations"),
+    "header in the boxes": ("boxes.csv", "video,second,x1,y1,x2,y2,action,score\n", "second 'second' is not a whole number (boxes.csv:1); the file has no header"),
+    "boxes in pixels": ("boxes.csv", "1j20qq1JyX4,0902,12,40,200,230,,0.9\n", "box 12,40,200,230 is not in [0, 1] (boxes.csv:1); use fractions of the frame, not pixels"),
+    "ground truth as boxes": ("boxes.csv", VAL.replace(",1\n", ",14\n"), "score 14 is not in [0, 1] (boxes.csv:1); use the boxes of a detector; ground truth has a person id in this column"),
+    "boxes of other key frames": ("boxes.csv", FOUND.replace("0902", "0903"), "no person box is in a key frame of the val split; the first box is in 1j20qq1JyX4,0903 (boxes.csv); an annotated key frame is 1j20qq1JyX4,0902"),
+    "boxes with low scores": ("boxes.csv", FOUND.replace("0.99", "0.49"), "no box has a score of 0.8 or more (boxes.csv); use another file, or lower min_score"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "text", "line"), CASES.values(), ids=CASES.keys())
-def test_one_thing_wrong_in_a_text_file(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str, line: str
+def test_an_error_in_a_text_file_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str, line: str
 ) -> None:
     Path("source", name).write_text(text)
-    assert refusal(monkeypatch, capsys, here) == line
+    assert refusal(monkeypatch, capsys, folder) == line
 
 
 @pytest.mark.parametrize(
@@ -122,26 +124,26 @@ def test_one_thing_wrong_in_a_text_file(
          'the format is {"video_id,second": array of x1 y1 x2 y2 score}'),
     ],
 )  # fmt: skip
-def test_one_thing_wrong_in_a_pickle(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: object, line: str
+def test_an_error_in_a_pickle_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: object, line: str
 ) -> None:
     Path("source/b.pkl").write_bytes(pickle.dumps(content))
-    assert refusal(monkeypatch, capsys, here, "--set", "data.person_boxes.val=b.pkl") == line
+    assert refusal(monkeypatch, capsys, folder, "--set", "data.person_boxes.val=b.pkl") == line
     assert not Path("ran").exists()
 
 
-def test_a_file_that_is_not_there(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_missing_file_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refusal(monkeypatch, capsys, here, "--set", "data.person_boxes.val=b.pkl")
+    line = refusal(monkeypatch, capsys, folder, "--set", "data.person_boxes.val=b.pkl")
     assert line == "no file 'b.pkl' (source); correct data.person_boxes.val"
 
 
-def test_what_only_ava_has_in_a_recipe_of_another_format(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_misused_ava_options_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refusal(monkeypatch, capsys, here, "--set", "data.format=kinetics", "--set", "model.head=classify")
+    line = refusal(monkeypatch, capsys, folder, "--set", "data.format=kinetics", "--set", "model.head=classify")
     named = "key_seconds, excluded, person_boxes.val"
     assert line == f"data: {named}: only for format 'ava', is 'kinetics' (ava.yaml); correct the value"
-    line = refusal(monkeypatch, capsys, here, "--set", "data.key_seconds=[1798, 902]")
+    line = refusal(monkeypatch, capsys, folder, "--set", "data.key_seconds=[1798, 902]")
     assert line == "data: key_seconds must be [first, last], is [1798, 902] (ava.yaml); correct the value"

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.charades import read_annotations
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
+from slowfast_core.data.annotations.charades import CHARADES
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
@@ -12,13 +14,13 @@ KEYS = ["Charades_v1_480/46GP8.mp4", "Charades_v1_480/N11GT.mp4"]
 
 
 def row(video: str, actions: str) -> str:
-    """As the authors write it: quoted where a text has commas, quotes inside of it doubled."""
+    """A row as the authors write it: texts with commas are quoted, quotes inside them are doubled."""
     return f'{video},HR43,Kitchen,6,7,Yes,"A person, ""tired"", sits.",food;stove,"One; two, three.",{actions},24.83\n'
 
 
 def read(train: str, val: str, labels: TextFile | None = CLASSES) -> Annotations:
     tables = [Table(TextFile("train.csv", HEADER + train), "train"), Table(TextFile("test.csv", HEADER + val), "val")]
-    return read_annotations(tables, labels, 0.0, Videos(KEYS))
+    return CHARADES.read(ReaderInput(tables, labels, Videos(KEYS)))
 
 
 def test_a_video_has_all_its_actions_and_their_times() -> None:
@@ -55,7 +57,7 @@ def test_malformed_actions_are_reported_with_their_line(actions: str, message: s
         read(row("46GP8", actions), row("N11GT", ""))
 
 
-def test_a_video_stands_in_one_row_of_one_file() -> None:
+def test_a_video_in_two_rows_is_reported() -> None:
     with pytest.raises(InputError, match=r"video '46GP8' is already in line 2 \(test\.csv:2\); keep one row"):
         read(row("46GP8", ""), row("46GP8", ""))
 

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, TextFile, Videos
-from slowfast_core.data.annotations.folders import read_annotations
+from slowfast_core.data.annotations.folders import FOLDERS
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 FLAT = [f"{label}/{number}.mp4" for label in ("arm_wrestling", "jumping") for number in range(5)]
 
 
 def read(keys: list[str], labels: str = "", holdout: float = 0.0) -> Annotations:
-    return read_annotations("/data", TextFile("labels.txt", labels) if labels else None, holdout, Videos(keys))
+    label_file = TextFile("labels.txt", labels) if labels else None
+    return FOLDERS.read(ReaderInput([], label_file, Videos(keys), root="/data", holdout=holdout))
 
 
-def test_folders_for_train_and_val_with_one_a_class() -> None:
+def test_train_and_val_folders_have_a_folder_per_class() -> None:
     keys = ["train/jumping/x/1.mp4", "train/arm wrestling/2.webm", "validation/jumping/3.avi", "notes/readme.txt"]
     annotations = read(keys)
     assert annotations.labels == ("arm wrestling", "jumping")
@@ -25,27 +28,27 @@ def test_folders_for_train_and_val_with_one_a_class() -> None:
     }
 
 
-def test_class_folders_alone_go_by_holdout() -> None:
+def test_class_folders_without_splits_are_split_by_holdout() -> None:
     annotations = read(FLAT, holdout=0.2)
     assert annotations.labels == ("arm_wrestling", "jumping")
     assert [item.split for item in annotations.items].count("val") == 2
     assert [item.labels for item in annotations.items] == [[0]] * 5 + [[1]] * 5
 
 
-def test_a_label_file_gives_the_order_and_may_have_spaces() -> None:
+def test_a_label_file_sets_the_order_and_may_have_spaces() -> None:
     annotations = read(FLAT, "jumping\narm wrestling\nunused\n", holdout=0.2)
     assert annotations.labels == ("jumping", "arm wrestling", "unused")
     assert [item.labels for item in annotations.items] == [[1]] * 5 + [[0]] * 5
 
 
-def test_folders_of_frames_are_videos_and_the_test_folder_is_left_out() -> None:
+def test_folders_of_frames_are_videos_and_the_test_folder_is_ignored() -> None:
     frames = [f"train/jumping/clip7/{number:05d}.jpg" for number in range(1, 9)]
     annotations = read([*frames, "val/jumping/1.mp4", "test/jumping/2.mp4"])
     assert [item.object for item in annotations.items] == ["train/jumping/clip7", "val/jumping/1.mp4"]
     assert annotations.ignored == 1
 
 
-def test_pictures_next_to_videos_are_no_frames() -> None:
+def test_pictures_next_to_videos_are_not_frames() -> None:
     keys = [*FLAT, "jumping/thumbnail1.jpg", "jumping/0_001.png"]
     assert [item.object for item in read(keys, holdout=0.2).items] == FLAT
 
@@ -65,6 +68,6 @@ def test_pictures_next_to_videos_are_no_frames() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_reported(keys: list[str], labels: str, message: str) -> None:
+def test_invalid_folder_structures_are_reported(keys: list[str], labels: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(keys, labels)

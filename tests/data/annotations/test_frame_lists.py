@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.frame_lists import read_annotations
+from slowfast_core.data.annotations.frame_lists import FRAME_LIST
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.loading.sampling import labels_within
 from slowfast_core.errors import InputError
 
@@ -12,13 +14,13 @@ KEYS = [f"Charades_v1_rgb/{v}/{v}-{frame:06d}.jpg" for v in ("46GP8", "N11GT") f
 
 
 def rows(video: str, number: int, labels: list[str]) -> str:
-    lines = [f'{video} {number} {i} {video}/{video}-{i + 1:06d}.jpg "{of}"\n' for i, of in enumerate(labels)]
+    lines = [f'{video} {number} {i} {video}/{video}-{i + 1:06d}.jpg "{quoted}"\n' for i, quoted in enumerate(labels)]
     return "".join(lines)
 
 
 def read(train: str, val: str, labels: TextFile | None = None, header: str = HEADER) -> Annotations:
     tables = [Table(TextFile("train.csv", header + train), "train"), Table(TextFile("val.csv", header + val), "val")]
-    return read_annotations(tables, labels, 0.0, 24.0, Videos(KEYS))
+    return FRAME_LIST.read(ReaderInput(tables, labels, Videos(KEYS), frame_rate=24.0))
 
 
 TRAIN = rows("46GP8", 0, ["", "3,5", "3", "", "3", "5"])
@@ -67,13 +69,13 @@ def test_malformed_lists_are_reported_with_their_line(train: str, message: str) 
         read(train, VAL, TextFile("labels.txt", "a\nb\nc\nd\ne\nf\n"))
 
 
-def test_a_list_without_any_label_is_that_of_something_something() -> None:
+def test_a_list_without_labels_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"no frame has a label \(train\.csv:1\); labels of Something-Something are in its"
     ):
         read(rows("46GP8", 0, ["", ""]), rows("N11GT", 0, [""]))
 
 
-def test_commas_for_spaces_are_reported() -> None:
+def test_commas_instead_of_spaces_are_reported() -> None:
     with pytest.raises(InputError, match=r"no column .*labels \(train\.csv:1\).* separated by spaces, not commas"):
         read(TRAIN, VAL, header=HEADER.replace(" ", ","))

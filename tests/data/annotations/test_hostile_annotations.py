@@ -1,4 +1,4 @@
-"""Annotations whose numbers, names or repetitions are beyond measure: a line, or the right result, in bounded time."""
+"""Annotations with extreme numbers, names or repetitions give one line or the right result, in bounded time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from videos import ava_row
 
-from slowfast_core.data.annotations import kinetics, lists, something
-from slowfast_core.data.annotations.common import Item, Table, TextFile, Videos, nearest, read_names, with_unique_ids
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import Item, ReaderInput, Table, with_unique_ids
+from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.data.annotations.label_map import read_label_map
+from slowfast_core.data.annotations.lists import LIST
+from slowfast_core.data.annotations.something import SOMETHING
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.data.objects.store import open_store
 from slowfast_core.data.quality.report import quarantined, write_quarantine
@@ -38,15 +43,15 @@ DAMAGED_MAPS = {
 }
 
 
-@pytest.mark.timeout(60)  # of blanks, 48 kB took 51 s with one pattern for all, and four times as many 16 times as long
+@pytest.mark.timeout(60)  # with a single regular expression, 48 kB of blanks took 51 s, and the time grew quadratically
 @pytest.mark.parametrize("text", DAMAGED_MAPS.values(), ids=DAMAGED_MAPS)
-def test_a_damaged_label_map_is_refused_at_once(text: str) -> None:
+def test_a_damaged_label_map_is_refused_quickly(text: str) -> None:
     with pytest.raises(InputError, match=r"not a label map \(map\)"):
         read_label_map(TextFile("map", text))
 
 
 @pytest.mark.parametrize("number", [DIGITS, "-1", "0", "1.5", "x"])
-def test_ids_of_a_label_map_are_small_numbers(number: str) -> None:
+def test_invalid_ids_of_a_label_map_are_refused(number: str) -> None:
     with pytest.raises(InputError, match=r"label without a name or an id|above 9999"):
         read_label_map(TextFile("map", f'item {{ name: "a" id: {number} }}'))
 
@@ -57,20 +62,19 @@ def test_a_label_map_of_both_kinds_with_comments_is_read() -> None:
     assert read_label_map(TextFile("map", first + second)) == ("a # {b}", "", "c")
 
 
-def test_a_count_of_frames_of_thousands_of_digits(tmp_path: Path) -> None:
+def test_a_frame_count_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"9{40} frames \(a.txt:1\)"):
-        lists.read_annotations([Table(TextFile("a.txt", f"folder {DIGITS} 1\n"), None)], None, 0.5, 30, "", Videos(()))
+        LIST.read(ReaderInput([Table(TextFile("a.txt", f"folder {DIGITS} 1\n"), None)], None, Videos(()), holdout=0.5))
 
 
-def test_numbers_of_thousands_of_digits_in_json() -> None:
+def test_json_numbers_of_thousands_of_digits_are_refused() -> None:
     with pytest.raises(InputError, match="thousands of digits"):
         read_names(TextFile("labels.json", f'{{"a": {DIGITS}}}'))
     with pytest.raises(InputError, match=r"label 'a' has the index '9999"):
         read_names(TextFile("labels.json", f'{{"a": "{DIGITS}"}}'))
+    tables = [Table(TextFile("a.json", f'[{{"id": {DIGITS}}}]'), None)]
     with pytest.raises(InputError, match="thousands of digits"):
-        something.read_annotations(
-            [Table(TextFile("a.json", f'[{{"id": {DIGITS}}}]'), None)], TextFile("l", "x"), 0.5, Videos(())
-        )
+        SOMETHING.read(ReaderInput(tables, TextFile("l", "x"), Videos(()), holdout=0.5))
 
 
 def test_an_empty_label_without_an_index_is_refused() -> None:
@@ -80,18 +84,19 @@ def test_an_empty_label_without_an_index_is_refused() -> None:
 
 def test_nesting_inside_an_entry_is_refused() -> None:
     entry = {"annotations": {"label": [[[]]], "segment": [0, 1]}, "subset": "train"}
+    tables = [Table(TextFile("a", json.dumps({"v": entry})), None)]
     with pytest.raises(InputError, match="no segment with a start and an end"):
-        kinetics.read_annotations([Table(TextFile("a", json.dumps({"v": entry})), None)], None, 0.5, Videos(()))
+        KINETICS.read(ReaderInput(tables, None, Videos(()), holdout=0.5))
 
 
 @pytest.mark.timeout(60)
-def test_many_rows_of_one_id_are_numbered_at_once() -> None:
+def test_many_rows_with_one_id_are_numbered_quickly() -> None:
     ids = [one.id for one in with_unique_ids([item("a-3"), *(item("a") for _ in range(50_000))])]
     assert ids[:4] == ["a-3", "a", "a-2", "a-4"]
     assert len({*ids}) == len(ids) == 50_001
 
 
-def test_a_long_id_is_still_the_name_of_a_file(tmp_path: Path) -> None:
+def test_long_ids_are_shortened_to_valid_file_names(tmp_path: Path) -> None:
     ids = [one.id for one in with_unique_ids([item("é" * 4000 + "1"), item("é" * 4000 + "2"), item("short")])]
     assert len({*ids}) == 3
     assert ids[2] == "short"
@@ -110,7 +115,7 @@ CELLS |= {"\t=1": r"\t=1", "a\r=1": r"a\r=1", "a\n=1": r"a\n=1"}
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_spreadsheet_runs_nothing_of_the_quarantine(cell: str, tmp_path: Path) -> None:
+def test_cells_of_the_quarantine_are_not_formulas_in_spreadsheets(cell: str, tmp_path: Path) -> None:
     rows = pd.DataFrame({"id": [cell, "a"], "video": [cell, "b=1"], "split": ["train", "val"]})
     write_quarantine(quarantined(rows, {0: [cell], 1: ["not found"]}), tmp_path / "quarantine.csv")
     with (tmp_path / "quarantine.csv").open(newline="", encoding="utf-8") as file:
@@ -124,7 +129,7 @@ def test_only_folders_and_buckets_are_stores() -> None:
         open_store("https://example.com/a")
 
 
-def whole_manifest(path: Path) -> bytes:
+def write_manifest(path: Path) -> bytes:
     rows = [{**ava_row("one", "one.mp4", second), "proposals": None} for second in range(40)]
     table = pd.DataFrame([{name: row.get(name) for name in SCHEMA.names} for row in rows], dtype=object)
     Manifest(table, ("a", "")).write(path)
@@ -132,9 +137,9 @@ def whole_manifest(path: Path) -> bytes:
 
 
 def test_damaged_manifests_are_refused_in_one_line(tmp_path: Path) -> None:
-    """Every 40th byte is changed, and the file is cut there: most escaped as OSError before."""
+    """A changed byte, a truncation and random bytes at every 40th position; most raised OSError before."""
     path = tmp_path / "manifest.parquet"
-    whole = whole_manifest(path)
+    whole = write_manifest(path)
     lines = []
     for at in range(0, len(whole), 40):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :], os.urandom(at)):
@@ -148,15 +153,15 @@ def test_damaged_manifests_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", ['"abc"', "{}", "[1]", "[" * 100_000, "9" * 5000, "null"])
-def test_a_manifest_with_other_labels_is_refused(labels: str, tmp_path: Path) -> None:
-    whole_manifest(tmp_path / "manifest.parquet")
+def test_a_manifest_with_invalid_labels_is_refused(labels: str, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet")
     table = pq.read_table(tmp_path / "manifest.parquet").replace_schema_metadata({"labels": labels})
     pq.write_table(table, tmp_path / "manifest.parquet")
     with pytest.raises(InputError, match="not a manifest"):
         read_manifest(tmp_path / "manifest.parquet")
 
 
-def test_a_folder_in_place_of_a_manifest_and_a_missing_column(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_manifest_and_a_missing_column_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no manifest"):
         read_manifest(tmp_path)
     pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"labels": "[]"}), tmp_path / "m.parquet")

@@ -5,8 +5,10 @@ import math
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.kinetics import read_annotations
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.kinetics import KINETICS
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -16,7 +18,7 @@ LABELS = TextFile("labels.txt", "jumping\narm wrestling\n\n")
 
 def read(text: str, *more: Table, labels: TextFile | None = None, split=None, holdout=0.0, keys=KEYS) -> Annotations:
     tables = [Table(TextFile("k.csv", text), split), *more]
-    return read_annotations(tables, labels, holdout, Videos(keys))
+    return KINETICS.read(ReaderInput(tables, labels, Videos(keys), holdout=holdout))
 
 
 def test_rows_become_pre_cut_clips_or_segments_of_whole_videos() -> None:
@@ -32,19 +34,19 @@ def test_rows_become_pre_cut_clips_or_segments_of_whole_videos() -> None:
     assert (gone.object, gone.start, gone.end) == (None, 0.0, 10.0)
 
 
-def test_the_label_file_gives_the_order() -> None:
+def test_the_label_file_sets_the_order() -> None:
     annotations = read(HEADER + "jumping,whole,0,1,train\narm wrestling,abc,1,11,val\n", labels=LABELS)
     assert annotations.labels == ("jumping", "arm wrestling")
     assert [item.labels for item in annotations.items] == [[0], [1]]
 
 
-def test_the_recipe_gives_the_split_of_a_file_that_names_none() -> None:
+def test_the_recipe_sets_the_split_of_files_without_one() -> None:
     val = Table(TextFile("v.csv", "label,youtube_id,time_start,time_end\njumping,whole,1,2\n"), "val")
     annotations = read(HEADER + "jumping,whole,0,1,\n", val, split="train")
     assert [item.split for item in annotations.items] == ["train", "val"]
 
 
-def test_holdout_takes_whole_videos_and_always_the_same() -> None:
+def test_holdout_selects_whole_videos_deterministically() -> None:
     rows = [f"jumping,video{number},{second},{second + 1}," for number in range(10) for second in range(3)]
     items = read(HEADER + "\n".join(rows), holdout=0.25).items
     val = {item.video for item in items if item.split == "val"}
@@ -62,15 +64,15 @@ def test_ids_are_unique_and_safe_as_file_names() -> None:
     assert ids == ["whole_000000_000001", "whole_000000_000001-2", "whole_000000_000001-3", "a_b_c_d_000000_000001"]
 
 
-def test_rows_of_a_test_split_are_left_out_and_counted() -> None:
+def test_rows_of_a_test_split_are_ignored_and_counted() -> None:
     text = HEADER + "jumping,whole,0,1,train\njumping,whole,1,2,val\n,whole,2,3,test\n"
     annotations = read(text)
     assert [item.split for item in annotations.items] == ["train", "val"]
     assert annotations.ignored == 1
 
 
-def test_more_columns_and_any_order_of_them() -> None:
-    """Kinetics-400 has `is_cc` behind, a csv that pandas wrote has its index in front."""
+def test_additional_columns_and_any_column_order_are_read() -> None:
+    """Kinetics-400 has a last column `is_cc`; a csv written by pandas has its index as first column."""
     header = ",split,time_end,time_start,youtube_id,label,is_cc\n"
     items = read(header + "0,train,11.0,1.0,abc,arm wrestling,0\n1,val,1,0,whole,jumping,1\n").items
     assert [(item.id, item.object) for item in items] == [
@@ -86,7 +88,7 @@ JSON = {
 }
 
 
-def test_the_official_json_says_the_same_as_the_csv() -> None:
+def test_the_official_json_gives_the_same_items_as_the_csv() -> None:
     annotations = read(json.dumps(JSON))
     text = HEADER + "arm wrestling,abc,1,11,train\njumping,whole,2,4,validate\n"
     assert repr(annotations.items) == repr(read(text).items)
@@ -102,7 +104,7 @@ def test_malformed_json_is_reported_with_its_entry() -> None:
         read('{"abc": ')
 
 
-def test_of_several_files_the_one_in_the_folder_of_the_label_and_split_is_meant() -> None:
+def test_files_of_one_name_are_distinguished_by_folders_of_label_and_split() -> None:
     keys = ["train/jumping/x.mp4", "val/jumping/x.mp4", "val/arm_wrestling/x.mp4"]
     text = HEADER + "jumping,x,0,1,train\narm wrestling,x,0,1,val\n"
     assert [item.object for item in read(text, keys=keys).items] == [keys[0], keys[2]]

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.lists import read_annotations
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.lists import LIST
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 KEYS = ["videos/abseiling/a b.mp4", "videos/jumping/c,d.webm", "videos/e.avi"]
@@ -17,7 +19,7 @@ VAL = "videos/e.avi 1\n"
 
 def read(train: str, val: str = VAL, labels: TextFile | None = None, keys: list[str] = KEYS) -> Annotations:
     tables = [Table(TextFile("train.csv", train), "train"), Table(TextFile("val.csv", val), "val")]
-    return read_annotations(tables, labels, 0.0, 12.0, "/data/k", Videos(keys))
+    return LIST.read(ReaderInput(tables, labels, Videos(keys), root="/data/k", frame_rate=12.0))
 
 
 def found(annotations: Annotations) -> list[tuple[str | None, list[int]]]:
@@ -28,8 +30,8 @@ def found(annotations: Annotations) -> list[tuple[str | None, list[int]]]:
     "text",
     [
         "videos/abseiling/a b.mp4 0\nvideos/jumping/c,d.webm 2\n",  # PySlowFast
-        "/data/k/videos/abseiling/a b.mp4 0\n/data/k/videos/jumping/c,d.webm 2\n",  # with the prefix in the list
-        "abseiling/a b 0\njumping/c,d 2\n",  # MMAction2, whose paths have no ending
+        "/data/k/videos/abseiling/a b.mp4 0\n/data/k/videos/jumping/c,d.webm 2\n",  # the list contains the prefix
+        "abseiling/a b 0\njumping/c,d 2\n",  # MMAction2: paths without suffix
         'abseiling/a b.mp4,0\n"jumping/c,d.webm",2\n',
         "abseiling/a b.mp4;0\njumping/c,d.webm;2\n",
         "abseiling/a b.mp4\t0\r\njumping/c,d.webm\t2\r\n",
@@ -39,7 +41,7 @@ def found(annotations: Annotations) -> list[tuple[str | None, list[int]]]:
     ],
 )
 @pytest.mark.parametrize("labels", [None, NAMES])
-def test_any_separator_with_or_without_a_header(text: str, labels: TextFile | None) -> None:
+def test_any_separator_is_read_with_or_without_a_header(text: str, labels: TextFile | None) -> None:
     annotations = read(text, labels=labels)
     assert found(annotations) == [(KEYS[0], [0]), (KEYS[1], [2])]
     assert annotations.labels == (("abseiling", "arm wrestling", "jumping") if labels else ("0", "1", "2"))
@@ -53,23 +55,23 @@ def test_labels_may_be_names(labels: TextFile | None) -> None:
     assert found(annotations) == [(KEYS[0], [1]), (KEYS[1], [2])]
 
 
-def test_raw_frames_of_mmaction2_have_their_number() -> None:
+def test_lists_of_raw_frames_of_mmaction2_give_the_frame_count() -> None:
     item = read("raw/jumping/f 12 2\n").items[0]
     assert (item.object, item.labels, item.start, item.end) == ("raw/jumping/f", [2], 0.0, 1.0)
     assert len(Videos(KEYS).objects("raw/jumping/f")) == 12
     assert math.isnan(read("raw/jumping/f 2\n").items[0].end)
 
 
-def test_the_ending_reports_one_file_from_another() -> None:
+def test_the_suffix_distinguishes_files_of_one_name() -> None:
     keys = ["a/x.mp4", "a/x.webm", *KEYS]
     assert found(read("a/x.webm 0\n", keys=keys)) == [("a/x.webm", [0])]
     with pytest.raises(InputError, match=r"several videos match 'a/x' \(a/x\.mp4, a/x\.webm\)"):
         read("a/x 0\n", keys=keys)
 
 
-def test_one_file_goes_by_holdout() -> None:
+def test_a_single_list_is_split_by_holdout() -> None:
     text = "".join(f"v{number}.mp4 0\n" for number in range(10))
-    items = read_annotations([Table(TextFile("all.txt", text), None)], None, 0.3, 30.0, "", Videos([])).items
+    items = LIST.read(ReaderInput([Table(TextFile("all.txt", text), None)], None, Videos([]), holdout=0.3)).items
     assert sum(item.split == "val" for item in items) == 3
 
 
@@ -96,6 +98,6 @@ def test_malformed_lists_are_reported_with_their_line(text: str, message: str) -
     assert "\n" not in str(error.value)
 
 
-def test_an_odd_label_among_indices_is_reported() -> None:
+def test_an_invalid_label_among_indices_is_reported() -> None:
     with pytest.raises(InputError, match=r"label '-1' is not a class index \(train\.csv:2\); other lines have indices"):
         read("a.mp4 0\nb.mp4 -1\n")

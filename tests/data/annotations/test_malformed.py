@@ -1,4 +1,4 @@
-"""What users get for annotation files that are wrong: one line that says what, where and how to fix it, and exit 2."""
+"""Malformed annotation files give one line with the error, the place and the fix, and exit code 2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPLATES = b'{"Bending something": "0", "Holding something": "1"}'
 PBTXT = b'item { name: "run" id: 1 }\nitem { name: "jump" id: 2 }\n'
 AVA = "a,0902,0.1,0.1,0.5,0.9,1,0\nb,0903,0.1,0.1,0.5,0.9,2,0\n"
 
-# format, annotations, label file, the line; {s} is the source
+# format, annotations, label file, expected line; {s} is the source
 MALFORMED = {
     "empty file": ("kinetics", "", None, "the file is empty ({s}/a.txt:1); the header is " + KINETICS[:-7]),
     "wrong header": (
@@ -32,7 +32,7 @@ MALFORMED = {
         None,
         "no column label, youtube_id, time_start, time_end ({s}/a.txt:1); the header is " + KINETICS[:-7],
     ),
-    "a column missing": (
+    "missing column": (
         "kinetics",
         "label,youtube_id,time_start,split\nrun,a,0,train\n",
         None,
@@ -45,19 +45,19 @@ MALFORMED = {
         "no column label, youtube_id, time_start, time_end ({s}/a.txt:1); the header is label,youtube_id,time_start,"
         "time_end, separated by commas, not semicolons",
     ),
-    "a field too many": (
+    "additional field": (
         "kinetics",
         KINETICS + "run,a,0,1,train\nrun, fast,b,0,1,val\n",
         None,
         "6 fields under 5 columns ({s}/a.txt:3); quote fields that contain commas",
     ),
-    "label misspelt": (
+    "misspelt label": (
         "kinetics",
         KINETICS + "run,a,0,1,train\njmup,b,0,1,val\n",
         LABELS,
         "label 'jmup' is not in data.labels ({s}/a.txt:3); did you mean 'jump'?",
     ),
-    "bad time": (
+    "malformed time": (
         "kinetics",
         KINETICS + "run,a,0:00,0:10,train\n",
         None,
@@ -87,20 +87,20 @@ MALFORMED = {
         None,
         "not a UTF-8 text file (a.txt); name an annotation file",
     ),
-    "zero bytes in it": ("kinetics", KINETICS + "run,a\0,0,1,train\n", None, "not a UTF-8 text file (a.txt); name an"),
-    "an open quote": (
+    "zero byte": ("kinetics", KINETICS + "run,a\0,0,1,train\n", None, "not a UTF-8 text file (a.txt); name an"),
+    "unclosed quote": (
         "kinetics",
         KINETICS + '"run,a,0,1,train\n',
         None,
         "not csv: unexpected end of data ({s}/a.txt:2); fix the line",
     ),
-    "label file missing": (
+    "missing label file": (
         "kinetics",
         KINETICS + "run,a,0,1,train\nrun,b,0,1,val\n",
         "nothere.txt",
         "no annotation file 'nothere.txt' ({s}); correct data.annotations or data.labels",
     ),
-    "names twice": (
+    "duplicate label": (
         "kinetics",
         KINETICS + "run,a,0,1,train\nrun,b,0,1,val\n",
         b"run\njump\nrun\n",
@@ -112,19 +112,19 @@ MALFORMED = {
         LABELS,
         "label 2 is out of range ({s}/a.txt:2); data.labels has the classes 0 to 1",
     ),
-    "two labels of a video": (
+    "two labels for one video": (
         "list",
         "a.mp4 0\na.mp4 1\n",
         LABELS,
         "'a.mp4' has the label '1', but '0' in line 1 ({s}/a.txt:2); keep one of the lines",
     ),
-    "no label": (
+    "missing label": (
         "list",
         "a.mp4 0\nb.mp4\n",
         None,
         "'b.mp4' has no label ({s}/a.txt:2); a line is `path label` or `path,label`",
     ),
-    "class that is none": (
+    "unknown class": (
         "charades",
         CHARADES + f"a,{CELLS},c002 0.0 1.0,3.0\n",
         CLASSES,
@@ -136,13 +136,13 @@ MALFORMED = {
         CLASSES,
         "action 'c001 2.0 1.0' ends before it starts ({s}/a.txt:2); correct its seconds",
     ),
-    "a row twice": (
+    "duplicate row": (
         "charades",
         CHARADES + f"a,{CELLS},c001 0.0 1.0,3.0\n" * 2,
         CLASSES,
         "video 'a' is already in line 2 ({s}/a.txt:3); keep one row",
     ),
-    "labels of a frame": (
+    "malformed labels of a frame": (
         "frame_list",
         FRAMES + 'a 0 0 a/000001.jpg "0;1"\n',
         LABELS,
@@ -154,7 +154,7 @@ MALFORMED = {
         LABELS,
         "frame 2 of 'a' follows frame 0 ({s}/a.txt:3); list all frames in order",
     ),
-    "json that is no list": (
+    "json that is not a list": (
         "something",
         '{"id": "a"}',
         TEMPLATES,
@@ -172,13 +172,13 @@ MALFORMED = {
         TEMPLATES,
         "label 'Bendin something' is not in data.labels ({s}/a.txt: video 1); did you mean 'Bending something'?",
     ),
-    "a test split": (
+    "video without a template": (
         "something",
         '[{"id": "a"}]',
         TEMPLATES,
         "video 'a' has no template ({s}/a.txt: video 1); use a split with labels",
     ),
-    "commas for semicolons": (
+    "commas instead of semicolons": (
         "something",
         "a,Bending something\n",
         TEMPLATES,
@@ -190,26 +190,26 @@ MALFORMED = {
         b'item { name: "run" id: 1 }\nitem { name: "jump" \n',
         'not a label map ({s}/labels); write item {{ name: "..." id: 1 }} for each action',
     ),
-    "box outside": (
+    "box outside the frame": (
         "ava",
         AVA + "a,0904,0.1,0.1,1.5,0.9,1,0\n",
         PBTXT,
         "box 0.1,0.1,1.5,0.9 ({s}/a.txt:3); use fractions of the frame: 0 <= x1 < x2 <= 1, same for y",
     ),
-    "action that is not in the map": (
+    "unknown action": (
         "ava",
         AVA + "a,0904,0.1,0.1,0.5,0.9,3,0\n",
         PBTXT,
         "action id 3 is not in the label map ({s}/a.txt:3); its last id is 2",
     ),
-    "a video without its class": (
+    "video outside a class folder": (
         "folders",
         None,
         None,
         "video 'a.mp4' is not in a class folder ({s}); move it into the folder",
     ),
 }
-CLI = ("semicolons", "a row twice", "unknown template")
+CLI = ("semicolons", "duplicate row", "unknown template")
 
 
 def source_of(tmp_path: Path, case: str) -> tuple[Path, dict[str, object], str]:
@@ -231,7 +231,7 @@ def source_of(tmp_path: Path, case: str) -> tuple[Path, dict[str, object], str]:
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_the_line_that_users_get(case: str, tmp_path: Path) -> None:
+def test_malformed_annotations_are_reported(case: str, tmp_path: Path) -> None:
     _, tree, line = source_of(tmp_path, case)
     with pytest.raises(InputError) as error:
         ingest(Data.model_validate(tree), tmp_path / "generated", tmp_path / "ingest")
@@ -241,7 +241,7 @@ def test_the_line_that_users_get(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CLI)
-def test_the_command_prints_it_and_exits_with_2(case: str, tmp_path: Path) -> None:
+def test_the_command_prints_the_line_and_exits_with_2(case: str, tmp_path: Path) -> None:
     _, tree, line = source_of(tmp_path, case)
     fields = ", ".join(f"{name}: {value}" for name, value in tree.items())
     multi_label = str(tree["format"] == "charades").lower()
@@ -255,7 +255,7 @@ def test_the_command_prints_it_and_exits_with_2(case: str, tmp_path: Path) -> No
     assert line in printed
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     source, tree, _ = source_of(tmp_path, "empty file")
     text = KINETICS + "run,a,0,1,train\njump,b,0,1,val\n"
     (source / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
@@ -276,6 +276,6 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         ({"annotations": {"test": "a.csv"}}, r"data\.annotations\.test: must be 'train' or 'val', is 'test'"),
     ],
 )
-def test_sections_that_contradict_themselves(fields: dict[str, object], message: str) -> None:
+def test_contradictory_data_sections_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_recipe({"name": "own", "data": {"name": "own", **fields}})

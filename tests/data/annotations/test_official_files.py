@@ -1,4 +1,4 @@
-"""From the files that authors publish to the clip store: ingest, validate, extract, and their coverage."""
+"""Published annotation files are processed by ingest, validate and extract, up to the clip store and coverage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Clip, Data, load_recipe
 from slowfast_core.stages.extract import extract
-from slowfast_core.stages.flow import STAGES
+from slowfast_core.stages.flow import STAGE_FUNCTIONS
 from slowfast_core.stages.ingest import ingest
 from slowfast_core.stages.validate import validate
 from slowfast_core.workspace import Workspace
@@ -25,7 +25,7 @@ from slowfast_core.workspace import Workspace
 STORE = {"short_side": 0}
 
 
-def to_store(data: Data, at: Path) -> Manifest:
+def manifest_of_store(data: Data, at: Path) -> Manifest:
     ingest(data, at / "generated", at / "ingest")
     validate(data, at / "ingest", at / "validate")
     extract(data, Clip(), at / "ingest", at / "validate", at / "extract", workers=1)
@@ -40,7 +40,7 @@ def write_frames(folder: Path, count: int, seed: int) -> None:
 
 @pytest.fixture
 def something_v1(tmp_path: Path) -> Path:
-    """Four videos as Something-Something V1 has them, of 10 to 13 frames."""
+    """Four videos of 10 to 13 frames in the layout of Something-Something V1."""
     root = tmp_path / "source"
     for video in range(4):
         write_frames(root / "20bn-something-something-v1" / str(video), 10 + video, video)
@@ -57,7 +57,8 @@ def v1_data(source: Path | str, **fields: object) -> Data:
 
 
 def test_folders_of_frames_become_clips(something_v1: Path, tmp_path: Path) -> None:
-    rows = to_store(v1_data(something_v1, validation={"max_bad_share": 0.3}), tmp_path / "at").rows.set_index("id")
+    data = v1_data(something_v1, validation={"max_bad_share": 0.3})
+    rows = manifest_of_store(data, tmp_path / "at").rows.set_index("id")
     assert rows["frames"].to_dict() == {"0": 10, "1": 11, "2": 12, "3": 13}
     assert {label: list(of) for label, of in rows["labels"].items()} == {"0": [0], "1": [1], "2": [0], "3": [1]}
     clip = tmp_path / "at" / "extract" / "store" / rows.loc["3", "path"]
@@ -68,11 +69,11 @@ def test_folders_of_frames_become_clips(something_v1: Path, tmp_path: Path) -> N
     coverage = json.loads((tmp_path / "at" / "ingest" / "coverage.json").read_text())
     assert (coverage["expected"], coverage["present"], coverage["missing_videos"]) == (5, 4, ["9"])
     assert coverage["by_class"]["Holding something"] == {"expected": 3, "present": 2, "missing": 1}
-    (at_ingest,) = (tmp_path / "at" / "ingest" / "videos").iterdir()
-    assert len(list((at_ingest / "0").iterdir())) == 11  # the frames and their rate
+    (ingested,) = (tmp_path / "at" / "ingest" / "videos").iterdir()
+    assert len(list((ingested / "0").iterdir())) == 11  # the frames and their rate
 
 
-def test_folders_of_frames_come_from_a_bucket_alike(
+def test_folders_of_frames_in_a_bucket_are_ingested_like_local_ones(
     something_v1: Path, upload: Callable[..., str], s3: str, tmp_path: Path
 ) -> None:
     local = ingest(v1_data(something_v1), tmp_path, tmp_path / "local" / "ingest")
@@ -85,7 +86,7 @@ def test_folders_of_frames_come_from_a_bucket_alike(
     assert again.digest != local.digest
 
 
-def test_a_folder_with_a_hole_is_no_data_to_train_on(something_v1: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_missing_frame_is_quarantined(something_v1: Path, tmp_path: Path) -> None:
     (something_v1 / "20bn-something-something-v1" / "1" / "00004.jpg").unlink()
     ingest(v1_data(something_v1), tmp_path, tmp_path / "at" / "ingest")
     with pytest.raises(InputError, match=r"2 of 5 rows are bad \(40\.0%, allowed 5\.0%\)"):
@@ -96,7 +97,7 @@ def test_a_folder_with_a_hole_is_no_data_to_train_on(something_v1: Path, tmp_pat
 
 
 @pytest.mark.parametrize("annotated", ["folders", "list", "something_v2"])
-def test_the_same_files_in_three_formats(annotated: str, tmp_path: Path) -> None:
+def test_three_formats_give_the_same_rows(annotated: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for number, label in enumerate(("push", "pull", "push", "pull")):
         folder = source / ("train" if number < 2 else "val") / label
@@ -142,7 +143,7 @@ register: {{model: charades}}
 
 @pytest.fixture
 def charades(tmp_path: Path) -> Path:
-    """A recipe and eight videos of 3 s; class 0 in the first second, 1 in the last, one video without an action."""
+    """A recipe and eight videos of 3 s: class 0 in the first second, class 1 in the last, or no action at all."""
     source = tmp_path / "source"
     rows: dict[str, list[str]] = {"train": [], "test": []}
     for number in range(8):
@@ -158,18 +159,17 @@ def charades(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_charades_video_without_actions_is_as_good_as_others(charades: Path) -> None:
-    """And videos with them keep their times."""
+def test_charades_videos_keep_their_action_times_or_have_none(charades: Path) -> None:
     data = load_recipe(str(charades / "charades.yaml")).data
-    rows = to_store(data, charades / "at").rows.set_index("id")
+    rows = manifest_of_store(data, charades / "at").rows.set_index("id")
     assert [list(span) for span in rows.loc["V1", "spans"]] == [[0, 0.0, 1.0], [1, 2.0, 3.0]]
     assert (list(rows.loc["V7", "labels"]), list(rows.loc["V7", "spans"])) == ([], [])
 
 
 @pytest.mark.exhaustive
-def test_charades_from_its_csv_to_the_registry(charades: Path) -> None:
+def test_charades_runs_from_its_csv_to_registration(charades: Path) -> None:
     at, recipe = Workspace(charades / "workspace"), load_recipe(str(charades / "charades.yaml"))
-    results: dict[str, StageResult] = {name: stage(recipe, at) for name, stage in STAGES.items()}
+    results: dict[str, StageResult] = {name: stage(recipe, at) for name, stage in STAGE_FUNCTIONS.items()}
     assert results["evaluate"].metrics.keys() == {"mAP"}
     assert 0 < results["evaluate"].metrics["mAP"] <= 1
     assert results["register"].status == "done"
@@ -178,8 +178,8 @@ def test_charades_from_its_csv_to_the_registry(charades: Path) -> None:
     assert "Never seen" in page
 
 
-def test_the_maximum_over_views_is_what_scores(charades: Path) -> None:
-    """Scores of the stage's own network: of each class the largest, where the mean is another."""
+def test_max_aggregation_scores_by_the_largest_view(charades: Path) -> None:
+    """For each class, the largest score of the views exceeds their mean."""
     from slowfast_core.evaluation.scoring import Scorer
     from slowfast_core.model.build import build_model
     from slowfast_core.model.weights import save_weights, weights_digest

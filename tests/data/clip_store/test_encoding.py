@@ -14,7 +14,7 @@ from slowfast_core.recipe.load import Store
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 32)])
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Decoding in between moves the encoder's memory about."""
+    """Decoding in between changes which memory the encoder gets."""
     video = write_video(tmp_path / "a.mp4", moving_frames(16, *size), fps=8)
     frames = list(decode_range(video, 0, 16))
     digests = set()

@@ -1,4 +1,4 @@
-"""Optical flow: what it measures, how the store keeps it, and a network that learns from it."""
+"""Optical flow: its values, its files in the clip store, and a network that is trained on it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ RECIPE = {
     "train": {"batch": 2, "epochs": 1, "warmup_epochs": 0, "jitter": [36, 40], "crop": 32},
     "evaluate": {"clips": 2, "crops": 1, "size": 32},
 }
-SHIFT_X, SHIFT_Y = 3, -2  # pixels a frame
+SHIFT_X, SHIFT_Y = 3, -2  # pixels per frame
 
 
 def shifted_frames(count: int, x: int = SHIFT_X, y: int = SHIFT_Y, seed: int = 0) -> Frames:
-    """A soft texture of 48 x 64 that moves by whole pixels."""
+    """A smooth texture of 48 x 64 that moves by whole pixels."""
     noise = np.random.default_rng(seed).normal(size=(96, 128, 3))
     for axis in (0, 1):
         for _ in range(4):
@@ -108,14 +108,14 @@ def test_flow_of_a_shifted_picture_is_the_shift() -> None:
     assert (frame_flow(frame, frame) == NO_MOTION).all()
 
 
-def test_quantised_flow_is_near_and_within_the_limit() -> None:
+def test_quantised_flow_is_accurate_and_clipped_at_the_limit() -> None:
     values = np.linspace(-LIMIT, LIMIT, 1001, dtype=np.float32)
     assert np.abs(pixels(quantise(values)) - values).max() <= LIMIT / STEPS / 2 + 1e-6
     assert pixels(quantise(np.float32([0, 1e6, -1e6]))).tolist() == [0, LIMIT, -LIMIT]
     assert np.array_equal(quantise(-values), (256 - quantise(values).astype(int)))
 
 
-def test_the_store_keeps_the_flow_of_its_own_frames(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_has_the_flow_of_its_own_frames(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip, indices = store / "clips" / "a.mp4", [0, 1, 5, 13, 13]
     stored = decode_with_flow(clip, indices)
     assert (stored.shape, stored.dtype) == ((5, 48, 64, 5), np.uint8)
@@ -129,7 +129,7 @@ def test_the_store_keeps_the_flow_of_its_own_frames(store: Path, monkeypatch: py
 def test_flow_is_part_of_the_data_version(root: Path, result: StageResult) -> None:
     plain = run(root, "plain", with_flow=False)
     assert plain.data_version != result.data_version
-    assert run(root, "alone", workers=1).data_version == result.data_version
+    assert run(root, "one_worker", workers=1).data_version == result.data_version
     for clip in ("a.mp4", "b.mp4", "c.mp4"):
         there, here = (Path(each.outputs["store"]) / "clips" / clip for each in (plain, result))
         assert there.read_bytes() == here.read_bytes()
@@ -138,7 +138,9 @@ def test_flow_is_part_of_the_data_version(root: Path, result: StageResult) -> No
         check_data(recipe(), Path(plain.outputs["store"]))
 
 
-def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_and_writes_missing_flow_again(
+    root: Path, result: StageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(folder: Path) -> str:
         raise KeyboardInterrupt
 
@@ -153,14 +155,14 @@ def test_a_killed_run_goes_on_with_the_flow(root: Path, result: StageResult, mon
     assert all((root / "killed/store/clips" / path.name).stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_a_torn_flow_is_reported(tmp_path: Path) -> None:
+def test_an_incomplete_flow_file_is_reported(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", shifted_frames(3))
     flow_file(video).write_bytes(b"PK torn")
     with pytest.raises(DecodeError, match=r"v\.flow\.npz: not a readable flow"):
         decode_with_flow(video, [0])
 
 
-def test_views_turn_and_stretch_the_flow_with_the_picture() -> None:
+def test_views_mirror_and_scale_the_flow_with_the_frames() -> None:
     frames_THWC = torch.randint(0, 256, (2, 24, 36, 5), dtype=torch.uint8)
     whole = View(0, 0, 36, 24, 24, 36)
     for order in ("rgb", "bgr"):
@@ -183,13 +185,13 @@ def samples_of(store: Path, cache_mb: int) -> list[Sample]:
     return Batch.of([clips[0, draw] for draw in (0, 1)]).samples
 
 
-def test_samples_have_flow_from_the_file_and_from_the_cache(store: Path) -> None:
+def test_samples_from_the_cache_have_the_flow_of_the_file(store: Path) -> None:
     for read, cached in zip(samples_of(store, 0), samples_of(store, 10), strict=True):
         assert (read.frames.shape, read.frames.dtype) == ((4, 48, 64, 5), torch.uint8)
         assert torch.equal(read.frames, cached.frames)
 
 
-def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tmp_path: Path) -> None:
+def test_a_network_is_trained_and_evaluated_on_flow(store: Path, root: Path, tmp_path: Path) -> None:
     tiny = recipe()
     samples = samples_of(store, 0)
     torch.manual_seed(0)
@@ -201,7 +203,7 @@ def test_a_network_learns_from_and_is_scored_on_flow(store: Path, root: Path, tm
     record = {"labels": ["left", "right"], "weights_digest": weights_digest(network.state_dict())}
     (tmp_path / "checkpoint.json").write_text(json.dumps({**json.loads(tiny.to_json()), **record}))
     scorer = Scorer(tmp_path)
-    for video in (store / "clips" / "c.mp4", root / "ingest" / "videos" / "2.mp4"):  # with its flow, and a plain one
+    for video in (store / "clips" / "c.mp4", root / "ingest" / "videos" / "2.mp4"):  # with and without a flow file
         scores_A = scorer.score_video(video)
         assert scores_A.shape == (2,)
         assert scores_A.sum() == pytest.approx(1, abs=1e-5)

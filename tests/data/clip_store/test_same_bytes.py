@@ -1,4 +1,4 @@
-"""The same frames give the same bytes, so that the data version of a store can be made again."""
+"""The same frames are encoded to the same bytes, which makes the data version of a store reproducible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMES, VIDEOS, TIMES = 16, 8, 12
 
 
 def moving_discs(side: int, seed: int) -> np.ndarray:
-    """`[T, side, side, 3]`: smooth pictures in which something moves, as motion search likes them."""
+    """`[T, side, side, 3]`: smooth frames with a moving disc, which exercise the encoder's motion search."""
     random = np.random.default_rng(seed)
     at, step = random.uniform(0, side, 2), random.uniform(-side / 20, side / 20, 2)
     y, x = np.mgrid[:side, :side]
@@ -37,4 +37,4 @@ def test_small_clips_are_encoded_to_the_same_bytes(tmp_path: Path, side: int) ->
                 encoder.add(frame)
             encoder.finish()
             digests.add(sha256_of(tmp_path / "clip.mp4"))
-        assert len(digests) == 1, f"{len(digests)} kinds of bytes"
+        assert len(digests) == 1, f"{len(digests)} different encodings"

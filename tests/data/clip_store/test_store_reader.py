@@ -1,4 +1,4 @@
-"""The store's reader gives decord's very bytes, decodes no more than it needs, and names what is damaged."""
+"""The reader of the clip store returns the frames of decord, decodes no more than needed, and reports damage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_frames_are_those_of_decord(video: Path, indices: list[int]) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(46, 62), (50, 66), (36, 86), (2, 18)])
 @pytest.mark.parametrize("fps", [5, 24])
-def test_sizes_and_rates_of_any_kind(tmp_path: Path, height: int, width: int, fps: int) -> None:
+def test_clips_of_any_size_and_rate_are_read(tmp_path: Path, height: int, width: int, fps: int) -> None:
     path = clip(tmp_path / "v.mp4", 15, height, width, fps=fps)
     assert probe(path) == VideoInfo(15, fps, width, height)
     expected = pick_frames(path, [14, 7, 0])
@@ -48,7 +48,7 @@ def test_sizes_and_rates_of_any_kind(tmp_path: Path, height: int, width: int, fp
 
 
 def colours(step: int) -> np.ndarray:
-    """Planes with every `step`-th value of Y with every one of U and V."""
+    """Planes with all combinations of every `step`-th value of Y, U and V."""
     values = np.arange(0, 256, step, dtype=np.uint8)
     u, v = (grid.repeat(len(values) // 4, 1) for grid in np.meshgrid(values, values, indexing="ij"))
     y = np.tile(values.reshape(-1, 2, 2), (len(values) ** 2, 1, 1)).reshape(len(values) ** 2, -1, 2, 2)
@@ -68,7 +68,7 @@ def test_colours_are_those_of_ffmpeg() -> None:
 
 @pytest.mark.exhaustive
 def test_all_colours_are_those_of_ffmpeg() -> None:
-    planes = colours(1)  # 2^24 colours, in slices that FFmpeg takes
+    planes = colours(1)  # 2^24 colours, in slices that FFmpeg accepts
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     y, uv = planes[:height], planes[height:].reshape(2, height // 2, width // 2)
     for first in range(0, height, 4096):
@@ -76,8 +76,8 @@ def test_all_colours_are_those_of_ffmpeg() -> None:
         assert same_as_ffmpeg(np.concatenate([plane.reshape(-1) for plane in part]).reshape(-1, width))
 
 
-def test_only_what_is_needed_is_decoded(video: Path, tmp_path: Path) -> None:
-    """A frame that is damaged matters only to those up to the next key frame."""
+def test_only_needed_frames_are_decoded(video: Path, tmp_path: Path) -> None:
+    """A damaged frame affects only reads of the frames from it to the next key frame."""
     broken = tmp_path / "v.mp4"
     broken.write_bytes(video.read_bytes())
     break_frame(broken, 13)  # the key frames are 0, 6, 12, 18, ...
@@ -89,7 +89,7 @@ def test_only_what_is_needed_is_decoded(video: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "beyond"])
-def test_what_cannot_be_read_is_reported(video: Path, tmp_path: Path, kind: str) -> None:
+def test_unreadable_clips_are_reported(video: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "v.mp4"
     data = video.read_bytes()
     bodies = {"empty": b"", "text": b"no video" * 100, "cut": data[: len(data) // 2], "beyond": data}

@@ -1,4 +1,4 @@
-"""Equal frames give equal bytes, whatever was in the memory that the encoder gets."""
+"""Equal frames are encoded to equal bytes, whatever the encoder's memory contained before."""
 
 import hashlib
 import os
@@ -14,8 +14,8 @@ write_ava(Synthetic(train_videos=2, val_videos=1, size=32, fps=16, seconds=3, se
 """
 
 
-def test_the_bytes_do_not_depend_on_what_memory_holds(tmp_path):
-    """glibc fills what it allocates with a byte of one's choice, in place of what happened to be there."""
+def test_the_bytes_do_not_depend_on_uninitialised_memory(tmp_path):
+    """MALLOC_PERTURB_ makes glibc fill allocated memory with a chosen byte."""
     digests = set()
     for fill in ("1", "85", "170", "255"):
         environment = {**os.environ, "MALLOC_PERTURB_": fill}

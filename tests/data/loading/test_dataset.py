@@ -1,4 +1,4 @@
-"""Training samples: the same whatever the number of workers and wherever training goes on."""
+"""Training samples are the same for any number of workers and after a resume at any batch."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kinetics() -> Manifest:
-    """Seven clips of their own lengths, 64 x 48."""
-    about = {"fps": 10.0, "width": 64, "height": 48}
+    """Seven clips of different lengths, 64 x 48."""
+    info = {"fps": 10.0, "width": 64, "height": 48}
     return manifest(
         [
-            {**kinetics_row(f"video{i}", f"clips/{i}.mp4", label=i % 3), **about, "frames": length}
+            {**kinetics_row(f"video{i}", f"clips/{i}.mp4", label=i % 3), **info, "frames": length}
             for i, length in enumerate(LENGTHS)
         ]
     )
@@ -81,22 +81,22 @@ def all_same(a: list[list[Sample]], b: list[list[Sample]]) -> bool:
 
 
 def test_a_clip_has_the_labels_of_its_own_time(store: Path) -> None:
-    """A span of 5 s in a video of 3 s at 10 fps: class 0 ends at 1 s, class 2 resumes from 2 s."""
+    """A video of 3 s at 10 fps: class 0 ends at 1 s, class 2 begins at 2 s."""
     row = {**kinetics_row("long", "clips/4.mp4"), "fps": 10.0, "width": 64, "height": 48, "frames": 30}
     row |= {"labels": [0, 2], "spans": [[0, 0.0, 1.0], [2, 2.0, 3.0]]}
     clips = clips_of(store, manifest([row]))
     seen = set()
     for epoch in range(40):
         sample = sample_of(clips, epoch, 0)
-        first = clips_start(sample, store)
+        first = first_frame(sample, store)
         expected = [float(first <= 10), 0.0, float(first + 6 >= 20)]
         assert sample.targets_KA.tolist() == [expected]
         seen.add(tuple(expected))
     assert len(seen) == 3
 
 
-def clips_start(sample: Sample, store: Path) -> int:
-    """Which frame of the long video the sample starts with."""
+def first_frame(sample: Sample, store: Path) -> int:
+    """Number of the frame of the long video that is first in the sample."""
     whole = torch.from_numpy(pick_frames(store / "clips" / "4.mp4", range(30)))
     return next(i for i in range(30) if torch.equal(whole[i], sample.frames[0]))
 
@@ -107,7 +107,7 @@ def test_a_video_without_labels_has_no_target(store: Path) -> None:
     assert (sample.label, sample.targets_KA.tolist()) == (-1, [[0.0, 0.0, 0.0]])
 
 
-def test_an_epoch_has_every_sample_at_most_once_in_whole_batches(store: Path, kinetics: Manifest) -> None:
+def test_an_epoch_has_each_sample_at_most_once_in_full_batches(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
     batches = Plan(clips.train, CLIP, len(clips), SEED)
     assert (len(clips), len(batches)) == (14, 3)
@@ -116,7 +116,7 @@ def test_an_epoch_has_every_sample_at_most_once_in_whole_batches(store: Path, ki
     assert {pick.epoch for batch in batches for pick in batch} == {0}
 
 
-def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest) -> None:
+def test_frames_are_a_span_of_the_video(store: Path, kinetics: Manifest) -> None:
     for sample in [s for batch in epoch_of(clips_of(store, kinetics), 0) for s in batch]:
         path, length = store / "clips" / f"{sample.index}.mp4", LENGTHS[sample.index]
         assert sample.frames.shape == (4, 48, 64, 3)
@@ -128,7 +128,7 @@ def test_frames_are_those_of_a_span_of_the_video(store: Path, kinetics: Manifest
         assert 48 * 32 / 56 - 1e-6 <= sample.view.width <= 48 * 32 / 40 + 1e-6
 
 
-def test_loader_workers_change_nothing(store: Path, kinetics: Manifest) -> None:
+def test_loader_workers_do_not_change_the_samples(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
     batches = Plan(clips.train, CLIP, len(clips), SEED)
     loader = training_loader(clips, batches, 2)
@@ -138,7 +138,7 @@ def test_loader_workers_change_nothing(store: Path, kinetics: Manifest) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_ranks_share_the_batches_of_one(store: Path, kinetics: Manifest, ranks: int) -> None:
+def test_ranks_divide_the_batches_of_a_single_process(store: Path, kinetics: Manifest, ranks: int) -> None:
     clips = clips_of(store, kinetics)
     split = [epoch_of(clips, 5, rank=rank, ranks=ranks) for rank in range(ranks)]
     together = [[sample for rank in step for sample in rank] for step in zip(*split, strict=True)]
@@ -147,12 +147,12 @@ def test_the_ranks_share_the_batches_of_one(store: Path, kinetics: Manifest, ran
 
 
 @pytest.mark.parametrize("skip", [0, 1, 2, 3])
-def test_an_epoch_goes_on_at_any_batch(store: Path, kinetics: Manifest, skip: int) -> None:
+def test_an_epoch_resumes_at_any_batch(store: Path, kinetics: Manifest, skip: int) -> None:
     clips = clips_of(store, kinetics)
     assert all_same(epoch_of(clips, 1, skip), epoch_of(clips, 1)[skip:])
 
 
-def test_epochs_differ_in_order_and_in_what_they_draw(store: Path, kinetics: Manifest) -> None:
+def test_epochs_differ_in_order_views_and_omitted_samples(store: Path, kinetics: Manifest) -> None:
     clips = clips_of(store, kinetics)
     orders = [[s.index for batch in epoch_of(clips, epoch) for s in batch] for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 3
@@ -169,14 +169,14 @@ def test_the_clips_of_a_video_in_an_epoch_differ(store: Path, kinetics: Manifest
     assert first.view != second.view
 
 
-def test_the_cache_changes_nothing(store: Path, kinetics: Manifest) -> None:
+def test_the_cache_does_not_change_the_samples(store: Path, kinetics: Manifest) -> None:
     decoded = epoch_of(clips_of(store, kinetics), 0)
     cached = clips_of(store, kinetics, cache_mb=100)
     assert all_same(epoch_of(cached, 0), decoded)
-    assert all_same(epoch_of(cached, 0), decoded)  # from memory, now
+    assert all_same(epoch_of(cached, 0), decoded)  # now from memory
 
 
-def test_what_is_cached_needs_no_file(store: Path, tmp_path: Path) -> None:
+def test_cached_frames_are_read_without_the_file(store: Path, tmp_path: Path) -> None:
     cache = FrameCache(1)
     path = tmp_path / "clip.mp4"
     path.write_bytes((store / "clips" / "4.mp4").read_bytes())
@@ -186,7 +186,7 @@ def test_what_is_cached_needs_no_file(store: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, pick_frames(store / "clips" / "4.mp4", [3, 1, 1]))
 
 
-def test_the_cache_takes_no_more_than_it_may(store: Path, tmp_path: Path) -> None:
+def test_the_cache_stays_within_its_limit(store: Path, tmp_path: Path) -> None:
     cache = FrameCache(1)  # room for three of these videos of 276 480 bytes
     paths = [tmp_path / f"{i}.mp4" for i in range(5)]
     for path in paths:
@@ -197,7 +197,7 @@ def test_the_cache_takes_no_more_than_it_may(store: Path, tmp_path: Path) -> Non
     assert cache.frames(paths[-1], [29], 30, 48 * 64 * 3).shape == (1, 48, 64, 3)
 
 
-def test_planes_become_the_same_frames(store: Path, kinetics: Manifest) -> None:
+def test_planes_are_converted_to_the_same_frames(store: Path, kinetics: Manifest) -> None:
     planes = TrainingClips(store, kinetics, CLIP, TRAIN, 3, SEED, 0, planes=True)
     for coded, rgb in zip(epoch_of(planes, 0)[0], epoch_of(clips_of(store, kinetics), 0)[0], strict=True):
         assert coded.frames.shape == (4, 72, 64)
@@ -205,7 +205,7 @@ def test_planes_become_the_same_frames(store: Path, kinetics: Manifest) -> None:
         assert same(replace(coded, frames=rgb.frames), rgb)
 
 
-def test_repeated_clips_of_a_video_come_together_and_are_those_of_single_draws(store: Path, kinetics: Manifest) -> None:
+def test_repeated_clips_of_a_video_are_loaded_together_and_equal_single_draws(store: Path, kinetics: Manifest) -> None:
     together = clips_of(store, kinetics, TRAIN.model_copy(update={"repeat": 2}))
     single = clips_of(store, kinetics)
     assert (len(together), len(single)) == (7, 14)
@@ -215,7 +215,7 @@ def test_repeated_clips_of_a_video_come_together_and_are_those_of_single_draws(s
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])
-def test_a_clip_that_went_bad_is_left_out_and_named(
+def test_a_clip_damaged_after_extraction_is_skipped_and_listed(
     store: Path, kinetics: Manifest, tmp_path: Path, loader_workers: int
 ) -> None:
     shutil.copytree(store, tmp_path / "store")
@@ -237,7 +237,7 @@ def resident_mb() -> float:
 
 
 def growth(clips: TrainingClips, samples: int) -> float:
-    """Megabytes that the process has grown by since the first hundred samples."""
+    """Megabytes by which the process grows after the first hundred samples."""
     for draw in range(100):
         clips[0, draw % len(clips)]
     before = resident_mb()
@@ -246,13 +246,13 @@ def growth(clips: TrainingClips, samples: int) -> float:
     return resident_mb() - before
 
 
-def test_memory_stays_flat(store: Path, kinetics: Manifest) -> None:
+def test_memory_does_not_grow(store: Path, kinetics: Manifest) -> None:
     assert growth(clips_of(store, kinetics), 200) < 10
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("planes", [False, True])
-def test_memory_stays_flat_over_thousands_of_samples(store: Path, kinetics: Manifest, planes: bool) -> None:
+def test_memory_does_not_grow_over_thousands_of_samples(store: Path, kinetics: Manifest, planes: bool) -> None:
     assert growth(TrainingClips(store, kinetics, CLIP, TRAIN, 3, SEED, 0, planes=planes), 5000) < 10
 
 
@@ -274,10 +274,10 @@ def test_key_frames_have_boxes_in_the_view_and_their_actions(store: Path) -> Non
         assert sample.boxes_K4.tolist() == [pytest.approx(box) for _, box in kept]
         assert torch.equal(sample.targets_KA, actions[[i for i, _ in kept]])
         counts.add(len(kept))
-    assert len(counts) > 1  # some views leave boxes out
+    assert len(counts) > 1  # some views exclude boxes
 
 
-def test_a_view_without_boxes_has_none(store: Path) -> None:
+def test_a_view_without_boxes_gives_empty_tensors(store: Path) -> None:
     row = ava_row("movie", "clips/4.mp4", 1, boxes=[(0.0, 0.0, 0.001, 0.001)])
     clips = clips_of(store, manifest([{**row, "frames": 30, "fps": 10.0, "width": 64, "height": 48}]))
     sample = sample_of(clips, 0, 0)

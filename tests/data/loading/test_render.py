@@ -52,7 +52,7 @@ def test_a_plain_resize_equals_interpolate(height: int, width: int) -> None:
     close(rendered_CTHW, resized(clip, height, width))
 
 
-def test_the_picture_as_it_is_is_exact() -> None:
+def test_an_unscaled_view_of_the_whole_frame_is_exact() -> None:
     clip = frames()
     expected = clip.float().permute(3, 0, 1, 2).div(255).sub(MEAN).div(STD)
     assert torch.equal(render(clip, View(0, 0, 36, 24, 24, 36)), expected)
@@ -65,20 +65,20 @@ def test_a_crop_of_whole_pixels_is_a_slice(flip: bool) -> None:
     close(render(clip, View(7, 3, 20, 16, 16, 20, flip)), normalised(sliced.flip(2) if flip else sliced))
 
 
-def test_the_mirrored_picture_is_not_mistaken_for_the_picture_as_it_is() -> None:
+def test_a_mirrored_view_of_the_whole_frame_is_mirrored() -> None:
     clip = frames()
     close(render(clip, View(0, 0, 36, 24, 24, 36, flip=True)), normalised(clip.flip(2)))
 
 
 def test_resize_then_crop_is_one_view() -> None:
-    """A view of a box shows what resizing the whole picture and cutting the box out shows."""
+    """A view of a box equals a crop of the resized frame."""
     clip = frames()
     twice = resized(clip, 48, 72)
     close(render(clip, View(5, 2, 20, 20, 40, 40)), twice[:, :, 4:44, 10:50])
     close(render(clip, View(5, 2, 20, 20, 40, 40, flip=True)), twice[:, :, 4:44, 10:50].flip(3))
 
 
-def test_test_views_equal_resize_and_crops() -> None:
+def test_evaluation_views_equal_resize_and_crops() -> None:
     clip = frames()
     whole = resized(clip, 48, 72)
     for view, left in zip(spatial_views(36, 24, 48, 3), (0, 12, 24), strict=True):
@@ -86,7 +86,7 @@ def test_test_views_equal_resize_and_crops() -> None:
     close(render(clip, whole_view(36, 24, 48)), whole)
 
 
-def test_the_input_stays_as_it_is() -> None:
+def test_the_input_is_not_modified() -> None:
     clip = frames()
     before = clip.clone()
     for view in (View(0, 0, 36, 24, 24, 36), View(1, 1, 9, 9, 5, 5)):
@@ -102,7 +102,7 @@ def test_black_and_white_are_normalised() -> None:
     torch.testing.assert_close(black, torch.full((3, 1, 8, 8), -2.0))
 
 
-def test_a_batch_may_have_sources_of_any_size() -> None:
+def test_a_batch_may_have_sources_of_different_sizes() -> None:
     clips = [frames(4), frames(4, 30, 20, seed=1)]
     views = [View(2, 2, 18, 18, 16, 16, flip=True), View(0, 0, 20, 20, 16, 16)]
     batch_BCTHW = render_batch(clips, views, CPU)
@@ -113,7 +113,7 @@ def test_a_batch_may_have_sources_of_any_size() -> None:
 
 
 @pytest.mark.parametrize("view", [View(0, 0, 36, 24, 24, 36), View(3, 2, 20, 20, 10, 10)])
-def test_the_recipe_says_order_mean_and_std(view: View) -> None:
+def test_order_mean_and_std_are_those_of_the_recipe(view: View) -> None:
     clip = frames()
     plain_CTHW = augment.render(clip, view, Pixels(mean=(0, 0, 0), std=(1, 1, 1)))
     own_CTHW = augment.render(clip, view, Pixels(order="bgr", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
@@ -122,7 +122,7 @@ def test_the_recipe_says_order_mean_and_std(view: View) -> None:
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_a_view_of_whole_pixels_is_cut(order: Literal["rgb", "bgr"]) -> None:
+def test_a_view_of_whole_pixels_equals_a_crop(order: Literal["rgb", "bgr"]) -> None:
     frames_THWC = torch.randint(0, 256, (2, 20, 30, 3), dtype=torch.uint8)
     part_THWC = frames_THWC[:, 3:15, 7:27]
     pixels = Pixels(order=order)

@@ -1,4 +1,4 @@
-"""Which frames and which part of the picture: exact numbers."""
+"""Exact frame indices and views of the sampling methods."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_short_video_repeats_its_last_frame(frames: int) -> None:
     assert indices == [min(i, frames - 1) for i in range(0, 64, 2)]
 
 
-def test_ten_starts_are_spread_from_the_first_span_to_the_last() -> None:
+def test_uniform_starts_are_spread_from_the_first_span_to_the_last() -> None:
     assert uniform_starts(SPAN_64, 300, 10) == [0, 26, 52, 78, 104, 131, 157, 183, 209, 236]
     assert uniform_starts(SPAN_64, 73, 10) == list(range(10))
     assert uniform_starts(SPAN_64, 300, 2) == [0, 236]
@@ -54,7 +54,7 @@ def test_a_video_no_longer_than_a_span_has_all_its_clips_at_the_start(frames: in
     assert {random_start(SPAN_64, frames, np.random.default_rng(i)) for i in range(20)} == {0}
 
 
-def test_random_starts_reach_both_ends_and_nothing_beyond() -> None:
+def test_random_starts_reach_both_ends_and_not_beyond() -> None:
     random = np.random.default_rng(0)
     starts = [random_start(SPAN_64, 70, random) for _ in range(500)]
     assert set(starts) == set(range(7))
@@ -80,7 +80,7 @@ SEGMENTS = Clip(T=4, tau=2, alpha=2, sampling="segments")  # 8 frames of the who
         (1, [0] * 8),
     ],
 )
-def test_segments_give_their_middle_in_testing_and_any_frame_in_training(frames: int, middle: list[int]) -> None:
+def test_segments_give_their_middle_in_evaluation_and_any_frame_in_training(frames: int, middle: list[int]) -> None:
     assert evaluation_indices(SEGMENTS, frames, 1) == [middle]
     random = np.random.default_rng(0)
     drawn = np.array([training_indices(SEGMENTS, frames, random) for _ in range(400)])
@@ -90,7 +90,7 @@ def test_segments_give_their_middle_in_testing_and_any_frame_in_training(frames:
         assert set(drawn[:, part]) == set(range(borders[part], borders[part + 1] + 1))
 
 
-def test_labels_of_a_span_are_those_that_go_on_in_it() -> None:
+def test_labels_of_a_span_are_those_of_the_actions_it_overlaps() -> None:
     spans = [[3, 1.0, 2.0], [1, 1.5, 4.0], [3, 6.0, 7.0], [2, 8.0, 9.0]]
     assert labels_within(spans, 0.0, 0.99) == []
     assert labels_within(spans, 2.0, 2.5) == [1, 3]
@@ -136,7 +136,7 @@ def test_a_crop_larger_than_the_picture_is_the_largest_square() -> None:
     assert (view.width, view.height, view.y, view.flip) == (48, 48, 0, False)
 
 
-def test_the_generator_decides_everything() -> None:
+def test_random_views_depend_only_on_the_generator() -> None:
     draw = [random_view(340, 256, (256, 320), 224, True, np.random.default_rng([3, 1])) for _ in range(2)]
     assert draw[0] == draw[1]
 
@@ -172,14 +172,14 @@ def test_boxes_follow_crop_and_mirror() -> None:
     assert mirrored == pytest.approx((40, 20, 80, 60))
 
 
-def test_boxes_are_cut_at_the_border_and_left_out_beyond_it() -> None:
+def test_boxes_are_clipped_at_the_border_and_removed_beyond_it() -> None:
     view = View(50, 0, 100, 100, 100, 100)
     boxes = [
         (0.0, 0.1, 0.2, 0.5),  # left of the view
-        (0.2, 0.1, 0.5, 0.5),  # over its left border
-        (0.6, 0.5, 1.0, 1.0),  # over its right border
+        (0.2, 0.1, 0.5, 0.5),  # across its left border
+        (0.6, 0.5, 1.0, 1.0),  # across its right border
         (0.252, 0.1, 0.256, 0.5),  # narrower than a pixel
-        (0.1, 0.1, 0.2525, 0.5),  # of which half a pixel is in the view
+        (0.1, 0.1, 0.2525, 0.5),  # half a pixel of it is in the view
     ]
     assert boxes_in_view(boxes, 200, 100, view) == [
         (1, pytest.approx((0, 10, 50, 50))),
@@ -187,5 +187,5 @@ def test_boxes_are_cut_at_the_border_and_left_out_beyond_it() -> None:
     ]
 
 
-def test_no_boxes_stay_none() -> None:
+def test_no_boxes_give_an_empty_list() -> None:
     assert boxes_in_view([], 200, 100, View(0, 0, 200, 100, 50, 100)) == []

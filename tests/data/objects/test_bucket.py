@@ -1,4 +1,4 @@
-"""What can go wrong between a bucket and the disk, at a real endpoint behind a proxy that injects it."""
+"""Transfers between a bucket and the disk with faults, injected by a proxy in front of a real endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import BODY_FAULTS, REQUEST_FAULTS, FaultyProxy, SeededFaults
 from s3_fixtures import ENDPOINT
 
 from slowfast_core.data.objects.bucket import Bucket
@@ -24,7 +24,7 @@ from slowfast_core.errors import InputError
 
 QUICK = Transfer(workers=4, attempts=4, backoff_seconds=0.01, timeout_seconds=20, part_bytes=100_000)
 SMALL, LARGE = random.Random(1).randbytes(50_000), random.Random(2).randbytes(950_000)
-PART = 5 << 20  # the least that S3 takes for any part but the last
+PART = 5 << 20  # the smallest part that S3 accepts, except for the last one
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def opened(root: str, proxy: FaultyProxy, **transfer: float) -> tuple[Bucket, di
 
 
 def is_md5_of_the_whole(item: StoredObject, content: bytes) -> bool:
-    """Some stores give it to what came in parts too, but neither AWS nor the server on loopback."""
+    """Some stores use it as the ETag of multipart uploads; AWS and the server on loopback do not."""
     return ENDPOINT in os.environ and item.identity == hashlib.md5(content).hexdigest()
 
 
@@ -50,23 +50,23 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["whole", "in ranges"])
-def test_a_fault_that_passes_is_not_noticed(
+def test_a_temporary_fault_is_retried(
     content: bytes, s3: str, new_bucket: Callable[[], str], proxy: FaultyProxy, tmp_path: Path
 ) -> None:
-    """One object for each kind of fault, which strikes once."""
-    bucket, faults = new_bucket(), (*OF_REQUESTS, *OF_BODIES)
+    """One object for each kind of fault, which occurs once."""
+    bucket, faults = new_bucket(), (*REQUEST_FAULTS, *BODY_FAULTS)
     for fault in faults:
         boto3.client("s3", endpoint_url=s3).put_object(Bucket=bucket, Key=fault, Body=content)
     store, _ = opened(f"s3://{bucket}", proxy, timeout_seconds=2)
-    struck = "" if content == SMALL else "bytes=300000-399999"
-    proxy.fault = lambda request: request.key if request.nth == 0 and request.range == struck else None
+    faulty_range = "" if content == SMALL else "bytes=300000-399999"
+    proxy.fault = lambda request: request.key if request.nth == 0 and request.range == faulty_range else None
     digests = {item.key: digest for item, digest in fetch_tree(store, tmp_path)}
     assert digests == dict.fromkeys(faults, sha256(content))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(faults, content)
     assert proxy.faults == dict.fromkeys(faults, 1)
 
 
-def test_a_fault_that_stays_leaves_nothing(
+def test_a_permanent_fault_leaves_no_file(
     root: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slowfast_core.data.objects.bucket.REQUEST_ATTEMPTS", 2)  # botocore's pauses grow to seconds
@@ -80,10 +80,10 @@ def test_a_fault_that_stays_leaves_nothing(
             store.fetch(items["small.mp4"], tmp_path / "target")
         assert "\n" not in str(error.value)
         assert not list(tmp_path.iterdir())
-        assert len(proxy.read) == requests
+        assert len(proxy.names_read) == requests
 
 
-def test_a_large_object_comes_in_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_large_object_is_fetched_in_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store, items = opened(root, proxy)
     arrived: list[int] = []
     assert store.fetch(items["large.mp4"], tmp_path / "target", arrived.append) == sha256(LARGE)
@@ -93,7 +93,7 @@ def test_a_large_object_comes_in_ranges(root: str, proxy: FaultyProxy, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_a_download_that_broke_resumes_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_failed_download_resumes_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store, items = opened(root, proxy, attempts=1, workers=1)
     proxy.fault = lambda request: "cut" if request.range.startswith("bytes=400000-") else None
     with pytest.raises(InputError, match=r"\b50000\b.*\b100000\b"):
@@ -104,18 +104,18 @@ def test_a_download_that_broke_resumes_from_its_finished_ranges(root: str, proxy
     finished = len(journal.read_text().splitlines())
     assert finished >= 4
     with journal.open("a") as file:
-        file.write("400000 500000 abc")  # as a kill in the middle of a line leaves it
+        file.write("400000 500000 abc")  # an incomplete line, as after a kill
 
     proxy.fault = lambda request: None
     proxy.log.clear()
     arrived: list[int] = []
     assert store.fetch(items["large.mp4"], tmp_path / "target", arrived.append) == sha256(LARGE)
-    assert len(proxy.read) == 10 - finished
+    assert len(proxy.names_read) == 10 - finished
     assert sum(arrived) == len(LARGE)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_finished_ranges_of_another_content_are_not_used(
+def test_finished_ranges_of_changed_content_are_not_used(
     root: str, s3: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     store, items = opened(root, proxy, attempts=1, workers=1)
@@ -131,8 +131,8 @@ def test_finished_ranges_of_another_content_are_not_used(
     assert store.fetch(items["large.mp4"], tmp_path / "target") == sha256(other)
 
 
-def test_ranges_that_the_disk_lost_are_fetched_again(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """After a power cut the journal may know of bytes that never reached the disk."""
+def test_finished_ranges_lost_by_the_disk_are_fetched_again(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """After a power cut, the journal may list ranges that never reached the disk."""
     store, items = opened(root, proxy, attempts=1, workers=1)
     proxy.fault = lambda request: "cut" if request.range.startswith("bytes=400000-") else None
     with pytest.raises(InputError):
@@ -146,9 +146,9 @@ def test_ranges_that_the_disk_lost_are_fetched_again(root: str, proxy: FaultyPro
     assert sum(arrived) == len(LARGE)
 
 
-def test_a_killed_process_leaves_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """SIGKILL in the middle of a large object; the next process asks for the other ranges only."""
-    proxy.fault = lambda request: "stall" if request.range and len(proxy.read) >= 6 else None
+def test_a_killed_download_resumes_from_its_finished_ranges(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a large object; the next process requests only the other ranges."""
+    proxy.fault = lambda request: "stall" if request.range and len(proxy.names_read) >= 6 else None
     script = (
         "import sys; from pathlib import Path; from slowfast_core.data.objects.bucket import Bucket;"
         "from slowfast_core.data.objects.object import Transfer; root, url, target = sys.argv[1:];"
@@ -179,7 +179,7 @@ def test_a_killed_process_leaves_its_finished_ranges(root: str, proxy: FaultyPro
 def test_multipart_etags_are_checked(
     sizes: tuple[int, ...], s3: str, root: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
-    """Uploaded in equal parts, in unequal ones, in one."""
+    """Uploads in equal parts, in unequal parts, and in a single part."""
     client, named = boto3.client("s3", endpoint_url=s3), {"Bucket": root.split("/")[2], "Key": "sets/parts.mp4"}
     bodies = [random.Random(size + number).randbytes(size) for number, size in enumerate(sizes)]
     named["UploadId"] = client.create_multipart_upload(**named)["UploadId"]
@@ -195,8 +195,10 @@ def test_multipart_etags_are_checked(
     assert proxy.faults["corrupt"] == 1
 
 
-def test_an_etag_that_is_no_md5_leaves_the_crc(s3: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """Under SSE-KMS an ETag says nothing of the content; the CRC that the upload left does."""
+def test_the_crc_is_checked_where_the_etag_is_not_an_md5(
+    s3: str, root: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """With SSE-KMS, the ETag does not depend on the content; the CRC stored by the upload does."""
     named = {"Bucket": root.split("/")[2], "Key": "sets/secret.mp4"}
     boto3.client("s3", endpoint_url=s3).put_object(Body=SMALL, ServerSideEncryption="aws:kms", **named)
     store, items = opened(root, proxy)
@@ -211,7 +213,7 @@ def test_a_large_file_is_uploaded_in_parts(root: str, proxy: FaultyProxy, tmp_pa
     (tmp_path / "tree" / "model.safetensors").write_bytes(content)
     (tmp_path / "tree" / "report.html").write_text("<p>good</p>")
     store = Bucket(root + "/new", proxy.url, transfer=Transfer(workers=4, part_bytes=PART, timeout_seconds=5))
-    proxy.fault = Seeded(5, 0.3)
+    proxy.fault = SeededFaults(5, 0.3)
     put = {item.key: item for item in put_tree(store, tmp_path / "tree")}
     proxy.fault = lambda request: None
     model = put["model.safetensors"]
@@ -228,15 +230,15 @@ def test_a_large_file_is_uploaded_in_parts(root: str, proxy: FaultyProxy, tmp_pa
     assert head["ContentType"] == "text/html"
 
 
-def test_no_more_requests_at_a_time_than_workers(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_there_are_at_most_as_many_requests_at_a_time_as_workers(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store, items = opened(root, proxy, workers=2)
     proxy.fault = lambda request: "slow" if request.key else None
     wanted = [(items["large.mp4"], tmp_path / str(number)) for number in range(3)]
     assert {digest for _, digest in fetch_all(store, wanted)} == {sha256(LARGE)}
-    assert proxy.most_running == 2
+    assert proxy.max_running == 2
 
 
-def test_who_reads_pays_where_that_is_asked(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_the_requester_pays_header_is_sent_if_requested(root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
     store = Bucket(root, proxy.url, requester_pays=True, transfer=QUICK)
     list(fetch_tree(store, tmp_path / "back"))
     store.put(tmp_path / "back" / "small.mp4", "copy.mp4")

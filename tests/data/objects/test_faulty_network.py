@@ -1,4 +1,4 @@
-"""`slowfast ingest` from a bucket behind a network that fails all the time, killed half way and started again."""
+"""`slowfast ingest` from a bucket over an unreliable network, killed half-way and run again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from faulty_proxy import OF_BODIES, OF_REQUESTS, FaultyProxy, Seeded
+from faulty_proxy import BODY_FAULTS, REQUEST_FAULTS, FaultyProxy, SeededFaults
 
 from slowfast_core.data.manifest import read_manifest
 
 LARGE = 17 << 20  # bytes, more than two parts
 
 
-def fill(bucket: str, endpoint: str, videos: int) -> dict[str, str]:
-    """Put videos of 1 to 40 kB and a large one, with their csv; return the sha256 of each key."""
+def upload_videos(bucket: str, endpoint: str, videos: int) -> dict[str, str]:
+    """Upload videos of 1 to 40 kB, a large one and their csv; return the sha256 of each video's key."""
     client = boto3.client("s3", endpoint_url=endpoint)
     bodies, rows = {}, ["label,youtube_id,time_start,time_end,split"]
     for number in range(videos):
@@ -40,13 +40,13 @@ def fill(bucket: str, endpoint: str, videos: int) -> dict[str, str]:
 
 
 def named_files(videos: Path) -> dict[str, str]:
-    """The sha256 of each file that has its final name."""
+    """The sha256 of each file with its final name."""
     paths = [path for path in videos.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return {path.relative_to(videos).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def kill_when(process: subprocess.Popen[bytes], journal: Path, lines: int) -> set[str]:
-    """SIGKILL once the journal is that long; return the keys in it."""
+    """SIGKILL the process once the journal has that many lines; return the keys in it."""
     try:
         while not journal.is_file() or journal.read_bytes().count(b"\n") < lines:
             assert process.poll() is None
@@ -58,12 +58,12 @@ def kill_when(process: subprocess.Popen[bytes], journal: Path, lines: int) -> se
 
 
 @pytest.mark.parametrize("videos", [100, pytest.param(2000, marks=pytest.mark.exhaustive)])
-def test_every_object_arrives_once_and_right(
+def test_every_object_arrives_once_and_intact(
     videos: int, s3: str, new_bucket: Callable[[], str], proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     bucket = new_bucket()
-    truth = fill(bucket, s3, videos)
-    proxy.fault, proxy.stall_seconds = Seeded(seed=3, share=0.3), 0.5
+    truth = upload_videos(bucket, s3, videos)
+    proxy.fault, proxy.stall_seconds = SeededFaults(seed=3, share=0.3), 0.5
     data = {"name": "many", "source": f"s3://{bucket}", "endpoint_url": proxy.url}
     (tmp_path / "many.yaml").write_text(yaml.safe_dump({"name": "many", "data": data}))
     command = [Path(sys.executable).with_name("slowfast"), "ingest", "many.yaml", "--workspace", "workspace"]
@@ -73,8 +73,8 @@ def test_every_object_arrives_once_and_right(
     started = time.monotonic()
     finished = kill_when(subprocess.Popen(command, cwd=tmp_path), partial / "objects.jsonl", videos // 2)
     assert not ingested.exists()
-    assert finished <= (there := named_files(partial / "videos")).keys() <= truth.keys()
-    assert there == {key: truth[key] for key in there}
+    assert finished <= (arrived := named_files(partial / "videos")).keys() <= truth.keys()
+    assert arrived == {key: truth[key] for key in arrived}
     first, first_faults = requests_for_objects(proxy), proxy.faults
     proxy.log.clear()
 
@@ -85,7 +85,7 @@ def test_every_object_arrives_once_and_right(
     assert dict(zip(rows["path"].str.removeprefix("videos/"), rows["sha256"], strict=True)) == truth
     assert named_files(ingested / "videos") == truth
     assert not list((ingested / "videos").rglob(".*"))
-    assert {*first_faults, *second_faults} == {*OF_REQUESTS, *OF_BODIES}
+    assert {*first_faults, *second_faults} == {*REQUEST_FAULTS, *BODY_FAULTS}
     for run, requests, faults in (("killed", first, first_faults), ("again", second, second_faults)):
         retries = len(requests) - len(set(requests))
         print(f"{run}: {len(dict(requests))} objects, {len(requests)} requests, {retries} retries, {dict(faults)}")
@@ -93,5 +93,5 @@ def test_every_object_arrives_once_and_right(
 
 
 def requests_for_objects(proxy: FaultyProxy) -> list[tuple[str, str]]:
-    """The key and the range of each."""
+    """Key and range of each request for a video."""
     return [(request.key, request.range) for request, _ in proxy.log if request.key.startswith("clips/")]

@@ -45,7 +45,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_lists_and_fetches_every_object(store: ObjectStore, tmp_path: Path) -> None:
+def test_every_object_is_listed_and_fetched(store: ObjectStore, tmp_path: Path) -> None:
     items = store.objects()
     assert {item.key: item.size for item in items} == {name: len(content) for name, content in CONTENT.items()}
     arrived: list[int] = []
@@ -58,7 +58,7 @@ def test_lists_and_fetches_every_object(store: ObjectStore, tmp_path: Path) -> N
     assert arrived == [1000]
 
 
-def test_a_tree_goes_there_and_comes_back(empty_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
+def test_a_tree_is_uploaded_and_downloaded_unchanged(empty_store: ObjectStore, folder: Path, tmp_path: Path) -> None:
     put = {item.key: item for item in put_tree(empty_store, folder)}
     assert put == {item.key: item for item in empty_store.objects()}
     list(fetch_tree(empty_store, tmp_path / "back"))
@@ -84,7 +84,7 @@ def test_identity_is_that_of_the_content(folder: Path, upload: Upload, s3: str) 
     assert [item.key for item, old in zip(store.objects(), seen, strict=True) if item != old] == ["a.mp4"]
 
 
-def test_an_object_that_changes_meanwhile_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_that_changed_since_it_was_listed_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     item = store.objects()[0]
     stale = StoredObject(item.key, item.size, "0" * 32)
     with pytest.raises(InputError, match=r"changed while it was read.*'a\.mp4'"):
@@ -92,7 +92,7 @@ def test_an_object_that_changes_meanwhile_is_refused(store: ObjectStore, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_an_object_that_goes_meanwhile_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_that_was_removed_since_it_was_listed_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.mp4"):
         store.fetch(StoredObject("gone.mp4", 10, "0" * 32), tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -109,7 +109,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("key", ["../evil", "/evil", "a/../../evil", "a//b.mp4", "./a.mp4", "a/./b.mp4", "file/b.mp4"])
-def test_keys_that_are_no_path_of_a_file_are_refused(key: str, tmp_path: Path) -> None:
+def test_keys_that_are_not_file_paths_are_refused(key: str, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"leaves the data root|not the path of a file|cannot read or write"):
@@ -117,16 +117,16 @@ def test_keys_that_are_no_path_of_a_file_are_refused(key: str, tmp_path: Path) -
     assert not list(tmp_path.rglob("*evil*"))
 
 
-def test_who_stops_reading_stops_the_fetching(tmp_path: Path) -> None:
-    """Ctrl-C must not wait for what is in flight to come to its end."""
-    begun, released = threading.Event(), threading.Event()
+def test_closing_the_iterator_stops_the_downloads(tmp_path: Path) -> None:
+    """Ctrl-C must not wait until running downloads are complete."""
+    started, released = threading.Event(), threading.Event()
 
     class Endless:
         root, workers = "endless", 2
 
         def fetch(self, item: StoredObject, target: Path, on_bytes: Callable[[int], None]) -> str:
             while item.key == "long":
-                begun.set()
+                started.set()
                 released.wait(10)
                 on_bytes(1)
             return ""
@@ -134,13 +134,13 @@ def test_who_stops_reading_stops_the_fetching(tmp_path: Path) -> None:
     items = [StoredObject("short", 1, ""), StoredObject("long", 1, "")]
     fetching = fetch_all(Endless(), [(item, tmp_path) for item in items])  # type: ignore[arg-type]
     next(fetching)
-    assert begun.wait(10)
+    assert started.wait(10)
     threading.Timer(0.1, released.set).start()
     fetching.close()
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
-def test_parts_cover_an_object_and_are_ten_thousand_at_most() -> None:
+def test_parts_cover_an_object_and_are_at_most_ten_thousand() -> None:
     transfer = Transfer(part_bytes=10)
     assert transfer.parts(0) == [range(0)]
     assert transfer.parts(20) == [range(20)]

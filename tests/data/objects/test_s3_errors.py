@@ -1,4 +1,4 @@
-"""An ingestion that fails reports one line, with what to do about it, and leaves nothing half written."""
+"""A failed ingestion reports one line that includes the fix, and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(call: Callable[[], object]) -> str:
     return str(error.value)
 
 
-def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
+def test_missing_sources_are_reported(s3: str, root: str, tmp_path: Path) -> None:
     nowhere = f"s3://slowfast-{uuid.uuid4().hex}"
     for store, expected in (
         (Folder(str(tmp_path / "none")), "no such folder"),
@@ -65,8 +65,10 @@ def test_roots_that_are_not_there(s3: str, root: str, tmp_path: Path) -> None:
         ("MethodNotAllowed", r"S3 refused: .*\bMethodNotAllowed\b"),
     ],
 )
-def test_what_s3_refuses(fault: str, expected: str, root: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """When it is listed, when it is read whole, and in the middle of its ranges; none is tried again."""
+def test_a_refusal_by_s3_is_reported_without_retries(
+    fault: str, expected: str, root: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """When objects are listed, when one is read whole, and in the middle of its ranges."""
     store = Bucket(root, proxy.url, transfer=Transfer(part_bytes=1000, backoff_seconds=60))
     large, small = store.objects()
     expected = expected.replace("s3://bucket", root)
@@ -79,7 +81,9 @@ def test_what_s3_refuses(fault: str, expected: str, root: str, proxy: FaultyProx
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".mp4"]
 
 
-def test_objects_that_change_or_go_in_the_middle(root: str, s3: str, proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_objects_changed_or_removed_during_a_download_are_reported(
+    root: str, s3: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
     client, bucket = boto3.client("s3", endpoint_url=s3), root.split("/")[2]
     store = Bucket(root, proxy.url, transfer=Transfer(workers=1, attempts=1, part_bytes=1000))
     large = store.objects()[0]
@@ -100,7 +104,7 @@ def test_objects_that_change_or_go_in_the_middle(root: str, s3: str, proxy: Faul
     assert not (tmp_path / "large.mp4").exists()
 
 
-def test_no_credentials(s3: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(s3: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -113,8 +117,8 @@ def test_no_credentials(s3: str, root: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(Bucket(root, s3).objects)
 
 
-def test_a_full_disk(root: str, s3: str, tmp_path: Path) -> None:
-    """/dev/full is a disk without space."""
+def test_a_full_disk_is_reported(root: str, s3: str, tmp_path: Path) -> None:
+    """/dev/full behaves like a full disk."""
     store = Bucket(root, s3, transfer=ONCE)
     large = store.objects()[0]
     partial_paths(tmp_path / "large.mp4", large)[0].symlink_to("/dev/full")
@@ -124,7 +128,7 @@ def test_a_full_disk(root: str, s3: str, tmp_path: Path) -> None:
     assert not (tmp_path / "large.mp4").exists()
 
 
-def test_a_file_system_that_takes_no_more(root: str, s3: str, tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported(root: str, s3: str, tmp_path: Path) -> None:
     store = Bucket(root, s3, transfer=Transfer(attempts=1, part_bytes=8 << 20))
     large = store.objects()[0]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -137,14 +141,14 @@ def test_a_file_system_that_takes_no_more(root: str, s3: str, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_objects_larger_than_the_free_space_are_refused_before_the_download(tmp_path: Path) -> None:
     (tmp_path / "partial").mkdir()
     immense = StoredObject("immense.mp4", 1 << 60, "identity")
     expected = refusal(lambda: collect(Folder("/nowhere"), [immense], tmp_path / "partial", tmp_path / "previous"))
     assert "no space left on the disk for 1152921504.6 GB" in expected
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+def test_a_missing_target_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.mp4").write_bytes(b"a")
     store = Folder(str(tmp_path / "source"))

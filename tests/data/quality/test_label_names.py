@@ -1,4 +1,4 @@
-"""Class names that look like slips are warned of, and only those."""
+"""Validation warns of class names that look like typing errors, and only of those."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from videos import ingested, kinetics_row, moving_frames, write_video
 from slowfast_core.data.quality.label_names import doubtful_names
 from slowfast_core.stages.validate import validate
 
-MANY = 50  # clips of a class that is no slip
+MANY = 50  # clips of a regular class
 
 
 @pytest.mark.parametrize(
-    ("name", "slip", "clips"),
+    ("name", "typo", "clips"),
     [
         ("arm wrestling", "arm_wrestling", MANY),
         ("arm wrestling", "Arm Wrestling", MANY),
@@ -28,17 +28,17 @@ MANY = 50  # clips of a class that is no slip
         ("run", "Run ", 2),
     ],
 )
-def test_a_slip_is_warned_of_with_the_class_that_was_meant(name: str, slip: str, clips: int) -> None:
-    (warning,) = doubtful_names({slip: clips, name: MANY + 1, "something else": MANY})
+def test_the_warning_of_a_typo_names_the_similar_class(name: str, typo: str, clips: int) -> None:
+    (warning,) = doubtful_names({typo: clips, name: MANY + 1, "something else": MANY})
     count = "1 clip" if clips == 1 else f"{clips} clips"
-    assert warning == f"class {slip!r} ({count}) is similar to {name!r} ({MANY + 1}): is it the same class?"
+    assert warning == f"class {typo!r} ({count}) is similar to {name!r} ({MANY + 1}): is it the same class?"
 
 
-def test_a_class_with_one_clip_is_warned_of() -> None:
+def test_a_class_with_one_clip_gives_a_warning() -> None:
     assert doubtful_names({"swimming": 1, "jumping": MANY}) == ["class 'swimming' has a single clip"]
 
 
-# Of Kinetics-400, Something-Something, UCF101 and HMDB51: the pairs that look most alike.
+# The most similar class names of Kinetics-400, Something-Something, UCF101 and HMDB51.
 DIFFERENT = """
 washing feet, washing hair, washing hands, washing dishes, eating cake, eating carrots, eating chips,
 pull ups, push up, situp, high jump, long jump, triple jump, high kick, side kick, drop kicking,
@@ -51,12 +51,12 @@ class_2, class_10, class_11, 0, 1, 2, 10
 """
 
 
-def test_names_of_real_data_sets_are_no_slips() -> None:
+def test_class_names_of_real_data_sets_give_no_warning() -> None:
     assert doubtful_names(dict.fromkeys(re.split(r",\s*", DIFFERENT.strip()), MANY)) == []
 
 
 @pytest.mark.parametrize("from_rows", [True, False])
-def test_validation_shows_the_first_and_reports_all(tmp_path: Path, from_rows: bool) -> None:
+def test_validation_prints_the_first_warning_and_their_number(tmp_path: Path, from_rows: bool) -> None:
     labels = ("jumping", "Jumping", "swimming")
     rows = []
     for number, (label, split) in enumerate([(0, "train"), (0, "val"), (1, "train"), (0, "train"), (2, "val")]):

@@ -1,4 +1,4 @@
-"""Data versions on S3: pushed, listed and brought back by the command, through a server that can be made to stall."""
+"""Data versions on S3 are pushed, listed and checked out by the command; the server can stall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from stalling_s3 import Gate
+from stalling_s3 import StallingS3
 from videos import moving_frames, write_video
 
 from slowfast_core.data.manifest import read_manifest
@@ -40,17 +40,17 @@ versions.track(Path(store), Path(root) / "data", Path(root) / "dvc-remote", remo
 
 
 @pytest.fixture
-def gate(s3: str) -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.close()
+def server(s3: str) -> Iterator[StallingS3]:
+    server = StallingS3()
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def remote(gate: Gate) -> Address:
+def remote(server: StallingS3) -> Address:
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=gate.url).create_bucket(Bucket=bucket)
-    return Address(f"s3://{bucket}/dvc", gate.url)
+    boto3.client("s3", endpoint_url=server.url).create_bucket(Bucket=bucket)
+    return Address(f"s3://{bucket}/dvc", server.url)
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def objects(remote: Address) -> list[str]:
     return [entry["Key"] for entry in listed.get("Contents", ())]
 
 
-def rot(path: Path) -> None:
-    """Bytes change, and size, time and permissions do not."""
+def corrupt(path: Path) -> None:
+    """Change the bytes, but not the size, time or permissions."""
     before = path.stat()
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -100,8 +100,8 @@ def rot(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_the_older_of_two_versions_on_a_workspace_that_never_saw_it(
-    tmp_path: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], gate: Gate, remote: Address
+def test_an_older_version_is_checked_out_in_another_workspace(
+    tmp_path: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace], server: StallingS3, remote: Address
 ) -> None:
     made = tiny_workspace(tmp_path / "made")
     source = shutil.copytree(made.source("motion"), tmp_path / "source")
@@ -116,12 +116,12 @@ def test_the_older_of_two_versions_on_a_workspace_that_never_saw_it(
     older, files = extracted()
     video = next(source.rglob("*.mp4"))
     write_video(video, moving_frames(16, 32, 32, seed=5), fps=8)
-    already = len(gate.put)
+    already = len(server.put)
     newer, changed = extracted()
     assert len([name for name in files if files[name] != changed[name]]) == 2  # the clip and the manifest
-    assert len(gate.put) - already == 4  # those two, their list and the record of the version
+    assert len(server.put) - already == 4  # these two, the list of files and the record of the version
     assert run_extract(recipe, made).status == "unchanged"
-    assert len(gate.put) - already == 4
+    assert len(server.put) - already == 4
 
     elsewhere = tmp_path / "elsewhere"
     listed = json.loads(data("versions", *at(remote), "--workspace", elsewhere, "--json"))
@@ -133,21 +133,21 @@ def test_the_older_of_two_versions_on_a_workspace_that_never_saw_it(
     assert described["files"] == len(files)
 
     done = json.loads(data("checkout", older[:10], *at(remote), "--workspace", elsewhere, "--json"))
-    brought = Workspace(elsewhere).data("motion", "extract")
-    assert done["outputs"] == {"data": str(brought / "store")}
-    assert tree(brought / "store") == files
-    assert read_result(brought).data_version == data_version(brought / "store") == older
+    restored = Workspace(elsewhere).data("motion", "extract")
+    assert done["outputs"] == {"data": str(restored / "store")}
+    assert tree(restored / "store") == files
+    assert read_result(restored).data_version == data_version(restored / "store") == older
 
-    md5 = md5_of(brought / "store" / "manifest.parquet")
-    rot(elsewhere / "data" / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:])
-    gate.got.clear()
+    md5 = md5_of(restored / "store" / "manifest.parquet")
+    corrupt(elsewhere / "data" / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:])
+    server.got.clear()
     output = data("checkout", older, "--to", tmp_path / "again", *at(remote), "--workspace", elsewhere)
     assert "1 damaged in the cache and fetched again" in output
     assert tree(tmp_path / "again") == files
-    assert [key for key in gate.got if key.startswith("files/")] == [f"files/md5/{md5[:2]}/{md5[2:]}"]
+    assert [key for key in server.got if key.startswith("files/")] == [f"files/md5/{md5[:2]}/{md5[2:]}"]
 
     data("checkout", newer, *at(remote), "--workspace", elsewhere)
-    assert tree(brought / "store") == changed
+    assert tree(restored / "store") == changed
 
 
 def test_a_damaged_object_of_the_remote_is_refused(tmp_path: Path, store: Path, remote: Address) -> None:
@@ -167,25 +167,25 @@ def test_a_damaged_object_of_the_remote_is_refused(tmp_path: Path, store: Path, 
     assert data_version(tmp_path / "to") == version
 
 
-def test_a_store_file_that_was_changed_is_noticed_and_brought_back(
+def test_a_changed_store_file_is_detected_and_restored(
     tmp_path: Path, tiny_workspace: Callable[[Path], Workspace]
 ) -> None:
-    """By its md5: size, time and permissions are those of before."""
+    """Detected by its md5, because size, time and permissions are unchanged."""
     here = tiny_workspace(tmp_path / "workspace")
     extracted = here.data("motion", "extract")
     version, files = str(read_result(extracted).data_version), tree(extracted / "store")
     assert checkout(version, here).status == "unchanged"
     clip = next((extracted / "store" / "clips").rglob("*.mp4"))
-    rot(clip)
+    corrupt(clip)
     assert tree(extracted / "store") != files
     assert checkout(version, here).status == "done"
     assert tree(extracted / "store") == files
-    rot(clip)
+    corrupt(clip)
     with pytest.raises(InputError, match="the folder is not empty"):
         checkout(version, here, to=extracted / "store")
 
 
-def test_what_does_not_name_one_version_is_refused(tmp_path: Path, store: Path, remote: Address) -> None:
+def test_unknown_or_ambiguous_versions_are_refused(tmp_path: Path, store: Path, remote: Address) -> None:
     version = push(store, remote)
     _, _, bucket, _ = str(remote.url).split("/")
     client, key = boto3.client("s3", endpoint_url=remote.endpoint_url), f"dvc/versions/{version}.json"
@@ -212,7 +212,7 @@ def test_what_does_not_name_one_version_is_refused(tmp_path: Path, store: Path, 
     assert (tmp_path / "mine").read_text() == "of the user"
 
 
-def test_what_no_version_records_is_not_replaced(
+def test_data_that_no_version_records_is_not_replaced(
     tmp_path: Path, tiny_recipe: Path, tiny_workspace: Callable[[Path], Workspace]
 ) -> None:
     made = tiny_workspace(tmp_path / "made")
@@ -221,8 +221,9 @@ def test_what_no_version_records_is_not_replaced(
     assert checkout(version[:8], made).status == "unchanged"
     clip = next((output / "store" / "clips").iterdir())
     clip.write_bytes(b"damaged by hand")
-    away = made.dvc_remote.rename(tmp_path / "away")  # the cache has it all
-    assert checkout(version[:8], made).status == "done"  # a recorded version, whose bytes are no longer right
+    away = made.dvc_remote.rename(tmp_path / "away")  # the cache has all files
+    # The folder belongs to a recorded version, so its damaged files may be replaced.
+    assert checkout(version[:8], made).status == "done"
     assert data_version(output / "store") == version
     assert run_extract(load_recipe(str(tiny_recipe)), made).status == "unchanged"
     for record in (made.root / "data" / ".versions").iterdir():
@@ -234,50 +235,50 @@ def test_what_no_version_records_is_not_replaced(
     assert clip.read_bytes() == b"of the user"
 
 
-def killed(arguments: list[str], gate: Gate, **before_stall: int) -> None:
-    """Run the command, and kill it when all requests before the stalled one are done."""
-    gate.got.clear()
-    gate.before_stall = dict(before_stall)
+def run_and_kill(arguments: list[str], server: StallingS3, **before_stall: int) -> None:
+    """Run the command and kill it when a request stalls and all requests before are done."""
+    server.got.clear()
+    server.before_stall = dict(before_stall)
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert gate.stalled.wait(60)
-    while len(gate.put + gate.got) < sum(before_stall.values()):
+    assert server.stalled.wait(60)
+    while len(server.put + server.got) < sum(before_stall.values()):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    gate.before_stall.clear()
+    server.before_stall.clear()
 
 
-def test_a_killed_push_goes_on(tmp_path: Path, store: Path, gate: Gate, remote: Address) -> None:
+def test_a_killed_push_resumes(tmp_path: Path, store: Path, server: StallingS3, remote: Address) -> None:
     root, url, endpoint = store.parents[3], str(remote.url), str(remote.endpoint_url)
-    killed([sys.executable, "-c", PUSH, str(store), str(root), url, endpoint], gate, PUT=5)
+    run_and_kill([sys.executable, "-c", PUSH, str(store), str(root), url, endpoint], server, PUT=5)
     there = objects(remote)
     assert len(there) == 5
-    assert not [key for key in there if key.endswith((".dir", ".json"))]  # no version that is not whole
-    gate.put.clear()
+    assert not [key for key in there if key.endswith((".dir", ".json"))]  # an incomplete version is not listed
+    server.put.clear()
     version = push(store, remote)
-    assert len(gate.put) == 12 - 5 + 2
-    assert not {f"dvc/{key}" for key in gate.put} & set(there)
+    assert len(server.put) == 12 - 5 + 2
+    assert not {f"dvc/{key}" for key in server.put} & set(there)
     checkout(version, Workspace(tmp_path / "new"), remote, tmp_path / "to")
     assert tree(tmp_path / "to") == tree(store)
 
 
-def test_a_killed_checkout_goes_on(tmp_path: Path, store: Path, gate: Gate, remote: Address) -> None:
+def test_a_killed_checkout_resumes(tmp_path: Path, store: Path, server: StallingS3, remote: Address) -> None:
     version = push(store, remote)
     where = ("--to", tmp_path / "to", *at(remote), "--workspace", tmp_path / "new")
-    gate.put.clear()
-    killed(command("checkout", version, *where), gate, GET=7)
+    server.put.clear()
+    run_and_kill(command("checkout", version, *where), server, GET=7)
     assert not (tmp_path / "to").exists()
     cache = tmp_path / "new" / "data" / ".dvc" / "cache" / "files" / "md5"
     before = {"".join(path.parts[-2:]) for path in cache.rglob("*") if len(path.name) in (30, 34)}
     assert before
-    gate.got.clear()
+    server.got.clear()
     data("checkout", version, *where)
     assert tree(tmp_path / "to") == tree(store)
-    assert not {"".join(key.split("/")[-2:]) for key in gate.got} & before
+    assert not {"".join(key.split("/")[-2:]) for key in server.got} & before
     assert not list(tmp_path.glob(".to*"))
 
 
-def test_what_dvc_pushed_can_be_checked_out(tmp_path: Path, store: Path, remote: Address) -> None:
+def test_data_pushed_by_dvc_can_be_checked_out(tmp_path: Path, store: Path, remote: Address) -> None:
     def dvc(*arguments: str) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=store.parent, check=True, capture_output=True)
 

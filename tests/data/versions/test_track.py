@@ -39,7 +39,7 @@ def test_the_version_is_what_dvc_add_records(store: Path, tmp_path: Path) -> Non
     assert recorded["outs"][0]["md5"] == version
 
 
-def test_the_version_follows_names_and_bytes(store: Path) -> None:
+def test_the_version_depends_on_names_and_bytes(store: Path) -> None:
     before = data_version(store)
     (store / "clips" / "a.mp4").rename(store / "clips" / "c.mp4")
     renamed = data_version(store)
@@ -81,7 +81,7 @@ def test_a_second_version_pushes_only_what_changed(store: Path, tmp_path: Path) 
     assert len({path for path in remote.rglob("*") if path.is_file()} - before) == 3  # file, list, record
 
 
-def test_a_remote_of_the_user_stays(store: Path, tmp_path: Path) -> None:
+def test_a_default_remote_set_by_the_user_is_used(store: Path, tmp_path: Path) -> None:
     repository = tmp_path / "data"
     dvc(repository, "init", "--no-scm", "--quiet")
     dvc(repository, "remote", "add", "--default", "mine", str(tmp_path / "mine"))
@@ -90,14 +90,14 @@ def test_a_remote_of_the_user_stays(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine").is_dir()
 
 
-def test_what_rotted_in_the_cache_is_not_pushed(store: Path, tmp_path: Path) -> None:
+def test_damaged_files_of_the_cache_are_not_pushed(store: Path, tmp_path: Path) -> None:
     repository = tmp_path / "data"
     version = track(store, repository, tmp_path / "remote")
     md5 = md5_of(store / "clips" / "a.mp4")
-    rotten = repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-    rotten.chmod(0o644)
-    rotten.write_bytes(b"rot")
-    rotten.chmod(0o444)
+    damaged = repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"rot")
+    damaged.chmod(0o444)
     other = Address(str(tmp_path / "other"))
     with pytest.raises(InputError, match=md5):
         track(store, repository, tmp_path / "remote", other)
@@ -106,7 +106,7 @@ def test_what_rotted_in_the_cache_is_not_pushed(store: Path, tmp_path: Path) -> 
     assert md5_of(tmp_path / "other" / "files" / "md5" / md5[:2] / md5[2:]) == md5
 
 
-def test_a_version_is_tracked_in_the_remote_that_was_asked_for(store: Path, tmp_path: Path) -> None:
+def test_a_version_is_tracked_separately_in_each_remote(store: Path, tmp_path: Path) -> None:
     repository, other = tmp_path / "data", Address(str(tmp_path / "other"))
     version = track(store, repository, tmp_path / "remote")
     assert is_tracked(store, version, repository, Address())

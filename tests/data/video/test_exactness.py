@@ -1,4 +1,4 @@
-"""Frames at given indices are those of a sequential decode, for every codec and container, at both ends of the file."""
+"""Frames at given indices equal those of a sequential decode, for all kinds of files, at both ends and between."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from awkward import COUNT, FPS, HEIGHT, KINDS, WIDTH, colourful_frames, uneven_times
-from reference import reference
-from videos import Staged, official_csv, psnr, through_the_stages, whole_clip_name
+from reference import reference_frames
+from video_kinds import COUNT, FPS, HEIGHT, KINDS, WIDTH, colourful_frames, vfr_times
+from videos import Staged, official_csv, psnr, run_data_stages, whole_clip_name
 
 from slowfast_core.data.clip_store.reader import read_frames
 from slowfast_core.data.video.decoding import decode_range, inspect, pick_frames, probe
@@ -20,10 +20,11 @@ from slowfast_core.data.video.info import DecodeError
 
 BAD = {"size_changes": "the size of the picture changes", "sound_only": "has no video stream"}
 GOOD = [kind for kind in KINDS if kind not in BAD]
-SHOWN = {"one_frame": 1, "trimmed": 30, "one_lost": 39}  # frames; of the others COUNT
+SHOWN = {"one_frame": 1, "trimmed": 30, "one_frame_lost": 39}  # frames; the other kinds have COUNT
+UNEVEN = ("h264_variable_rate", "h264_variable_rate_mkv", "one_frame_lost")  # the distances of their frames differ
 
 
-def size(kind: str) -> tuple[int, int]:
+def frame_size(kind: str) -> tuple[int, int]:
     return (36, 48) if kind == "narrow" else (HEIGHT - ("odd" in kind), WIDTH - ("odd" in kind))
 
 
@@ -39,8 +40,8 @@ def test_reading_in_order_shows_what_a_player_shows(kind: str, corpus: dict[str,
     path = corpus[kind]
     info = probe(path)
     assert info.frames == SHOWN.get(kind, COUNT)
-    assert (info.height, info.width) == size(kind)
-    shown = reference(path, info.fps, info.frames)
+    assert (info.height, info.width) == frame_size(kind)
+    shown = reference_frames(path, info.fps, info.frames)
     frames = list(decode_range(path, 0, info.frames))
     assert len(frames) == len(shown) == info.frames
     assert min(psnr(frame, picture) for frame, picture in zip(frames, shown, strict=True)) > 30
@@ -48,11 +49,13 @@ def test_reading_in_order_shows_what_a_player_shows(kind: str, corpus: dict[str,
     assert (found.info, found.decoded, found.error, found.damaged) == (info, info.frames, "", ())
 
 
-@pytest.mark.parametrize("kind", [k for k in GOOD if k not in {"one_frame", "one_lost"} and "uneven" not in k])
+@pytest.mark.parametrize(
+    "kind", [k for k in GOOD if k not in {"one_frame", "one_frame_lost"} and "variable_rate" not in k]
+)
 def test_each_frame_is_the_one_that_was_written(kind: str, corpus: dict[str, Path]) -> None:
-    """The frame's number, read from the motion in it and not from a decoder."""
+    """The number of a frame is determined by its content, not by a decoder."""
     source = colourful_frames(seed=list(KINDS).index(kind))
-    height, width = size(kind)
+    height, width = frame_size(kind)
     cropped = source[:, :height, :width]
     frames = np.stack(list(decode_range(corpus[kind], 0, SHOWN.get(kind, COUNT))))
     numbers = [int(np.argmax([psnr(frame, picture) for picture in cropped])) for frame in frames]
@@ -61,11 +64,11 @@ def test_each_frame_is_the_one_that_was_written(kind: str, corpus: dict[str, Pat
     assert min(psnr(frame, cropped[number]) for frame, number in zip(frames, numbers, strict=True)) > 36
 
 
-@pytest.mark.parametrize("kind", ["h264_uneven", "h264_uneven_mkv", "one_lost"])
-def test_uneven_frames_are_chosen_by_their_times(kind: str, corpus: dict[str, Path]) -> None:
-    times = np.array(uneven_times(COUNT) if "uneven" in kind else [n for n in range(COUNT) if n != 20]) / FPS
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_frames_at_uneven_times_are_selected_by_their_times(kind: str, corpus: dict[str, Path]) -> None:
+    times = np.array(vfr_times(COUNT) if "variable_rate" in kind else [n for n in range(COUNT) if n != 20]) / FPS
     written = colourful_frames(seed=list(KINDS).index(kind))
-    written = np.delete(written, 20, 0) if kind == "one_lost" else written
+    written = np.delete(written, 20, 0) if kind == "one_frame_lost" else written
     info = probe(corpus[kind])
     assert info.fps == pytest.approx((len(times) - 1) / times[-1], rel=1e-3)
     for number, frame in enumerate(decode_range(corpus[kind], 0, info.frames)):
@@ -75,7 +78,7 @@ def test_uneven_frames_are_chosen_by_their_times(kind: str, corpus: dict[str, Pa
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_any_part_is_that_part_of_the_whole(kind: str, corpus: dict[str, Path]) -> None:
+def test_any_range_equals_that_range_of_the_whole_video(kind: str, corpus: dict[str, Path]) -> None:
     path = corpus[kind]
     frames = np.stack(list(decode_range(path, 0, count := probe(path).frames)))
     for start, stop in ((count - 1, count), (max(count - 4, 0), count), (count // 3, count // 2), (0, 1)):
@@ -94,10 +97,10 @@ def staged(tmp_path_factory: pytest.TempPathFactory, corpus: dict[str, Path]) ->
     (root / "source").mkdir()
     files = [Path(shutil.copy(path, root / "source" / whole_clip_name(path).name)) for path in corpus.values()]
     official_csv(files, root / "source" / "annotations.csv")
-    return through_the_stages(root / "source", root)
+    return run_data_stages(root / "source", root)
 
 
-def test_every_kind_is_in_the_store_or_in_quarantine_with_its_reason(staged: Staged) -> None:
+def test_every_kind_is_stored_or_quarantined_with_its_reason(staged: Staged) -> None:
     name = "{}_000000_000004".format
     assert set(staged.rows["id"]) == {name(kind) for kind in GOOD}
     assert set(staged.quarantine) == {name(kind) for kind in BAD}
@@ -105,7 +108,7 @@ def test_every_kind_is_in_the_store_or_in_quarantine_with_its_reason(staged: Sta
 
 
 def check_store(staged: Staged, floor: float) -> None:
-    """Right count, right colours; random access is exact, at both ends and between."""
+    """Check counts, colours and that random access is exact, at both ends and between."""
     files = {path.stem: path for path in staged.source.iterdir()}
     for row in staged.rows.to_dict("records"):
         stored = staged.store / row["path"]
@@ -116,7 +119,7 @@ def check_store(staged: Staged, floor: float) -> None:
         indices = [count - 1, 0, count // 2, count - 2, 1, count // 3, count - 1, count // 2 + 1]
         indices = [min(max(index, 0), count - 1) for index in indices]
         assert np.array_equal(read_frames(stored, indices), in_order[indices]), row["id"]
-        shown = reference(files[row["id"]], row["fps"], count)
+        shown = reference_frames(files[row["id"]], row["fps"], count)
         assert len(shown) == count, row["id"]
         sized = [cv2.resize(picture, (row["width"], row["height"]), interpolation=cv2.INTER_CUBIC) for picture in shown]
         worst = min(psnr(frame, picture) for frame, picture in zip(in_order, sized, strict=True))
@@ -132,7 +135,7 @@ def test_random_access_on_the_store_is_exact(staged: Staged) -> None:
     check_store(staged, 30)
 
 
-def test_real_videos(tmp_path: Path) -> None:
+def test_real_videos_are_stored_exactly_or_quarantined(tmp_path: Path) -> None:
     folder = Path(os.environ.get("SLOWFAST_REAL_VIDEOS", "-"))
     if not folder.is_dir():
         pytest.skip("SLOWFAST_REAL_VIDEOS names no folder of real videos")
@@ -140,7 +143,7 @@ def test_real_videos(tmp_path: Path) -> None:
     real = sorted(path for path in folder.iterdir() if path.suffix in {".mp4", ".mkv", ".avi"})
     files = [Path(shutil.copy(path, tmp_path / "source" / whole_clip_name(path).name)) for path in real]
     official_csv(files, tmp_path / "source" / "annotations.csv")
-    staged = through_the_stages(tmp_path / "source", tmp_path)
+    staged = run_data_stages(tmp_path / "source", tmp_path)
     assert {*staged.rows["id"], *staged.quarantine} == {file.stem for file in files}
     assert all(staged.quarantine.values())
     print(staged.quarantine)

@@ -37,7 +37,7 @@ def test_a_folder_of_frames_reads_as_a_video(tmp_path: Path, name: str) -> None:
     assert (inspect(folder, 0.5).decoded, inspect(folder, float("inf")).decoded) == (6, 12)
 
 
-def test_grey_frames_come_as_rgb_and_a_number_from_0_is_fine(tmp_path: Path) -> None:
+def test_grey_frames_become_rgb_and_numbers_may_start_at_0(tmp_path: Path) -> None:
     folder = tmp_path / "grey"
     folder.mkdir()
     for number in range(3):
@@ -46,7 +46,7 @@ def test_grey_frames_come_as_rgb_and_a_number_from_0_is_fine(tmp_path: Path) -> 
     assert pick_frames(folder, [2]).shape == (1, 48, 64, 3)
 
 
-def test_what_is_wrong_with_a_folder_is_reported(tmp_path: Path) -> None:
+def test_faults_of_a_folder_are_reported(tmp_path: Path) -> None:
     frames = moving_frames(6)
     for case in ("hole", "start", "none", "text", "size", "cut", "rate"):
         write_frames(tmp_path / case, frames)

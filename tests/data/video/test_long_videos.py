@@ -1,4 +1,4 @@
-"""However long a video is, reading it takes little memory, and its limits are those of a part of it."""
+"""Reading long videos takes little memory, and the limits of time apply to parts of a video."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(most - before)
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1.9 GB of frames in a small file."""
+    """A small file that is decoded to 1.9 GB of frames."""
     path = tmp_path_factory.mktemp("large") / "large.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
@@ -49,18 +49,18 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_nothing_is_decoded_far_ahead_of_its_reader(large: Path) -> None:
+def test_frames_are_not_decoded_far_ahead_of_the_reader(large: Path) -> None:
     printed = subprocess.run([sys.executable, "-c", GROWTH, large], capture_output=True, text=True, check=True).stdout
     assert float(printed) < 100
 
 
-def test_large_files_are_read_whole(large: Path) -> None:
+def test_the_end_of_a_large_file_is_read(large: Path) -> None:
     assert sum(1 for _ in decode_range(large, 290, 300)) == 10
 
 
 @pytest.mark.exhaustive
-def test_a_long_video_has_a_limit_for_each_part_of_it(tmp_path: Path) -> None:
-    """Almost an hour, which takes longer to decode than the limit."""
+def test_the_time_limit_applies_to_each_part_of_a_long_video(tmp_path: Path) -> None:
+    """Almost an hour of video, which takes longer to decode than the limit."""
     piece = write_video(tmp_path / "piece.mp4", moving_frames(100, 144, 192), b_frames=0)
     (tmp_path / "videos").mkdir()
     with av.open(str(piece)) as source:
@@ -68,14 +68,14 @@ def test_a_long_video_has_a_limit_for_each_part_of_it(tmp_path: Path) -> None:
         for name, times in (("long", 300), ("short", 1)):
             with av.open(str(tmp_path / "videos" / f"{name}.mp4"), "w") as target:
                 stream = target.add_stream_from_template(source.streams.video[0])
-                for turn in range(times):
+                for repetition in range(times):
                     for packet in packets:
                         copy = av.Packet(bytes(packet))
-                        copy.pts = copy.dts = (packet.pts or 0) + turn * 10 * 10240
+                        copy.pts = copy.dts = (packet.pts or 0) + repetition * 10 * 10240
                         copy.time_base, copy.stream = packet.time_base, stream
                         copy.is_keyframe = packet.is_keyframe
                         target.mux(copy)
     rows = [kinetics_row("long", "videos/long.mp4"), kinetics_row("short", "videos/short.mp4", split="val")]
     data = Data(name="some", validation=Validation(decode_timeout_seconds=5))
     result = validate(data, ingested(tmp_path, rows), tmp_path / "validate")
-    assert result.summary == "2 good, 0 quarantined; 1 warnings in the report"  # a class is small
+    assert result.summary == "2 good, 0 quarantined; 1 warnings in the report"  # the warning: a class has few clips

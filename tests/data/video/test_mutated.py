@@ -1,4 +1,4 @@
-"""Damaged files: each is in the clip store with the right frames, or in quarantine with a reason. Nothing hangs."""
+"""Damaged files are stored with correct frames or quarantined with a reason, and never cause a hang."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from awkward import KINDS, colourful_frames
 from mutations import MUTATIONS
 from test_exactness import check_store
-from videos import Staged, official_csv, through_the_stages
+from video_kinds import KINDS, colourful_frames
+from videos import Staged, official_csv, run_data_stages
 
 WHOLE = [kind for kind in KINDS if kind != "sound_only"]
 
 
 def mutated_files(folder: Path, count: int, seed: int = 4) -> list[Path]:
-    """The kinds take turns; what is drawn for file n depends on the seed and n only."""
+    """Damage files of all kinds in turn; the damage of file n depends only on the seed and n."""
     av.logging.set_level(av.logging.PANIC)
     originals = {kind: KINDS[kind](folder / "whole" / kind, colourful_frames(seed=99)) for kind in WHOLE[:count]}
     files = []
@@ -36,11 +36,11 @@ def mutated_files(folder: Path, count: int, seed: int = 4) -> list[Path]:
 
 def check_all(root: Path, count: int) -> Staged:
     files = mutated_files(root, count)
-    for number in range(4):  # how much a damage takes depends on the encoder: so both splits have a good row
+    for number in range(4):  # intact files, so that both splits have a good row with any encoder
         name = f"whole{number}-h264_000000_000004.mp4"
         files.append(Path(shutil.copy(next((root / "whole").glob("h264.*")), root / "source" / name)))
     official_csv(files, root / "source" / "annotations.csv")
-    staged = through_the_stages(root / "source", root, decode_timeout_seconds=20, decode_memory_mb=1500)
+    staged = run_data_stages(root / "source", root, decode_timeout_seconds=20, decode_memory_mb=1500)
     assert {*staged.rows["id"], *staged.quarantine} == {file.stem for file in files}
     assert not {*staged.rows["id"]} & {*staged.quarantine}
     assert all(staged.quarantine.values())
@@ -48,7 +48,7 @@ def check_all(root: Path, count: int) -> Staged:
     return staged
 
 
-def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
+def test_a_sample_of_damaged_files_is_stored_or_quarantined(tmp_path: Path) -> None:
     staged = check_all(tmp_path, 24)
     assert len(staged.rows) >= 6
     assert len(staged.quarantine) >= 10
@@ -56,13 +56,13 @@ def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
-def test_damaged_files(tmp_path: Path) -> None:
+def test_many_damaged_files_are_stored_or_quarantined(tmp_path: Path) -> None:
     staged = check_all(tmp_path, 300)
     print(f"{len(staged.rows)} in the store, {len(staged.quarantine)} in quarantine")
 
 
-def opened(folder: Path, times: int) -> float:
-    """How many megabytes a process grows by over so many opens, after its first fifth."""
+def memory_growth(folder: Path, times: int) -> float:
+    """Megabytes by which a process grows when it opens files this often, after the first fifth."""
     code = """
 import resource, sys
 from pathlib import Path
@@ -91,20 +91,20 @@ print(resident() - before)
 
 
 def some_files(folder: Path) -> Path:
-    """Whole ones and damaged ones."""
+    """Intact and damaged files."""
     mutated_files(folder, 24)
-    for kind in ("h264", "h264_ts", "rotated_90", "h264_uneven", "vp9", "trimmed"):
+    for kind in ("h264", "h264_ts", "rotated_90", "h264_variable_rate", "vp9", "trimmed"):
         KINDS[kind](folder / "source" / kind, colourful_frames(12))
     return folder / "source"
 
 
-def test_memory_stays_flat(tmp_path: Path) -> None:
-    assert opened(some_files(tmp_path), 300) < 30
+def test_memory_does_not_grow(tmp_path: Path) -> None:
+    assert memory_growth(some_files(tmp_path), 300) < 30
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
-def test_memory_stays_flat_over_five_thousand_opens(tmp_path: Path) -> None:
-    grown = opened(some_files(tmp_path), 5000)
+def test_memory_does_not_grow_over_five_thousand_opens(tmp_path: Path) -> None:
+    grown = memory_growth(some_files(tmp_path), 5000)
     print(f"{grown:+.1f} MB")
     assert grown < 30

@@ -1,4 +1,4 @@
-"""Odd originals, all the way to the clip store: FFmpeg's picture, or out with the true reason."""
+"""Unusual originals are stored with the frames of FFmpeg, or quarantined with the true reason."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import av
 import cv2
 import pandas as pd
 import pytest
-from awkward import FPS, colourful_frames
 from ffmpeg_pictures import ffmpeg_pictures
 from odd_originals import KINDS, ORIENTATIONS, with_matrix
+from video_kinds import FPS, colourful_frames
 from videos import ingested, kinetics_row, psnr
 
 from slowfast_core.data.manifest import read_manifest
@@ -52,7 +52,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind == "wide" or kind not in REASONS])
-def test_pictures_are_those_of_ffmpeg(kind: str, originals: dict[str, Path]) -> None:
+def test_frames_equal_those_of_ffmpeg(kind: str, originals: dict[str, Path]) -> None:
     path = originals[kind]
     shown = ffmpeg_pictures(path)
     assert len(shown) == probe(path).frames == (1 if kind == "one_frame_webm" else COUNT)
@@ -61,13 +61,13 @@ def test_pictures_are_those_of_ffmpeg(kind: str, originals: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("kind", ["skewed", "times_go_back"])
-def test_what_has_no_right_picture_is_refused_with_the_reason(kind: str, originals: dict[str, Path]) -> None:
+def test_videos_without_well_defined_frames_are_refused_with_the_reason(kind: str, originals: dict[str, Path]) -> None:
     with pytest.raises(DecodeError) as error:
         pick_frames(originals[kind], range(COUNT))
     assert REASONS[kind].rpartition("frames: ")[2] in error.value.reason
 
 
-def test_all_reach_the_store_or_quarantine_with_the_reason(originals: dict[str, Path], tmp_path: Path) -> None:
+def test_all_are_stored_or_quarantined_with_the_reason(originals: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     rows = []
     for number, (kind, path) in enumerate(originals.items()):

@@ -1,4 +1,4 @@
-"""Decoding from the middle gives what decoding from the first frame on gives, whatever the order of the file."""
+"""Decoding from the middle gives the same frames as decoding from the start, with open and closed GOPs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-def test_the_middle_is_as_from_the_start(video: Path) -> None:
+def test_decoding_from_the_middle_equals_decoding_from_the_start(video: Path) -> None:
     keys = key_frames(video, FRAMES)
     assert keys
     assert keys.numbers[:3] == [0, 40, 80]
@@ -50,13 +50,13 @@ def test_the_middle_is_as_from_the_start(video: Path) -> None:
         )
 
 
-def test_what_is_before_is_not_decoded(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_frames_are_not_decoded(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeking, "decode_range", None)
     assert len(list(decode_from(video, 500, 510, key_frames(video, FRAMES)))) == 10
 
 
 def test_where_seeking_fails_decoding_starts_at_the_first_frame(video: Path, tmp_path: Path) -> None:
-    stream = tmp_path / "v.ts"  # without an index: the search for a time ends behind it
+    stream = tmp_path / "v.ts"  # without an index, a seek ends after the requested time
     with av.open(str(video)) as source, av.open(str(stream), "w") as target:
         copied = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -67,14 +67,14 @@ def test_where_seeking_fails_decoding_starts_at_the_first_frame(video: Path, tmp
     assert np.array_equal(list(decode_from(stream, 500, 520, keys)), reference[500:520])
 
 
-def test_a_file_that_does_not_record_its_frames_has_no_key_frames(tmp_path: Path) -> None:
+def test_key_frames_are_unknown_if_the_number_of_frames_differs(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mkv", moving_frames(30, 64, 80))
     assert key_frames(video, 30) is not None
     assert key_frames(video, 31) is None
     assert len(list(decode_from(video, 12, 20, None))) == 8
 
 
-def test_segments_far_apart_are_right(video: Path, frames: Frames, tmp_path: Path) -> None:
+def test_distant_segments_are_cut_exactly(video: Path, frames: Frames, tmp_path: Path) -> None:
     segments = [(600, 620), (10, 30), (15, 25), (330, 345)]
     cuts = [
         Cut(video, tmp_path / f"{start}.mp4", tmp_path, Store(short_side=0, crf=10), 25.0, start, stop, stop)

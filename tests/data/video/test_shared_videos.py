@@ -1,4 +1,4 @@
-"""Moments of one video are never in two splits: what is in `val` stays, what is in `train` is quarantined."""
+"""Rows of one video are never in both splits: those in `val` stay, those in `train` are quarantined."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from slowfast_core.stages.validate import validate
 
 
 @pytest.mark.parametrize("format", ["kinetics", "ava"])
-def test_other_moments_of_a_val_video_are_quarantined(tmp_path: Path, format: str) -> None:
-    """`shared` has one moment in each split, in files of their own: their contents differ."""
-    for seed, name in enumerate(("mine", "shared", "shared_val", "held")):
+def test_train_rows_of_a_val_video_are_quarantined(tmp_path: Path, format: str) -> None:
+    """`shared` has one row in each split, with separate files, so that their contents differ."""
+    for seed, name in enumerate(("train_only", "shared", "shared_val", "val_only")):
         write_video(tmp_path / "videos" / f"{name}.mp4", moving_frames(30, seed=seed))
-    splits = {"mine": "train", "shared": "train", "shared_val": "val", "held": "val"}
+    splits = {"train_only": "train", "shared": "train", "shared_val": "val", "val_only": "val"}
     rows = [
         {
             **(kinetics_row(name, path, split) if format == "kinetics" else ava_row(name, path, 1, split)),
@@ -31,7 +31,7 @@ def test_other_moments_of_a_val_video_are_quarantined(tmp_path: Path, format: st
     validate(data, ingested(tmp_path, rows), tmp_path / "validate")
     good = read_manifest(tmp_path / "validate" / "manifest.parquet").rows
     left = [(row.video, row.split) for row in good.itertuples()]
-    assert left == [("mine", "train"), ("shared", "val"), ("held", "val")]
+    assert left == [("train_only", "train"), ("shared", "val"), ("val_only", "val")]
     with (tmp_path / "validate" / "quarantine.csv").open(newline="") as file:
         [bad] = csv.DictReader(file)
     assert (bad["split"], bad["reason"]) == ("train", "the video 'shared' is also in val")

@@ -30,7 +30,7 @@ def usage_error(*arguments: object) -> str:
     return line
 
 
-def test_version() -> None:
+def test_version_is_printed_as_text_and_json() -> None:
     done = slowfast("--version")
     assert done.returncode == 0
     assert re.fullmatch(r"slowfast \d+\.\d+\.\d+\n", done.stdout)
@@ -52,13 +52,13 @@ def test_help_groups_the_commands_into_panels() -> None:
     assert panels == ["Options", "Run the pipeline", "Data", "Models", "Kubernetes", "Setup"]
 
 
-def test_completion_script_and_completion() -> None:
+def test_completion_completes_commands_and_prints_its_script() -> None:
     shown = subprocess.run(
         ["bash", "-c", f"{SLOWFAST} --show-completion; true"], capture_output=True, text=True, check=True
     )
     assert "_SLOWFAST_COMPLETE=complete_bash" in shown.stdout
-    asked = {"_SLOWFAST_COMPLETE": "complete_bash", "COMP_WORDS": "slowfast ev", "COMP_CWORD": "1"}
-    assert slowfast(**asked).stdout.strip() == "evaluate"
+    request = {"_SLOWFAST_COMPLETE": "complete_bash", "COMP_WORDS": "slowfast ev", "COMP_CWORD": "1"}
+    assert slowfast(**request).stdout.strip() == "evaluate"
     assert "--install-completion" in slowfast("--help").stdout
 
 
@@ -72,9 +72,7 @@ def test_completion_script_and_completion() -> None:
         (("pipeline", "nope"), "No such command 'nope'", "slowfast pipeline"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_that_names_the_help(
-    arguments: tuple[str, ...], problem: str, help_of: str
-) -> None:
+def test_usage_errors_are_one_line_that_names_the_help(arguments: tuple[str, ...], problem: str, help_of: str) -> None:
     line = usage_error(*arguments)
     assert line.startswith("slowfast: ")
     assert problem in line
@@ -107,7 +105,7 @@ def test_doctor_reports_machine_workspace_and_docker(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A recipe whose source has one file and two annotated moments."""
+    """A recipe whose source has one file and two annotated segments."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "a.mp4").write_bytes(b"not decoded by ingest")
@@ -118,7 +116,7 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 4])
-def test_verbose_and_quiet_may_be_anywhere(own: Path, place: int) -> None:
+def test_verbose_and_quiet_are_accepted_anywhere_on_the_line(own: Path, place: int) -> None:
     arguments = ["ingest", str(own / "own.yaml"), "--workspace", str(own / "w")]
     verbose = slowfast(*arguments[:place], "-v", *arguments[place:])
     assert "ingest runs: no result yet" in verbose.stderr
@@ -158,7 +156,7 @@ def plan(*arguments: object) -> list[tuple[str, str, str]]:
     return [(row["stage"], row["status"], row["reason"]) for row in json.loads(done.stdout)]
 
 
-def test_dry_run_of_an_untouched_workspace_lists_every_stage_and_creates_nothing(tmp_path: Path) -> None:
+def test_dry_run_in_a_new_workspace_lists_every_stage_and_creates_nothing(tmp_path: Path) -> None:
     workspace = tmp_path / "w"
     done = slowfast("run", TINY, "--workspace", workspace, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -171,7 +169,7 @@ def test_dry_run_of_an_untouched_workspace_lists_every_stage_and_creates_nothing
     assert not workspace.exists()
 
 
-def test_dry_run_names_what_changed(own: Path) -> None:
+def test_dry_run_names_the_changed_setting(own: Path) -> None:
     arguments = (own / "own.yaml", "--workspace", own / "w")
     slowfast("ingest", *arguments)
     before = sorted(own.rglob("*"))
@@ -181,7 +179,7 @@ def test_dry_run_names_what_changed(own: Path) -> None:
     assert sorted(own.rglob("*")) == before
 
 
-def test_dry_run_of_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
+def test_dry_run_of_an_unknown_recipe_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "no recipe 'dmo'" in usage_error("run", "dmo", "--dry-run", "--workspace", tmp_path)
 
 

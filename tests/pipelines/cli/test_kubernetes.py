@@ -15,7 +15,7 @@ from pipelines.cli.main import main
 
 HERE = Path(__file__).parent.parent
 TINY, CLUSTER = HERE / "tiny.yaml", HERE / "kubernetes" / "cluster.yaml"
-ONE = (TINY, "--set", "finetune=null")  # a branch only takes time to compile
+ONE = (TINY, "--set", "finetune=null")  # a fine-tuning branch would only take time to compile
 TOKEN = "a-token"
 
 
@@ -32,7 +32,7 @@ class Done(NamedTuple):
 
 
 def slowfast(*arguments: object) -> Done:
-    """The command in this process: it is the hundred starts of Python that would take the time."""
+    """Run the command in this process, because starting Python a hundred times would take long."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["slowfast", *map(str, arguments)])
@@ -52,7 +52,7 @@ def printed(done: Done) -> dict:
     return json.loads(done.stdout)
 
 
-def test_submit_sends_the_pipeline_with_what_the_operator_changed(api: KubeflowPipelines) -> None:
+def test_submit_sends_the_pipeline_with_changed_parameters(api: KubeflowPipelines) -> None:
     sent = printed(pipeline(api, "submit", *ONE, "--epochs", 3, "--workers", 2, "--name", "by hand", "--json"))
     (run,) = api.runs.values()
     assert sent["id"] == run["run_id"]
@@ -65,34 +65,34 @@ def test_submit_sends_the_pipeline_with_what_the_operator_changed(api: KubeflowP
     assert (experiment["display_name"], experiment["namespace"]) == ("slowfast", "videos")
 
 
-def test_a_second_run_takes_the_experiment_there_is(api: KubeflowPipelines) -> None:
+def test_a_second_run_uses_the_existing_experiment(api: KubeflowPipelines) -> None:
     for _ in range(2):
         printed(pipeline(api, "submit", *ONE, "--json"))
     assert len(api.experiments) == 1
     assert len(api.runs) == 2
 
 
-def test_a_server_of_one_user_gets_no_namespace(api: KubeflowPipelines) -> None:
+def test_a_single_user_server_gets_no_namespace(api: KubeflowPipelines) -> None:
     api.multi_user = False
     printed(pipeline(api, "submit", *ONE, "--json"))
     (experiment,) = api.experiments.values()
     assert "namespace" not in experiment
 
 
-def test_status_and_cancel(api: KubeflowPipelines) -> None:
+def test_status_and_cancel_report_the_state(api: KubeflowPipelines) -> None:
     run_id = printed(pipeline(api, "submit", *ONE, "--json"))["id"]
     tasks = [{"display_name": "ingest", "state": "SUCCEEDED"}, {"display_name": "train", "state": "RUNNING"}]
     api.runs[run_id] |= {"state": "RUNNING", "run_details": {"task_details": tasks}}
-    stood = printed(pipeline(api, "status", run_id, "--json"))
-    assert (stood["state"], stood["tasks"]) == ("RUNNING", {"ingest": "SUCCEEDED", "train": "RUNNING"})
+    status = printed(pipeline(api, "status", run_id, "--json"))
+    assert (status["state"], status["tasks"]) == ("RUNNING", {"ingest": "SUCCEEDED", "train": "RUNNING"})
     assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELING"
     api.runs[run_id]["state"] = "CANCELED"
-    before = len(api.asked)
+    before = len(api.requests)
     assert printed(pipeline(api, "cancel", run_id, "--json"))["state"] == "CANCELED"
-    assert [method for method, _ in api.asked[before:]] == ["GET"]  # there was nothing to stop
+    assert [method for method, _ in api.requests[before:]] == ["GET"]  # the run has already ended
 
 
-def test_schedule_runs_one_at_a_time_and_catches_nothing_up(api: KubeflowPipelines) -> None:
+def test_schedule_runs_one_at_a_time_without_catching_up(api: KubeflowPipelines) -> None:
     sent = printed(pipeline(api, "schedule", *ONE, "--cron", "30 2 * * MON-FRI", "--json"))
     (recurring,) = api.recurring.values()
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 30 2 * * MON-FRI"}}
@@ -101,7 +101,7 @@ def test_schedule_runs_one_at_a_time_and_catches_nothing_up(api: KubeflowPipelin
     assert sent["cron"] == "0 30 2 * * MON-FRI"
 
 
-def test_a_recipe_is_not_scheduled_twice_unless_asked(api: KubeflowPipelines) -> None:
+def test_a_recipe_is_not_scheduled_twice_without_replace(api: KubeflowPipelines) -> None:
     printed(pipeline(api, "schedule", *ONE, "--cron", "0 1 * * *", "--name", "another", "--json"))
     first = printed(pipeline(api, "schedule", *ONE, "--cron", "0 2 * * *", "--json"))["id"]
     again = pipeline(api, "schedule", *ONE, "--cron", "0 3 * * *")
@@ -124,11 +124,11 @@ def test_a_recipe_is_not_scheduled_twice_unless_asked(api: KubeflowPipelines) ->
         ("*/0 * * * *", "'*/0'"),
     ],
 )
-def test_a_wrong_cron_never_reaches_the_server(api: KubeflowPipelines, cron: str, message: str) -> None:
+def test_an_invalid_cron_is_refused_before_the_server_is_asked(api: KubeflowPipelines, cron: str, message: str) -> None:
     done = pipeline(api, "schedule", *ONE, "--cron", cron)
     assert done.returncode == 2
     assert message in done.stderr
-    assert api.asked == []
+    assert api.requests == []
 
 
 def one_line(done: Done) -> str:
@@ -148,16 +148,18 @@ def one_line(done: Done) -> str:
         (500, 1, "answers 500"),
     ],
 )
-def test_each_refusal_is_one_line(api: KubeflowPipelines, status: int, code: int, message: str) -> None:
-    api.breaks = lambda method, path: status if method == "POST" else None
+def test_each_error_of_the_server_is_reported_in_one_line(
+    api: KubeflowPipelines, status: int, code: int, message: str
+) -> None:
+    api.failure = lambda method, path: status if method == "POST" else None
     done = pipeline(api, "submit", *ONE)
     assert done.returncode == code
     assert message in one_line(done)
-    assert [method for method, _ in api.asked].count("POST") == 1  # never a second run
+    assert [method for method, _ in api.requests].count("POST") == 1  # a submission is never retried
     assert api.runs == {}
 
 
-def test_a_wrong_token_is_one_line(api: KubeflowPipelines) -> None:
+def test_a_wrong_token_is_reported_in_one_line(api: KubeflowPipelines) -> None:
     done = pipeline(api, "submit", *ONE, token="an-old-one")
     assert done.returncode == 2
     assert "token" in one_line(done)
@@ -170,27 +172,27 @@ def test_the_token_may_be_in_a_file(api: KubeflowPipelines, tmp_path: Path) -> N
     printed(pipeline(api, "submit", *ONE, "--json", token="", cluster=tmp_path / "cluster.yaml"))
 
 
-def test_an_unknown_run_is_one_line(api: KubeflowPipelines) -> None:
+def test_an_unknown_run_is_reported_in_one_line(api: KubeflowPipelines) -> None:
     for command in ("status", "cancel"):
         done = pipeline(api, command, "no-such-run")
         assert done.returncode == 2
         assert "run no-such-run not found" in one_line(done)
 
 
-def test_a_server_that_stumbles_is_asked_again_and_not_for_ever(api: KubeflowPipelines) -> None:
+def test_queries_are_retried_a_limited_number_of_times(api: KubeflowPipelines) -> None:
     run_id = printed(pipeline(api, "submit", *ONE, "--json"))["id"]
-    stumbles = iter([503, 503])
-    api.breaks = lambda method, path: next(stumbles, None)
+    errors = iter([503, 503])
+    api.failure = lambda method, path: next(errors, None)
     assert printed(pipeline(api, "status", run_id, "--json"))["id"] == run_id
-    api.breaks = lambda method, path: 503
-    before = len(api.asked)
+    api.failure = lambda method, path: 503
+    before = len(api.requests)
     done = pipeline(api, "status", run_id)
     assert done.returncode == 1
     assert "answers 503" in one_line(done)
-    assert len(api.asked) - before == 4
+    assert len(api.requests) - before == 4
 
 
-def test_a_server_that_does_not_answer_is_one_line(api: KubeflowPipelines, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_reported_in_one_line(api: KubeflowPipelines, tmp_path: Path) -> None:
     api.hang_seconds = 5
     quick = tmp_path / "cluster.yaml"
     quick.write_text(CLUSTER.read_text().replace("timeout_seconds: 10", "timeout_seconds: 1"))
@@ -199,7 +201,7 @@ def test_a_server_that_does_not_answer_is_one_line(api: KubeflowPipelines, tmp_p
     assert "did not answer within 1 s" in one_line(done)
 
 
-def test_no_server_is_one_line() -> None:
+def test_a_missing_server_is_reported_in_one_line() -> None:
     with serve(KubeflowPipelines()) as gone:
         pass
     done = pipeline(gone, "status", "a-run")
@@ -217,7 +219,7 @@ def test_no_server_is_one_line() -> None:
         ("auto", False, "compute.gpus_per_worker is auto: 0, because the cluster settings have no gpu_image"),
     ],
 )
-def test_how_the_settings_decide_about_gpus_is_printed(
+def test_the_choice_of_gpus_by_the_settings_is_printed(
     gpus: str, gpu_image: bool, message: str, tmp_path: Path
 ) -> None:
     kept = [line for line in CLUSTER.read_text().splitlines() if gpu_image or not line.startswith("gpu_image")]
@@ -238,7 +240,7 @@ def test_how_the_settings_decide_about_gpus_is_printed(
         ("host: http", "host: ftp", "host"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "cluster.yaml").write_text(CLUSTER.read_text().replace(old, new, 1))
     output = tmp_path / "p"
     done = slowfast("pipeline", "compile", TINY, "--cluster", tmp_path / "cluster.yaml", "--output", output)

@@ -1,4 +1,4 @@
-"""`slowfast ...` as its users meet it: what it prints and how it exits."""
+"""The command `slowfast` as users run it: its output and exit codes."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A recipe over own data whose csv the test writes."""
+    """A recipe with the user's own data; the test writes its csv."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "a.mp4").write_bytes(b"not decoded by ingest")
@@ -54,11 +54,11 @@ def test_unknown_recipe_names_the_nearest() -> None:
     assert "'demo'" in refused(slowfast("show", "dmo"))
 
 
-def test_missing_csv(own: Path) -> None:
+def test_missing_csv_is_refused(own: Path) -> None:
     assert "own.csv" in refused(ingest(own, None))
 
 
-def test_bad_label(own: Path) -> None:
+def test_unknown_label_is_refused_with_its_line(own: Path) -> None:
     (own / "source" / "labels.txt").write_text("run\njump\n")
     csv = KINETICS_HEADER + "run,a,0,1,train\nswim,a,1,2,val\n"
     line = refused(ingest(own, csv, "--set", "data.labels=labels.txt"))
@@ -66,11 +66,11 @@ def test_bad_label(own: Path) -> None:
     assert "own.csv:3" in line
 
 
-def test_path_that_leaves_the_root(own: Path) -> None:
+def test_path_that_leaves_the_root_is_refused(own: Path) -> None:
     assert "../../secret" in refused(ingest(own, KINETICS_HEADER + "run,../../secret,0,1,train\njump,a,0,1,val\n"))
 
 
-def test_empty_split(own: Path) -> None:
+def test_empty_split_is_refused(own: Path) -> None:
     assert "val" in refused(ingest(own, KINETICS_HEADER + "run,a,0,1,train\njump,a,1,2,train\n"))
 
 
@@ -97,22 +97,22 @@ def test_cost_of_the_paper_model(tmp_path: Path) -> None:
     assert "the Fast pathway takes 19.1 % of a view" in slowfast("cost", tmp_path / "r50.yaml").stdout
 
 
-def test_recipes_names_are_never_cut_short() -> None:
+def test_names_of_recipes_are_never_truncated() -> None:
     assert "kinetics400/slowfast_8x8_r50_mmaction2_precise_bn_step" in slowfast("recipes").stdout
 
 
-def test_doctor_reports_what_is_there() -> None:
+def test_doctor_reports_versions_and_devices() -> None:
     found = json.loads(slowfast("doctor", "--json").stdout)
     assert found["torch"].startswith("2.13")
     assert "decord" in found["decoders"]
     assert {"cores", "GPU", "missing for cluster"} <= found.keys()
 
 
-def test_no_such_checkpoint(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
     video.write_bytes(b"")
     assert "model.safetensors" in refused(slowfast("predict", video, "--model", tmp_path))
 
 
-def test_stage_before_its_turn(tmp_path: Path) -> None:
+def test_stage_without_the_previous_one_is_refused(tmp_path: Path) -> None:
     assert "extract" in refused(slowfast("train", "demo", "--workspace", tmp_path))

@@ -1,4 +1,4 @@
-"""Predicted person boxes in the files of the public codebases, and what is wrong with such files."""
+"""Predicted person boxes in the file formats of public codebases, and errors in such files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slowfast_core.data.annotations.person_boxes import overlap, read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.errors import InputError
 
 CSV = (
@@ -36,7 +36,7 @@ class Payload:
         return os.system, ("touch ran",)
 
 
-def written(folder: Path, content: object, protocol: int = 2) -> Path:
+def write_pickle(folder: Path, content: object, protocol: int = 2) -> Path:
     path = folder / "boxes.pkl"
     path.write_bytes(pickle.dumps(content, protocol))
     return path
@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-def test_the_csv_of_pyslowfast(tmp_path: Path) -> None:
+def test_the_csv_of_pyslowfast_is_read(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text(CSV)
     assert read_person_boxes(path, path.name, 0.8).found == FOUND
@@ -59,8 +59,8 @@ def test_the_csv_of_pyslowfast(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_pickle_of_mmaction2(tmp_path: Path, protocol: int, dtype: type) -> None:
-    path = written(tmp_path, {key: array.astype(dtype) for key, array in ARRAYS.items()}, protocol)
+def test_the_pickle_of_mmaction2_is_read(tmp_path: Path, protocol: int, dtype: type) -> None:
+    path = write_pickle(tmp_path, {key: array.astype(dtype) for key, array in ARRAYS.items()}, protocol)
     found = read_person_boxes(path, path.name, 0.8).found
     assert list(found) == list(FOUND)
     assert found["1j20qq1JyX4", 902] == [pytest.approx(FOUND["1j20qq1JyX4", 902][0], rel=1e-6)]
@@ -96,8 +96,8 @@ def test_malformed_csv_files_are_reported(tmp_path: Path, line: str, message: st
     assert refusal(path).startswith(message)
 
 
-def test_a_pickle_by_another_name_is_reported(tmp_path: Path) -> None:
-    path = written(tmp_path, ARRAYS).rename(tmp_path / "boxes.csv")
+def test_a_pickle_with_another_suffix_is_reported(tmp_path: Path) -> None:
+    path = write_pickle(tmp_path, ARRAYS).rename(tmp_path / "boxes.csv")
     assert refusal(path) == "not a UTF-8 text file (boxes.csv); name a pickle .pkl or .pickle"
 
 
@@ -117,24 +117,17 @@ def test_a_pickle_by_another_name_is_reported(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_pickles_are_reported(tmp_path: Path, content: object, message: str) -> None:
-    assert refusal(written(tmp_path, content)).startswith(message)
+    assert refusal(write_pickle(tmp_path, content)).startswith(message)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = refusal(written(tmp_path, {"a,0902": Payload()}))
+    message = refusal(write_pickle(tmp_path, {"a,0902": Payload()}))
     assert message.startswith(f"refused: it would run {os.system.__module__}.system (boxes.pkl); take the boxes from")
     assert not Path("ran").exists()
 
 
 def test_a_truncated_pickle_is_reported(tmp_path: Path) -> None:
-    path = written(tmp_path, ARRAYS)
+    path = write_pickle(tmp_path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-20])
     assert "not a complete pickle" in refusal(path)
-
-
-def test_overlap_by_hand() -> None:
-    assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
-    assert overlap((0, 0, 1, 1), (0, 0, 1, 1)) == 1
-    assert overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
-    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0

@@ -1,6 +1,6 @@
-"""Videos of every kind that sources hold and decoders stumble over, each written here, of one smooth colourful motion.
+"""Writes test videos of each kind that occurs in sources or is hard to decode; all show one smooth, colourful motion.
 
-A kind is a function of `(path without its ending, frames)` that returns the file written.
+A kind is a function of `(path without suffix, frames)` that returns the path of the written file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8]
 Kind = Callable[[Path, Frames], Path]
 FPS, COUNT, HEIGHT, WIDTH = 10, 40, 72, 96
-MATRICES = {Colorspace.ITU601: 6, Colorspace.ITU709: 1}  # as ISO/IEC 23091-4 numbers them
+MATRICES = {Colorspace.ITU601: 6, Colorspace.ITU709: 1}  # values of MatrixCoefficients in ISO/IEC 23091-4
 
 
 def colourful_frames(count: int = COUNT, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Frames:
-    """Saturated colours, so that a wrong matrix or range shows, in a motion that never comes back."""
+    """Frames in saturated colours, which reveal a wrong matrix or range; their motion never repeats."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 14.0
     turns, phases = rng.uniform(0.5, 1, (3, 2)), rng.uniform(0, 6, 3)
@@ -50,7 +50,7 @@ def write(
     b_frames: int = 2,
     sound: bool = False,
 ) -> Path:
-    """`times` are in frames of FPS; `tagged` says in the file which matrix and range its colours have."""
+    """Encode frames. `times` are in units of 1/FPS; `tagged` writes the colour matrix and range into the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container_format, options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=FPS, options=QUALITY.get(codec, {}) | (options or {}))
@@ -113,7 +113,7 @@ def sound_only(path: Path, frames: Frames) -> Path:
 
 
 def rotated(quarters: int) -> Kind:
-    """Shown after turning it clockwise: the track's display matrix (ISO/IEC 14496-12, 8.3.2), which no encoder sets."""
+    """Rotated clockwise for display by the track's display matrix (ISO/IEC 14496-12, 8.3.2), which no encoder sets."""
 
     def kind(path: Path, frames: Frames) -> Path:
         path = write(path.with_suffix(".mp4"), np.rot90(frames, quarters, axes=(1, 2)))
@@ -129,7 +129,7 @@ def rotated(quarters: int) -> Kind:
 
 
 def trimmed(path: Path, frames: Frames) -> Path:
-    """An edit list that shows the file from its 6th frame to its 35th (ISO/IEC 14496-12, 8.6.6)."""
+    """An edit list presents only the 6th to the 35th frame (ISO/IEC 14496-12, 8.6.6)."""
     path = write(path.with_suffix(".mp4"), frames, gop=10)
     data = bytearray(path.read_bytes())
     at = data.index(b"elst") + 4 + 8
@@ -141,7 +141,7 @@ def trimmed(path: Path, frames: Frames) -> Path:
 
 
 def two_streams(path: Path, frames: Frames) -> Path:
-    """A small picture first, then the large one, and sound."""
+    """Two video streams, the small one first, and an audio stream."""
     path = path.with_suffix(".mp4")
     with av.open(str(path), "w") as container:
         streams = []
@@ -162,7 +162,7 @@ def two_streams(path: Path, frames: Frames) -> Path:
 
 
 def size_changes(path: Path, frames: Frames) -> Path:
-    """A transport stream whose picture becomes smaller half-way."""
+    """A transport stream whose frame size is halved half-way."""
     path = path.with_suffix(".ts")
     first = write(path.with_suffix(".1.ts"), frames[:20])
     second = write(
@@ -174,58 +174,61 @@ def size_changes(path: Path, frames: Frames) -> Path:
     return path
 
 
-def of(ending: str, **how: Any) -> Kind:
-    return lambda path, frames: write(path.with_suffix(ending), frames, **how)
+def encoded(suffix: str, **settings: Any) -> Kind:
+    """A kind that is encoded by `write` with these settings."""
+    return lambda path, frames: write(path.with_suffix(suffix), frames, **settings)
 
 
-def uneven_times(count: int) -> list[int]:
-    """A rate that halves and doubles, and a pause."""
+def vfr_times(count: int) -> list[int]:
+    """Presentation times, in frames, of a variable frame rate with one pause."""
     gaps = [(1, 1, 2, 3)[number // 5 % 4] + 9 * (number == 17) for number in range(count)]
     return [0, *np.cumsum(gaps[:-1]).tolist()]
 
 
 KINDS: dict[str, Kind] = {
-    "h264": of(".mp4"),
-    "h264_long_gop": of(".mp4", gop=250, b_frames=0),
-    "h264_fast_start": of(".mp4", muxer={"movflags": "+faststart"}),
-    "h264_fragmented": of(".mp4", muxer={"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
-    "h264_open_gop": of(".mp4", options={"x264-params": "open-gop=1:bframes=3:b-pyramid=normal:scenecut=0"}),
-    "h264_mkv": of(".mkv"),
-    "h264_mov": of(".mov"),
-    "h264_flv": of(".flv"),
-    "h264_ts": of(".ts"),
-    "h264_interlaced": of(".mp4", options={"x264-params": "tff=1"}),
-    "h264_10_bit": of(".mp4", pixels="yuv420p10le"),
-    "h264_422": of(".mp4", pixels="yuv422p"),
+    "h264": encoded(".mp4"),
+    "h264_long_gop": encoded(".mp4", gop=250, b_frames=0),
+    "h264_fast_start": encoded(".mp4", muxer={"movflags": "+faststart"}),
+    "h264_fragmented": encoded(".mp4", muxer={"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
+    "h264_open_gop": encoded(".mp4", options={"x264-params": "open-gop=1:bframes=3:b-pyramid=normal:scenecut=0"}),
+    "h264_mkv": encoded(".mkv"),
+    "h264_mov": encoded(".mov"),
+    "h264_flv": encoded(".flv"),
+    "h264_ts": encoded(".ts"),
+    "h264_interlaced": encoded(".mp4", options={"x264-params": "tff=1"}),
+    "h264_10_bit": encoded(".mp4", pixels="yuv420p10le"),
+    "h264_422": encoded(".mp4", pixels="yuv422p"),
     "h264_444_odd": lambda path, frames: write(path.with_suffix(".mp4"), frames[:, :-1, :-1], pixels="yuv444p"),
-    "h264_709": of(".mp4", matrix=Colorspace.ITU709, tagged=True),
-    "h264_709_full": of(".mp4", matrix=Colorspace.ITU709, full_range=True, tagged=True),
-    "h264_601_full": of(".mp4", full_range=True, tagged=True),
-    "h264_sound": of(".mp4", sound=True),
-    "h264_uneven": lambda path, frames: write(path.with_suffix(".mp4"), frames, times=uneven_times(len(frames))),
-    "h264_uneven_mkv": lambda path, frames: write(path.with_suffix(".mkv"), frames, times=uneven_times(len(frames))),
+    "h264_709": encoded(".mp4", matrix=Colorspace.ITU709, tagged=True),
+    "h264_709_full": encoded(".mp4", matrix=Colorspace.ITU709, full_range=True, tagged=True),
+    "h264_601_full": encoded(".mp4", full_range=True, tagged=True),
+    "h264_sound": encoded(".mp4", sound=True),
+    "h264_variable_rate": lambda path, frames: write(path.with_suffix(".mp4"), frames, times=vfr_times(len(frames))),
+    "h264_variable_rate_mkv": lambda path, frames: write(
+        path.with_suffix(".mkv"), frames, times=vfr_times(len(frames))
+    ),
     "h264_late_start": lambda path, frames: write(path.with_suffix(".mkv"), frames, times=range(7, 7 + len(frames))),
-    "h265": of(".mp4", codec="libx265"),
-    "h265_709_full": of(".mp4", codec="libx265", matrix=Colorspace.ITU709, full_range=True, tagged=True),
-    "h265_10_bit": of(".mkv", codec="libx265", pixels="yuv420p10le"),
-    "vp8": of(".webm", codec="libvpx"),
-    "vp9": of(".webm", codec="libvpx-vp9"),
-    "vp9_709": of(".webm", codec="libvpx-vp9", matrix=Colorspace.ITU709, tagged=True),
+    "h265": encoded(".mp4", codec="libx265"),
+    "h265_709_full": encoded(".mp4", codec="libx265", matrix=Colorspace.ITU709, full_range=True, tagged=True),
+    "h265_10_bit": encoded(".mkv", codec="libx265", pixels="yuv420p10le"),
+    "vp8": encoded(".webm", codec="libvpx"),
+    "vp9": encoded(".webm", codec="libvpx-vp9"),
+    "vp9_709": encoded(".webm", codec="libvpx-vp9", matrix=Colorspace.ITU709, tagged=True),
     "vp9_odd": lambda path, frames: write(path.with_suffix(".webm"), frames[:, :-1, :-1], codec="libvpx-vp9"),
-    "av1": of(".mp4", codec="libsvtav1"),
-    "mpeg4": of(".avi", codec="mpeg4", b_frames=0),
-    "mpeg4_b_frames": of(".avi", codec="mpeg4"),
-    "mpeg2": of(".mpg", codec="mpeg2video", container_format="mpeg"),
-    "mpeg2_ts": of(".ts", codec="mpeg2video"),
-    "motion_jpeg": of(".avi", codec="mjpeg", pixels="yuvj420p", full_range=True),
-    "ffv1": of(".mkv", codec="ffv1"),
+    "av1": encoded(".mp4", codec="libsvtav1"),
+    "mpeg4": encoded(".avi", codec="mpeg4", b_frames=0),
+    "mpeg4_b_frames": encoded(".avi", codec="mpeg4"),
+    "mpeg2": encoded(".mpg", codec="mpeg2video", container_format="mpeg"),
+    "mpeg2_ts": encoded(".ts", codec="mpeg2video"),
+    "motion_jpeg": encoded(".avi", codec="mjpeg", pixels="yuvj420p", full_range=True),
+    "ffv1": encoded(".mkv", codec="ffv1"),
     "narrow": lambda path, frames: write(path.with_suffix(".mp4"), frames[:, :36, :48]),
     "one_frame": lambda path, frames: write(path.with_suffix(".mp4"), frames[:1]),
     "rotated_90": rotated(1),
     "rotated_180": rotated(2),
     "rotated_270": rotated(3),
     "trimmed": trimmed,
-    "one_lost": lambda path, frames: write(
+    "one_frame_lost": lambda path, frames: write(
         path.with_suffix(".mp4"), np.delete(frames, 20, 0), times=[number for number in range(COUNT) if number != 20]
     ),
     "two_streams": two_streams,
