@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,15 +16,19 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from pipelines.docker import docker_runner, give_to_owner
+from slowfast_core.background import repeated
 from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import Tail
 from slowfast_core.once import NO_RESULT, StageResult
 from slowfast_core.progress import PROGRESS_FILE, displayed
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.scratch import scratch
 from slowfast_core.verbosity import is_verbose
 from slowfast_core.workspace import Workspace
+
+POLL_SECONDS = 0.1  # between two reads of the events
 
 
 class StageFailed(Exception):
@@ -105,28 +107,19 @@ class Display:
 
     @contextlib.contextmanager
     def follow(self, events: Path) -> Iterator[None]:
-        """Read the file of events in a thread until the block ends."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
-        with displayed(self.console) as self.tasks:
-            thread.start()
-            try:
-                yield
-            finally:
-                stop.set()
-                thread.join()
+        """Show the events that are appended to the file, until the block ends."""
+        tail = Tail(events)
 
-    def _watch(self, events: Path, stop: threading.Event) -> None:
-        with events.open(encoding="utf-8") as file:
-            incomplete = ""
-            while True:
-                stopping = stop.is_set()
-                *lines, incomplete = (incomplete + file.read()).split("\n")
-                for line in lines:
-                    self._show(json.loads(line))
-                if stopping:
-                    return
-                stop.wait(0.1)
+        def catch_up() -> None:
+            for event in tail.read():
+                self._show(event)
+
+        with displayed(self.console) as self.tasks:
+            try:
+                with repeated(catch_up, POLL_SECONDS):
+                    yield
+            finally:
+                catch_up()
 
     def _show(self, event: dict[str, Any]) -> None:
         match event.get("event"):

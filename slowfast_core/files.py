@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,16 +95,3 @@ def require_space(folder: Path, needed: int) -> None:
     if needed > free:
         what = f"no space left on the disk for {needed / 1e9:.1f} GB: {free / 1e9:.1f} GB are free"
         raise InputError(what, folder, "free disk space, or choose another --workspace")
-
-
-@contextmanager
-def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` on SIGTERM inside the block. Has no effect outside the main thread, which alone handles signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

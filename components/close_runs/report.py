@@ -1,12 +1,12 @@
 """How a run on a cluster ended, from the events of its stages."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from components.run_stage import events_folder
+from slowfast_core.json_lines import read_lines
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE, close_runs, store_uri
 from slowfast_core.workspace import Workspace
@@ -36,8 +36,7 @@ def cause_of(folder: Path) -> str:
     """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            event = _event(line)
+        for event in read_lines(file):
             if "event" in event:
                 last[f"{event.get('recipe', '')} {event['stage']}".strip()] = event
     for stage, event in last.items():
@@ -47,11 +46,3 @@ def cause_of(folder: Path) -> str:
         if event["event"] == "start":
             return f"{stage}: {KILLED}"
     return ""
-
-
-def _event(line: str) -> dict[str, Any]:
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError:  # the line on which a pod was killed
-        return {}
-    return event

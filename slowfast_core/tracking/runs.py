@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
+from slowfast_core.background import within
 from slowfast_core.credentials import without_credentials
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.failures import (
@@ -23,9 +24,7 @@ from slowfast_core.tracking.failures import (
     is_unanswered,
     mlflow_in_one_line,
     reason_of,
-    store_failures_in_one_line,
     when_unlocked,
-    within,
 )
 from slowfast_core.tracking.lineage import Environment, environment
 from slowfast_core.tracking.location import artifacts_of, settle
@@ -261,7 +260,7 @@ def connect(uri: str) -> MlflowClient:
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    with store_failures_in_one_line(uri):
+    with mlflow_in_one_line(uri):
         if uri.startswith(SQLITE):
             database = Path(uri.removeprefix(SQLITE))
             database.parent.mkdir(parents=True, exist_ok=True)
