@@ -85,10 +85,6 @@ class Run:
         values = {key: value for key, value in _flat(sections) if key not in known}
         self._log_batches("params", _entities("Param", values.items()), MAX_PARAMS)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log one point per metric, with the current time."""
-        self.log_points(points_of(metrics, step))
-
     def log_points(self, points: Sequence[Point]) -> None:
         """Log points. Sending a point again is safe, because MLflow stores the same point once.
 
