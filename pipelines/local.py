@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from slowfast_core.json_lines import Tail
 from slowfast_core.once import NO_RESULT, StageResult
 from slowfast_core.progress import PROGRESS_FILE, displayed
 from slowfast_core.recipe.load import Recipe
-from slowfast_core.scratch import scratch
+from slowfast_core.scratch import environment_variables, scratch
 from slowfast_core.verbosity import is_verbose
 from slowfast_core.workspace import Workspace
 
@@ -44,12 +43,11 @@ def run_local(
     kfp_log = logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
-    with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
+    variables = {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}
+    with scratch(at.root) as temporary, _runner(recipe, at, variables, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        events_file = _environment(PROGRESS_FILE, str(events))
-        credentials = _environment(VARIABLE, for_stages(recipe))
-        with display.follow(events), _kfp_output_to(kfp_log), events_file, credentials:
+        with display.follow(events), _kfp_output_to(kfp_log), environment_variables(variables):
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
@@ -68,9 +66,9 @@ def run_local(
 
 
 @contextlib.contextmanager
-def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
+def _runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str], in_containers: bool) -> Iterator[Any]:
     if in_containers:
-        with docker_runner(recipe, at, {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}) as runner:
+        with docker_runner(recipe, at, variables) as runner:
             yield runner
         return
     from kfp import local
@@ -172,17 +170,3 @@ def summary_table(results: list[tuple[str, StageResult]]) -> Table:
 def _kfp_output_to(path: Path) -> Iterator[None]:
     with path.open("w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
         yield
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

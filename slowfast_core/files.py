@@ -1,7 +1,8 @@
-"""Atomic writes, file digests and disk-space checks."""
+"""Atomic writes, locks, file digests and disk-space checks."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -61,6 +62,17 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"path {relative!r} leaves the data root", root, "use paths below the root, without '..'")
     return path
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on the file `path`, which the system releases when the process dies.
+
+    If another process holds it, waits or, if not `wait`, raises BlockingIOError.
+    """
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager

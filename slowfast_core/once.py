@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.files import inside, locked, sync, write_whole
 from slowfast_core.verbosity import is_verbose, report
 
 RECORD = "stage.json"  # StageResult and key of a finished stage
@@ -269,9 +268,9 @@ def _publish(partial: Path, output: Path) -> None:
 @contextmanager
 def exclusive_lock(output: Path) -> Iterator[None]:
     """Hold the stage's lock, which the system releases when the process dies. Raises InputError if it is taken."""
-    with output.with_name(f".{output.name}.lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(output.with_name(f".{output.name}.lock"), wait=False))
         except BlockingIOError:
             raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
         yield

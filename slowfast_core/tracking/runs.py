@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from slowfast_core.background import within
 from slowfast_core.credentials import without_credentials
+from slowfast_core.files import locked
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.failures import (
     SQLITE,
@@ -28,7 +29,7 @@ from slowfast_core.tracking.failures import (
 )
 from slowfast_core.tracking.lineage import Environment, environment
 from slowfast_core.tracking.location import artifacts_of, settle
-from slowfast_core.tracking.unsent import Busy, Point, Unsent, all_of, files_of, locked, remove
+from slowfast_core.tracking.unsent import Point, Unsent, all_of, files_of, remove
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
     """
     uri, sent = store_uri(tracking, at), list[Unsent]()
     waiting = [(folder, unsent) for folder, unsent in all_of(at) if unsent.store == store_name(uri, at)]
-    with suppress(Busy), locked(at.unsent) if waiting else nullcontext():
+    if not waiting:
+        return []
+    with suppress(BlockingIOError), locked(at.unsent / ".lock", wait=False):  # another process may be sending
         for folder, unsent in waiting:
             run = Run(uri, unsent.run, at, unsent.name)
             try:
