@@ -40,7 +40,9 @@ def _fill(found: dict[str, Use], client: MlflowClient) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for version, use in found.items():
         for run in _pages(client.search_runs, experiments, f"dataset.digest = '{version[:MAX_DIGEST]}'"):
-            contexts = _contexts(run, version)
+            contexts = sorted(
+                {tags["mlflow.data.context"] for tags in _inputs(run) if tags.get("data_version") == version}
+            )
             use.runs.append({"id": run.info.run_id, "name": run.info.run_name or "", "context": ", ".join(contexts)})
         for tag in ("data_version", EVALUATED_ON):
             use.models += [_name(model) for model in _pages(client.search_model_versions, f"tags.{tag} = '{version}'")]
@@ -70,10 +72,6 @@ def _of_run(run_id: str, client: MlflowClient) -> str | None:
         return None
     named = {tags["mlflow.data.context"]: tags["data_version"] for tags in _inputs(run) if "data_version" in tags}
     return named.get("training") or named.get("evaluation") or ""
-
-
-def _contexts(run: Any, version: str) -> list[str]:
-    return sorted({tags["mlflow.data.context"] for tags in _inputs(run) if tags.get("data_version") == version})
 
 
 def _inputs(run: Any) -> list[dict[str, str]]:

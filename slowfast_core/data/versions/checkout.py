@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from slowfast_core.data.versions.catalogue import Version, in_remote, in_repository, is_kept, keep
+from slowfast_core.data.versions.catalogue import Version, extracted_version, in_remote, in_repository, is_kept, keep
 from slowfast_core.data.versions.remote import Address, Entry, Remote, open_remote
 from slowfast_core.data.versions.track import data_version
 from slowfast_core.errors import InputError
 from slowfast_core.files import inside, md5_of, sync, write_whole
-from slowfast_core.once import StageResult, read_result, restore
+from slowfast_core.once import StageResult, restore
 from slowfast_core.progress import progress
 from slowfast_core.workspace import Workspace
 
@@ -87,7 +87,7 @@ def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
 def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Address) -> StageResult:
     output = at.data(record.data, "extract")
     repository = at.below("data")
-    if (present := _present(output)) == record.hash and data_version(output / STORE) == record.hash:
+    if (present := extracted_version(output)) == record.hash and data_version(output / STORE) == record.hash:
         return _result(record.hash, output / STORE, "unchanged", "is already there")
     if output.exists() and present not in in_repository(repository):
         fix = "record it with `slowfast extract`, or name another folder with --to"
@@ -105,13 +105,6 @@ def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Addre
     if not is_kept(record.hash, repository, address):
         keep(record, repository, remote, address)
     return _result(record.hash, output / STORE, "done", outcome)
-
-
-def _present(output: Path) -> str | None:
-    try:
-        return read_result(output).data_version
-    except InputError:
-        return None
 
 
 def _result(version: str, folder: Path, status: Any, outcome: str) -> StageResult:
