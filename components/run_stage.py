@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -15,10 +14,12 @@ from typing import Any, TypeVar
 from slowfast_core.credentials import restored, without_credentials
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import append
 from slowfast_core.once import StageResult, check_result, read_result
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.ray_jobs import dispatch
 from slowfast_core.recipe.load import parse_recipe
+from slowfast_core.stopping import on_sigterm
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 from slowfast_core.workspace import Workspace
 
@@ -89,10 +90,9 @@ def report_start_and_failure(stage: str, workspace: str, recipe: str = "") -> It
         folder = events_folder(Workspace.at(workspace), pipeline)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(PROGRESS_FILE, str(folder / f"{os.environ.get('HOSTNAME', stage)}.jsonl"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the run was cancelled or the pod was evicted"))
     _append_event(event="start", recipe=recipe, stage=stage)
     try:
-        with machine_failures_in_one_line(Workspace.at(workspace).root):
+        with _exit_on_sigterm(bool(pipeline)), machine_failures_in_one_line(Workspace.at(workspace).root):
             yield
     except InputError as error:
         _append_event(event="refused", recipe=recipe, stage=stage, message=str(error))
@@ -102,6 +102,11 @@ def report_start_and_failure(stage: str, workspace: str, recipe: str = "") -> It
         _append_event(event="failed", recipe=recipe, stage=stage, message=message)
         print(without_credentials(traceback.format_exc()), file=sys.stderr)
         sys.exit(f"slowfast {stage}: {message}")
+
+
+def _exit_on_sigterm(on_cluster: bool) -> contextlib.AbstractContextManager[None]:
+    message = "stopped: the run was cancelled or the pod was evicted"
+    return on_sigterm(lambda: sys.exit(message)) if on_cluster else contextlib.nullcontext()
 
 
 def events_folder(at: Workspace, pipeline_run: str) -> Path:
@@ -123,5 +128,4 @@ def _fill_artifact(artifact: Any, result: StageResult, output: str) -> None:
 
 def _append_event(**event: object) -> None:
     if target := os.environ.get(PROGRESS_FILE):
-        with Path(target).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        append(Path(target), event)

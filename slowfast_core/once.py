@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.files import inside, locked, sync, write_whole
 from slowfast_core.verbosity import is_verbose, report
 
 RECORD = "stage.json"  # StageResult and key of a finished stage
@@ -275,7 +274,7 @@ def in_use(folders: Iterable[Path]) -> Iterator[None]:
     with ExitStack() as locks:
         for folder in folders:
             if folder.parent.is_dir():
-                locks.enter_context(_lock(folder, fcntl.LOCK_SH, "another process is writing what this stage reads"))
+                locks.enter_context(_lock(folder, "another process is writing what this stage reads", shared=True))
         yield
 
 
@@ -288,15 +287,14 @@ def check_result(folder: Path, digest: str) -> None:
 
 def exclusive_lock(output: Path) -> AbstractContextManager[None]:
     """Hold the stage's lock, so that no other process writes or reads it. Raises InputError if it is taken."""
-    return _lock(output, fcntl.LOCK_EX, "another process is working on this stage, or reads its result")
+    return _lock(output, "another process is working on this stage, or reads its result")
 
 
 @contextmanager
-def _lock(folder: Path, kind: int, taken: str) -> Iterator[None]:
-    """Hold a lock, which the system releases when the process dies. Raises InputError if it is taken."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+def _lock(folder: Path, taken: str, shared: bool = False) -> Iterator[None]:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), wait=False, shared=shared))
         except BlockingIOError:
             raise InputError(taken, folder, "wait for it, or stop it") from None
         yield
