@@ -154,7 +154,8 @@ def _fit(
 
 def _write_curves(job: Job) -> None:
     """Write the logged metrics for `dvc plots`: `curve.json` has one entry a step, `held_out.json` one a validation."""
-    by_step = {line["step"]: line for line in read_lines(job.log) if "step" in line}  # a resumed training logs some steps again
+    # A resumed training logs some steps again.
+    by_step = {line["step"]: line for line in read_lines(job.log) if "step" in line}
     curve = [by_step[step] for step in sorted(by_step)]
     held_out = [line for line in curve if "val_loss" in line]
     for name, points in (("curve", curve), ("held_out", held_out)):
