@@ -1,4 +1,4 @@
-"""Exit handler of a run on a cluster: closes open MLflow runs and reports the cause of a failure."""
+"""Exit handler of a run on a cluster: closes MLflow runs, deletes RayJobs, reports the cause of a failure."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""Closes the MLflow runs of a pipeline run on a cluster and reports how it ended, from the events of its components."""
+"""Closes the MLflow runs and deletes the RayJobs that a run on a cluster left, and reports how it ended."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ KILLED = "its pod was killed: out of memory, past its time limit, preempted, or 
 
 
 def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, message: str) -> str:
-    """Close the MLflow runs that are still open; return and print a report in Markdown.
+    """Close MLflow runs that are still open and delete RayJobs; return and print a report in Markdown.
 
     `state` and `message` are Kubeflow's final state and error message of the pipeline run.
     """
