@@ -4,38 +4,51 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from slowfast_core.credentials import restored, without_credentials
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
-from slowfast_core.once import StageResult, read_result
+from slowfast_core.json_lines import append
+from slowfast_core.once import StageResult, check_result, read_result
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.ray_jobs import dispatch
 from slowfast_core.recipe.load import parse_recipe
+from slowfast_core.stopping import on_sigterm
 from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 from slowfast_core.workspace import Workspace
 
 Result = TypeVar("Result")
 
 
-def run_stage(stage: str, recipe: str, workspace: str, artifact: Any, output: str, **train: str) -> StageResult:
+def run_stage(
+    stage: str,
+    recipe: str,
+    workspace: str,
+    artifact: Any,
+    output: str,
+    inputs: Sequence[Any] = (),
+    start: Any = None,
+) -> StageResult:
     """Run a stage of `recipe` (resolved, JSON) and fill `artifact` with its output named `output`.
 
-    `train` replaces fields of the recipe's train section by values from the artifacts of other components.
+    `inputs` are the artifacts of the stages before, and `start` that of the start weights. The stage is refused if the
+    workspace no longer holds the results that they describe.
     """
     resolved = parse_recipe(restored(json.loads(recipe)))
-    if train:
-        resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update=train)})
+    given = [*inputs]
+    if start:
+        resolved = resolved.starting_from(start.metadata["folder"])
+        given.append(start)
+    expected = {Path(each.metadata["folder"]): each.metadata["digest"] for each in given}
     started = time.monotonic()
     with report_start_and_failure(stage, workspace, resolved.name):
-        result = dispatch.run_stage(stage, resolved, Workspace.at(workspace))
+        result = dispatch.run_stage(stage, resolved, Workspace.at(workspace), expected)
     timed = result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
     _append_event(event="end", recipe=resolved.name, stage=stage, result=timed.model_dump())
     _fill_artifact(artifact, result, output)
@@ -55,11 +68,8 @@ def report_skipped_stage(stage: str, recipe: str, workspace: str, reason: str) -
 def pass_on_artifact(stage: str, recipe: str, workspace: str, artifact: Any, output: str, digest: str) -> None:
     """Fill `artifact` from the finished stage as `run_stage` does. Raises InputError if its digest is not `digest`."""
     folder = Workspace.at(workspace).run(parse_recipe(recipe).name, stage)
-    result = read_result(folder)
-    if result.digest != digest:
-        what = f"another run replaced the result {digest} by {result.digest}"
-        raise InputError(what, folder, "start this run again")
-    _fill_artifact(artifact, result, output)
+    check_result(folder, digest)
+    _fill_artifact(artifact, read_result(folder), output)
 
 
 def run_between_stages(component: str, workspace: str, work: Callable[[], Result]) -> Result:
@@ -80,10 +90,9 @@ def report_start_and_failure(stage: str, workspace: str, recipe: str = "") -> It
         folder = events_folder(Workspace.at(workspace), pipeline)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(PROGRESS_FILE, str(folder / f"{os.environ.get('HOSTNAME', stage)}.jsonl"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the run was cancelled or the pod was evicted"))
     _append_event(event="start", recipe=recipe, stage=stage)
     try:
-        with machine_failures_in_one_line(Workspace.at(workspace).root):
+        with _exit_on_sigterm(bool(pipeline)), machine_failures_in_one_line(Workspace.at(workspace).root):
             yield
     except InputError as error:
         _append_event(event="refused", recipe=recipe, stage=stage, message=str(error))
@@ -93,6 +102,11 @@ def report_start_and_failure(stage: str, workspace: str, recipe: str = "") -> It
         _append_event(event="failed", recipe=recipe, stage=stage, message=message)
         print(without_credentials(traceback.format_exc()), file=sys.stderr)
         sys.exit(f"slowfast {stage}: {message}")
+
+
+def _exit_on_sigterm(on_cluster: bool) -> contextlib.AbstractContextManager[None]:
+    message = "stopped: the run was cancelled or the pod was evicted"
+    return on_sigterm(lambda: sys.exit(message)) if on_cluster else contextlib.nullcontext()
 
 
 def events_folder(at: Workspace, pipeline_run: str) -> Path:
@@ -114,5 +128,4 @@ def _fill_artifact(artifact: Any, result: StageResult, output: str) -> None:
 
 def _append_event(**event: object) -> None:
     if target := os.environ.get(PROGRESS_FILE):
-        with Path(target).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        append(Path(target), event)

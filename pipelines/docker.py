@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.image import GPU_IMAGE, IMAGE
 from slowfast_core.errors import InputError
-from slowfast_core.files import on_sigterm
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stopping import on_sigterm
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker
 from slowfast_core.workspace import Workspace
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,19 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from pipelines.docker import docker_runner, give_to_owner
+from slowfast_core.background import repeated
 from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import Tail
 from slowfast_core.once import NO_RESULT, StageResult
 from slowfast_core.progress import PROGRESS_FILE, displayed
 from slowfast_core.recipe.load import Recipe
-from slowfast_core.scratch import scratch
+from slowfast_core.scratch import environment_variables, scratch
 from slowfast_core.verbosity import is_verbose
 from slowfast_core.workspace import Workspace
+
+POLL_SECONDS = 0.1  # between two reads of the events
 
 
 class StageFailed(Exception):
@@ -42,12 +43,11 @@ def run_local(
     kfp_log = logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
-    with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
+    variables = {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}
+    with scratch(at.root) as temporary, _runner(recipe, at, variables, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        events_file = _environment(PROGRESS_FILE, str(events))
-        credentials = _environment(VARIABLE, for_stages(recipe))
-        with display.follow(events), _kfp_output_to(kfp_log), events_file, credentials:
+        with display.follow(events), _kfp_output_to(kfp_log), environment_variables(variables):
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
@@ -66,9 +66,9 @@ def run_local(
 
 
 @contextlib.contextmanager
-def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
+def _runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str], in_containers: bool) -> Iterator[Any]:
     if in_containers:
-        with docker_runner(recipe, at, {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}) as runner:
+        with docker_runner(recipe, at, variables) as runner:
             yield runner
         return
     from kfp import local
@@ -105,28 +105,19 @@ class Display:
 
     @contextlib.contextmanager
     def follow(self, events: Path) -> Iterator[None]:
-        """Print the events in the file, which a thread reads until the block ends."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
-        with displayed(self.console) as self.tasks:
-            thread.start()
-            try:
-                yield
-            finally:
-                stop.set()
-                thread.join()
+        """Print the events that are appended to the file, until the block ends."""
+        tail = Tail(events)
 
-    def _watch(self, events: Path, stop: threading.Event) -> None:
-        with events.open(encoding="utf-8") as file:
-            incomplete = ""
-            while True:
-                stopping = stop.is_set()
-                *lines, incomplete = (incomplete + file.read()).split("\n")
-                for line in lines:
-                    self._show(json.loads(line))
-                if stopping:
-                    return
-                stop.wait(0.1)
+        def catch_up() -> None:
+            for event in tail.read():
+                self._show(event)
+
+        with displayed(self.console) as self.tasks:
+            try:
+                with repeated(catch_up, POLL_SECONDS):
+                    yield
+            finally:
+                catch_up()
 
     def _show(self, event: dict[str, Any]) -> None:
         match event.get("event"):
@@ -179,17 +170,3 @@ def summary_table(results: list[tuple[str, StageResult]]) -> Table:
 def _kfp_output_to(path: Path) -> Iterator[None]:
     with path.open("w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
         yield
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable during the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -23,7 +23,9 @@ def check(recipe: str, workspace: str, expected_version: str, start: str) -> Tra
     set and the data has another version.
     """
     at = Workspace.at(workspace)
-    resolved = with_start_weights(parse_recipe(recipe), start)
+    resolved = parse_recipe(recipe)
+    if start:
+        resolved = resolved.starting_from(start)
     extracted = at.data(resolved.data.name, "extract")
     version = read_result(extracted).data_version or ""
     if expected_version and expected_version != version:
@@ -33,11 +35,6 @@ def check(recipe: str, workspace: str, expected_version: str, start: str) -> Tra
         reason = f"up to date with data version {version} and the recipe; weights {done.weights_digest} are reused"
         return TrainingCheck("no", reason, version)
     return TrainingCheck("yes", _reason_to_train(resolved, at, version), version)
-
-
-def with_start_weights(recipe: Recipe, start: str) -> Recipe:
-    train = recipe.train.model_copy(update={"init_from": start}) if start else recipe.train
-    return recipe.model_copy(update={"train": train})
 
 
 def _reason_to_train(recipe: Recipe, at: Workspace, version: str) -> str:

@@ -1,6 +1,5 @@
 """Closes the MLflow runs of a pipeline run on a cluster and reports how it ended, from the events of its components."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from components.run_stage import events_folder
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import read_lines
 from slowfast_core.ray_jobs.rayjob import remove_rayjobs
 from slowfast_core.ray_jobs.rayjob_settings import NAMESPACE_VARIABLE
 from slowfast_core.recipe.load import Tracking
@@ -55,8 +55,7 @@ def cause_of(folder: Path) -> str:
     """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            event = _event(line)
+        for event in read_lines(file):
             if "event" in event:
                 last[f"{event.get('recipe', '')} {event['stage']}".strip()] = event
     for stage, event in last.items():
@@ -66,11 +65,3 @@ def cause_of(folder: Path) -> str:
         if event["event"] == "start":
             return f"{stage}: {KILLED}"
     return ""
-
-
-def _event(line: str) -> dict[str, Any]:
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError:  # an incomplete line, because the pod was killed while writing it
-        return {}
-    return event

@@ -15,9 +15,9 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     versions: str = "",
 ) -> None:
-    """`versions` is only part of the key of Kubeflow's cache; the stage reads the workspace."""
+    """`versions` is only part of the key of Kubeflow's cache."""
     from components.run_stage import run_stage
 
-    result = run_stage("evaluate", recipe, workspace, report, "report")
+    result = run_stage("evaluate", recipe, workspace, report, "report", [clips, model])
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)

@@ -13,7 +13,7 @@ def extract(
     clips: dsl.Output[dsl.Dataset],
     source_version: str = "",
 ) -> None:
-    """`source_version` is only part of the key of Kubeflow's cache; the stage reads the workspace."""
+    """`source_version` is only part of the key of Kubeflow's cache."""
     from components.run_stage import run_stage
 
-    run_stage("extract", recipe, workspace, clips, "store")
+    run_stage("extract", recipe, workspace, clips, "store", [validated])

@@ -17,4 +17,4 @@ def finetune(
     """Returns the digest of the weights. `data_version` is only shown in the run; the stage reads it from the clips."""
     from components.run_stage import run_stage
 
-    return run_stage("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"]).digest
+    return run_stage("train", recipe, workspace, model, "weights", [clips], start).digest

@@ -18,13 +18,13 @@ def register(
 ) -> NamedTuple("Gate", [("promoted", str), ("reason", str)]):
     """Returns whether the version was promoted ("yes" or "no") and why.
 
-    `versions` is only part of the key of Kubeflow's cache; the stage reads the workspace.
+    `versions` is only part of the key of Kubeflow's cache.
     """
     import json
     from pathlib import Path
 
     from components.run_stage import run_stage
 
-    result = run_stage("register", recipe, workspace, version, "version")
+    result = run_stage("register", recipe, workspace, version, "version", [model, report])
     decision = json.loads(Path(result.outputs["version"]).read_text(encoding="utf-8"))["decision"]
     return ("yes" if decision["promote"] else "no", decision["reason"])

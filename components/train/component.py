@@ -16,4 +16,4 @@ def train(
     """Returns the digest of the weights. `data_version` is only shown in the run; the stage reads it from the clips."""
     from components.run_stage import run_stage
 
-    return run_stage("train", recipe, workspace, model, "weights").digest
+    return run_stage("train", recipe, workspace, model, "weights", [clips]).digest

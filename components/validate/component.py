@@ -14,10 +14,10 @@ def validate(
     report: dsl.Output[dsl.HTML],
     source_version: str = "",
 ) -> None:
-    """`source_version` is only part of the key of Kubeflow's cache; the stage reads the workspace."""
+    """`source_version` is only part of the key of Kubeflow's cache."""
     import shutil
 
     from components.run_stage import run_stage
 
-    result = run_stage("validate", recipe, workspace, manifest, "manifest")
+    result = run_stage("validate", recipe, workspace, manifest, "manifest", [ingested])
     shutil.copyfile(result.outputs["report"], report.path)

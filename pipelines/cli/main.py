@@ -31,7 +31,7 @@ from slowfast_core.environment import explained, machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe
-from slowfast_core.training.job import Stopped
+from slowfast_core.stopping import Stopped
 from slowfast_core.verbosity import is_quiet, is_verbose, set_verbosity
 from slowfast_core.workspace import Workspace
 
