@@ -93,7 +93,7 @@ class Placement:
     def _size(self, task: Any, need: Need) -> None:
         from kfp import kubernetes
 
-        cpu, memory = f"{need.cpu:g}", f"{need.memory_gb:g}G"
+        cpu, memory = f"{need.cpu:g}", _memory(need.memory_gb)
         task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
         task.set_retry(
             need.retries,
@@ -151,3 +151,8 @@ class Placement:
             kubernetes.add_node_selector(task, label, value)
         for toleration in gpu.tolerations:
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+
+
+def _memory(gigabytes: float) -> str:
+    """The quantity in whole units, since KFP accepts no fractions."""
+    return f"{gigabytes:g}G" if gigabytes == round(gigabytes) else f"{round(1000 * gigabytes)}M"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -87,7 +88,7 @@ class Cluster(Section):
     environment: dict[str, str] = Field(default_factory=dict)  # of every stage; secrets are refused
     secrets: Secrets = Secrets()
     rayjob: RayJobPods = RayJobPods()  # for compute.run_on `rayjob`
-    stages: dict[str, Need] = Field(default_factory=dict)  # an entry replaces all of NEEDS[stage]
+    stages: dict[str, Need] = Field(default_factory=dict)  # what differs from NEEDS
     backoff_seconds: Positive = 60  # before the first retry of a stage
     backoff_factor: Positive = 2  # by which each further wait is longer; Argo accepts integers only
 
@@ -99,12 +100,18 @@ class Cluster(Section):
             raise ValueError(f"{image!r} may change: use a digest (@sha256:...) or a tag other than `latest`")
         return image
 
-    @field_validator("stages")
+    @field_validator("stages", mode="before")
     @classmethod
-    def _known(cls, stages: dict[str, Need]) -> dict[str, Need]:
+    def _with_defaults(cls, stages: Any) -> Any:
+        """Complete each entry with the defaults of its stage."""
+        if not isinstance(stages, dict):
+            return stages
         if unknown := [stage for stage in stages if stage not in NEEDS]:
             raise ValueError(f"{unknown[0]!r} is not a stage: use one of {', '.join(NEEDS)}")
-        return stages
+        return {
+            stage: {**NEEDS[stage].model_dump(), **need} if isinstance(need, dict) else need
+            for stage, need in stages.items()
+        }
 
     @field_validator("environment")
     @classmethod

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipelines.kubernetes.compile import compile_pipeline
+from pipelines.kubernetes.explain import explain
 from pipelines.kubernetes.placement import Placement
 from pipelines.kubernetes.settings import load_cluster
 from slowfast_core.errors import InputError
@@ -55,3 +56,21 @@ def test_the_training_pod_fits_a_gpu_node_or_is_refused(name: str, gpu_node: dic
 def test_a_rayjob_spreads_the_workers_over_nodes() -> None:
     recipe = load_recipe("kinetics400/slowfast_4x16_r101_r50", ["compute.run_on=rayjob"])
     assert compile_pipeline(recipe, CLUSTER)
+
+
+def test_an_entry_of_the_settings_keeps_the_other_defaults_of_its_stage(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("host: https://kubeflow.example\nimage: slowfast:1\nstages: {extract: {cpu: 4, memory_gb: 6.5}}\n")
+    cluster = load_cluster(path)
+    need = cluster.need("extract")
+    assert (need.cpu, need.memory_gb, need.hours) == (4, 6.5, 72)
+    recipe = load_recipe(str(Path(__file__).parents[1] / "tiny.yaml"), ["finetune=null"])
+    rows = {row.task: row for row in explain(compile_pipeline(recipe, cluster))}
+    assert (rows["extract"].cpu, rows["extract"].memory, rows["extract"].hours) == ("4", "6500M", 72)
+
+
+def test_an_unknown_stage_in_the_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("host: https://kubeflow.example\nimage: slowfast:1\nstages: {extrac: {cpu: 4}}\n")
+    with pytest.raises(InputError, match="'extrac' is not a stage: use one of"):
+        load_cluster(path)
