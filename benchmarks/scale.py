@@ -8,14 +8,17 @@ Every input figure is an option; the first table lists for each whether it was m
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 
-from slowfast_core.model.cost import Cost, cost_of
+from slowfast_core.model.cost import cost_of
 from slowfast_core.recipe.load import Recipe, load_recipe
 
 FPS = 30.0
+cost = cache(cost_of)
+MEASURED_LINES, MORE_LINES = 256, 320  # short sides of stores; the figures ending in _320 are relative to the first
 
 
 def figure(default: float, what: str, source: str) -> float:
@@ -39,6 +42,16 @@ class Figures:
         1.71, "size of the store relative to the sources", "measured: 1.63 for GOP 12 and CRF 18, 1.05 for fast_decode"
     )
     plane_mb: float = figure(4.2, "MB of a clip that is copied to a GPU", "measured, Loading: planes")
+    decode_320: float = figure(
+        1.59, "time to decode a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
+    bytes_320: float = figure(
+        1.39, "size of a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
+    plane_320: float = figure(1.56, "MB of a clip from 320 lines, relative to 256", "measured, Loading")
+    writing_320: float = figure(
+        1.31, "time to write a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
     gpu_tflops: float = figure(
         40, "TFLOP/s that training sustains on one GPU", "**assumed**: none was measured; 4 % of an H100's bf16 peak"
     )
@@ -47,6 +60,7 @@ class Figures:
     seconds: float = figure(10, "length of a video in seconds", "the paper")
     source_mb: float = figure(1.8, "size of a source video in MB", "**assumed**: about 470 GB in total")
     cores_per_gpu: float = figure(11, "cores per GPU", "`overlays/gpu`: 88 cores with 8 GPUs")
+    evaluate_cores: float = figure(4, "cores of the pod that evaluates", "`stages.evaluate.cpu` by default")
     node_gbps: float = figure(400, "Gbit/s between nodes of 8 GPUs", "**assumed**: InfiniBand or similar")
     volume_gb: float = figure(10, "GB/s that the shared volume delivers", "**assumed**: a parallel file system")
     bucket_gb: float = figure(2, "GB/s from the bucket to one region", "**assumed**")
@@ -70,14 +84,25 @@ class Load:
     slowed: tuple[str, float]  # the bottleneck, and the share of the speed that remains
 
 
-@cache
-def cost(name: str, size: int) -> Cost:
-    recipe = load_recipe(name)
-    return cost_of(recipe.model, recipe.clip, size)
+def for_store_of(recipe: Recipe, figures: Figures) -> Figures:
+    """Return the figures for the store that the recipe writes. Exits if no store with its short side was measured."""
+    lines = recipe.data.store.short_side
+    if lines == MEASURED_LINES:
+        return figures
+    if lines != MORE_LINES:
+        sys.exit(f"no store with {lines} lines was measured: use a recipe with {MEASURED_LINES} or {MORE_LINES}")
+    return replace(
+        figures,
+        decode_clips=figures.decode_clips / figures.decode_320,
+        decode_views=figures.decode_views / figures.decode_320,
+        written_frames=figures.written_frames / figures.writing_320,
+        store_growth=figures.store_growth * figures.bytes_320,
+        plane_mb=figures.plane_mb * figures.plane_320,
+    )
 
 
 def load_of(recipe: Recipe, figures: Figures, gpus: int) -> Load:
-    view = cost(recipe.name, recipe.train.crop)
+    view = cost(recipe.model, recipe.clip, recipe.train.crop)
     batch = recipe.train.batch // recipe.compute.workers * gpus
     clips = gpus * figures.gpu_tflops * 1e3 / (3 * 2 * view.gflops)  # backward costs twice the forward
     steps = clips / batch
@@ -128,7 +153,7 @@ def print_training(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
         print(f"| {name} | " + " | ".join(text(load) for load in loads) + " |")
 
 
-def print_rest(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
+def print_rest(recipe: Recipe, figures: Figures) -> None:
     videos = figures.videos + figures.held_out
     sources, store = videos * figures.source_mb / 1e3, videos * store_mb(figures) / 1e3
     hours = videos * figures.seconds * FPS / figures.written_frames / 3600
@@ -140,13 +165,11 @@ def print_rest(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
     usd, minutes = hours * figures.core_hour, hours / 240 * 60
     print(f"| extraction | {hours:,.0f} core hours: {usd:.1f} USD, {minutes:.0f} min on 240 cores |")
     views = recipe.evaluate.clips * recipe.evaluate.crops
-    gflops = cost(recipe.name, recipe.evaluate.size).gflops
-    for each in gpus:
-        by_gpu = figures.held_out * views * 2 * gflops / (each * figures.gpu_tflops * 1e3) / 60
-        loaded = each * figures.cores_per_gpu * figures.decode_views * figures.real_clips
-        by_core = figures.held_out / loaded / 60
-        slower = "the GPUs are the bottleneck" if by_gpu > by_core else "decoding is the bottleneck"
-        print(f"| evaluation on {each} GPUs, {views} views | {max(by_gpu, by_core):.1f} min; {slower} |")
+    gflops = cost(recipe.model, recipe.clip, recipe.evaluate.size).gflops
+    by_gpu = figures.held_out * views * 2 * gflops / (figures.gpu_tflops * 1e3) / 60
+    by_core = figures.held_out / (figures.evaluate_cores * figures.decode_views * figures.real_clips) / 60
+    slower = "the GPU is the bottleneck" if by_gpu > by_core else "decoding is the bottleneck"
+    print(f"| evaluation on one GPU of one pod, {views} views | {max(by_gpu, by_core):.0f} min; {slower} |")
 
 
 def print_breaks(recipe: Recipe, figures: Figures) -> None:
@@ -176,8 +199,9 @@ def main() -> None:
     recipe, gpus = load_recipe(given.pop("recipe")), given.pop("gpus")
     figures = Figures(**given)
     print_figures(figures)
+    figures = for_store_of(recipe, figures)
     print_training(recipe, figures, gpus)
-    print_rest(recipe, figures, gpus)
+    print_rest(recipe, figures)
     print_breaks(recipe, figures)
 
 

@@ -17,6 +17,7 @@ import yaml
 from manifests import Build, Document, Pod, named, pods, quantity, ray_templates
 from moto.server import ThreadedMotoServer
 
+from slowfast_core.ray_jobs.rayjob_manifest import GRACE_SECONDS
 from slowfast_core.training.ray_workers import GAUGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +196,12 @@ def test_rays_object_store_fits_into_shared_memory(documents: list[Document], mo
         size = quantity(shm["sizeLimit"])
         monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda size=size: size)
         assert utils.resolve_object_store_memory(int(memory)) <= size, group
+
+
+def test_every_pod_of_the_ray_cluster_has_the_time_of_a_rayjob_to_save(documents: list[Document]) -> None:
+    templates = ray_templates(named(documents, "RayCluster", "slowfast"))
+    grace = {group: template["spec"].get("terminationGracePeriodSeconds") for group, template in templates.items()}
+    assert grace == dict.fromkeys(templates, GRACE_SECONDS)
 
 
 def test_the_standing_head_has_the_memory_of_several_jobs(built: dict[str, list[Document]]) -> None:
