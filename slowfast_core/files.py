@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from slowfast_core.errors import FULL, InputError
@@ -65,14 +65,31 @@ def inside(root: Path, relative: str) -> Path:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold a lock on the file `path`, which the system releases when the process dies.
 
-    A `shared` lock may be held by several processes. If it is taken, waits or, if not `wait`, raises BlockingIOError.
+    If another process holds it, waits or, if not `wait`, raises BlockingIOError.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with path.open("w") as lock:
-        fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
+    with path.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def locked_with_others(path: Path) -> Iterator[None]:
+    """Hold a lock on the file `path` together with other readers; waits while a process has it `locked`.
+
+    Without permission to write the file, it is only read; without a file that can be read, nothing is locked.
+    """
+    with ExitStack() as stack:
+        for mode in ("a+", "r"):  # NFS gives a shared lock only on a file that is open for reading
+            with suppress(OSError):
+                lock = stack.enter_context(path.open(mode))
+                break
+        else:
+            yield
+            return
+        fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 

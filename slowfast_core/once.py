@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, locked, sync, write_whole
+from slowfast_core.files import inside, locked, locked_with_others, sync, write_whole
 from slowfast_core.verbosity import is_verbose, report
 
 RECORD = "stage.json"  # StageResult and key of a finished stage
@@ -73,6 +73,8 @@ def run_once(
             if is_verbose():
                 report(f"{stage} is skipped: the result in {output} has the same inputs and code")
             return result
+        with _not_in_use(output):  # refuse before the work rather than after it
+            pass
         if _key_of(partial) != key:
             _start_partial(partial, key, inputs, keep, salvages)
             if reason := _reason(output, key, inputs):
@@ -258,24 +260,38 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _publish(partial: Path, output: Path) -> None:
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
+    with _not_in_use(output):
+        if output.exists():
+            output.rename(old)
+        partial.rename(output)
     sync(output.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def in_use(folders: Iterable[Path]) -> Iterator[None]:
-    """Keep other processes from replacing these results while a stage reads them.
-
-    Raises InputError if one is being replaced. Folders of stages that were never run are left to their reader.
-    """
+    """Keep other processes from replacing these results while a stage reads them."""
     with ExitStack() as locks:
         for folder in folders:
-            if folder.parent.is_dir():
-                locks.enter_context(_lock(folder, "another process is writing what this stage reads", shared=True))
+            locks.enter_context(locked_with_others(_readers(folder)))
         yield
+
+
+@contextmanager
+def _not_in_use(output: Path) -> Iterator[None]:
+    """Keep other processes from starting to read the result. Raises InputError if one reads it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(_readers(output), wait=False))
+        except BlockingIOError:
+            fix = "wait for it, and run the stage again; finished work is kept"
+            raise InputError("another process reads the result that this stage would replace", output, fix) from None
+        yield
+
+
+def _readers(folder: Path) -> Path:
+    """The file that is locked by the processes that read the result in `folder`."""
+    return folder.with_name(f".{folder.name}.readers")
 
 
 def check_result(folder: Path, digest: str) -> None:
@@ -285,16 +301,12 @@ def check_result(folder: Path, digest: str) -> None:
         raise InputError(what, folder, "start this run again")
 
 
-def exclusive_lock(output: Path) -> AbstractContextManager[None]:
-    """Hold the stage's lock, so that no other process writes or reads it. Raises InputError if it is taken."""
-    return _lock(output, "another process is working on this stage, or reads its result")
-
-
 @contextmanager
-def _lock(folder: Path, taken: str, shared: bool = False) -> Iterator[None]:
+def exclusive_lock(output: Path) -> Iterator[None]:
+    """Hold the lock of the process that writes the result in `output`. Raises InputError if it is taken."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), wait=False, shared=shared))
+            stack.enter_context(locked(output.with_name(f".{output.name}.lock"), wait=False))
         except BlockingIOError:
-            raise InputError(taken, folder, "wait for it, or stop it") from None
+            raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
         yield

@@ -12,7 +12,7 @@ class Stage:
 
     name: str
     belongs_to: Literal["data set", "recipe"]  # recipes that name the same data set share its stages
-    reads: tuple[str, ...] = ()  # the stages whose results it reads
+    reads: tuple[str, ...] = ()  # the stages whose results it reads; the first one identifies the data
     uses_gpu: bool = False
     can_be_job: bool = False  # can run as a job of a Ray cluster
 
@@ -20,7 +20,7 @@ class Stage:
 STAGES = (
     Stage("ingest", "data set"),
     Stage("validate", "data set", reads=("ingest",)),
-    Stage("extract", "data set", reads=("validate",), can_be_job=True),
+    Stage("extract", "data set", reads=("validate", "ingest"), can_be_job=True),
     Stage("train", "recipe", reads=("extract",), uses_gpu=True, can_be_job=True),
     Stage("evaluate", "recipe", reads=("extract", "train"), uses_gpu=True),
     Stage("register", "recipe", reads=("train", "evaluate")),

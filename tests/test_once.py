@@ -169,7 +169,7 @@ def test_after_a_kill_during_publishing_the_next_call_only_publishes(tmp_path: P
     assert run_once("extract", tmp_path / "out", {"a": 2}, work).status == "done"
     assert work.found == []
     assert (tmp_path / "out" / "out.txt").read_text() == "new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", ".out.readers", "out"]
 
 
 def test_a_second_process_on_the_same_stage_is_refused(tmp_path: Path, started: Start) -> None:

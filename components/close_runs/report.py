@@ -26,15 +26,20 @@ def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[st
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
     cause = "" if state in SUCCEEDED else cause_of(events_folder(at, run)) or message or "unknown"
-    uri = store_uri(Tracking(uri=tracking_uri or None), at)
-    closed = [name for experiment in experiments for name in close_runs(uri, experiment, run, cause)] if run else []
     lines = [f"# {state}", ""]
     lines += [f"Cause: {cause}", ""] if cause else []
-    lines += [f"MLflow run {name} was still open and is closed." for name in closed]
     lines += _remove_rayjobs(run)
-    text = "\n".join(lines) + "\n"
-    print(text)
+    try:
+        lines += _close_runs(store_uri(Tracking(uri=tracking_uri or None), at), experiments, run, cause)
+    finally:  # MLflow may be what failed
+        text = "\n".join(lines) + "\n"
+        print(text)
     return text
+
+
+def _close_runs(uri: str, experiments: Sequence[str], run: str, cause: str) -> list[str]:
+    closed = [name for experiment in experiments for name in close_runs(uri, experiment, run, cause)] if run else []
+    return [f"MLflow run {name} was still open and is closed." for name in closed]
 
 
 def _remove_rayjobs(run: str) -> list[str]:

@@ -49,7 +49,7 @@ class Need(Section):
     cpu: float = Field(1, gt=0)
     memory_gb: float = Field(2, gt=0)
     hours: float = Field(1, gt=0)
-    retries: Positive = 2
+    retries: int = Field(2, ge=1, le=10)  # each wait is longer by backoff_factor
 
 
 NEEDS: dict[str, Need] = {

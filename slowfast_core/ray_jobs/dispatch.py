@@ -21,12 +21,12 @@ from slowfast_core.workspace import Workspace
 def run_stage(stage: str, recipe: Recipe, at: Workspace, expected: Mapping[Path, str] | None = None) -> StageResult:
     """Run the stage in this process or, if it is not up to date, as a job of the cluster in the recipe.
 
-    No other process can replace the results that the stage reads while it runs. `expected` has the digests of results
-    that a pipeline gave to this stage: Raises InputError if another run has replaced one since. Processes and temporary
+    Other stages cannot replace the results that this one reads while it runs. `expected` has the digests of results
+    that a pipeline gave to this stage: raises InputError if another run has replaced one since. Processes and temporary
     files that a killed run left in this workspace are removed first.
     """
     folders = inputs_of(stage, recipe, at)
-    with machine_failures_in_one_line(at.root), in_use(folders), scratch(at.root):
+    with machine_failures_in_one_line(at.root), scratch(at.root), in_use(folders):
         for folder, digest in (expected or {}).items():
             if folder not in folders:
                 what, fix = f"{stage} reads other folders than the one it was given", "submit the pipeline again"

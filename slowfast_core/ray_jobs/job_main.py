@@ -17,10 +17,10 @@ from pathlib import Path
 from slowfast_core.environment import machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.once import StageResult, stage_version
+from slowfast_core.once import StageResult, check_result, in_use, stage_version
 from slowfast_core.ray_jobs.stage_job import FOLLOW_SECONDS
 from slowfast_core.recipe.load import parse_recipe
-from slowfast_core.stages.flow import STAGE_FUNCTIONS
+from slowfast_core.stages.flow import STAGE_FUNCTIONS, inputs_of
 from slowfast_core.stopping import Stopped
 from slowfast_core.workspace import Workspace
 
@@ -32,8 +32,11 @@ def run_here(folder: Path) -> int:
     recipe = parse_recipe(json.dumps(order["recipe"]))
     try:
         at = Workspace(Path(order["workspace"]))
-        with machine_failures_in_one_line(at.root):
+        # A job may outlive its client, which also keeps these results from being replaced.
+        with machine_failures_in_one_line(at.root), in_use(inputs_of(order["stage"], recipe, at)):
             _check_version(order["stage"], order.get("version"))
+            for read, digest in order["reads"].items():
+                check_result(Path(read), digest)
             result = STAGE_FUNCTIONS[order["stage"]](recipe, at)
     except InputError as error:
         print(f"slowfast: {error}", file=sys.stderr)

@@ -47,7 +47,15 @@ def remove_rayjobs(run: str, namespace: str) -> list[str]:
     A stage whose pod is killed, for example for memory, cannot delete its RayJob, and Kubernetes deletes it only with
     the pod, which Argo keeps.
     """
-    return RayJobs(namespace).delete_all(f"{RUN_LABEL}={run}")
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return RayJobs(namespace).delete_all(f"{RUN_LABEL}={run}")
+    except (ApiException, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        fix = f"kubectl -n {namespace} delete rayjobs -l {RUN_LABEL}={run}"
+        raise InputError(f"Kubernetes does not answer: {reason}", f"namespace {namespace}", fix) from None
 
 
 def owner_pod() -> dict[str, Any] | None:

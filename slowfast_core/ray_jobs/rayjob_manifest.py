@@ -16,6 +16,10 @@ from slowfast_core.tracking.runs import PIPELINE_VARIABLE
 LABELS = {"app.kubernetes.io/part-of": "slowfast"}
 # In a namespace that Istio manages, its proxy would refuse the stage pods, which have none.
 NO_ISTIO = {"sidecar.istio.io/inject": "false"}
+# By default Ray takes 30 % of a pod's memory for its objects, and slow storage in /tmp if /dev/shm is smaller. Stages
+# pass only small objects through Ray; /dev/shm is for the batches of the loaders.
+OBJECT_STORE_GB = 1
+RAY_START = {"object-store-memory": str(OBJECT_STORE_GB * 10**9)}
 KEPT_SECONDS = 60  # until KubeRay removes the cluster of a finished job, if this program has not removed it already
 GRACE_SECONDS = 120  # for a stopped job, or a pod of Ray that is deleted or evicted, to finish a step and save
 
@@ -50,7 +54,8 @@ def rayjob_of(
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token", "secretName": settings.token_secret},
             "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # only the driver runs here
+                # Only the driver runs here.
+                "rayStartParams": RAY_START | {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
                 "template": _template(_pod("ray-head", image, 2, 8, settings)),
             },
             "workerGroupSpecs": [workers],
@@ -70,7 +75,7 @@ def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[st
     if compute.gpus:
         per_pod = max(min(settings.gpus_per_node // compute.gpus, compute.workers), 1)
     cpus, memory = size_of_workers(compute, per_pod)
-    pod = _pod("ray-worker", image, cpus, settings.shm_gb + memory, settings)
+    pod = _pod("ray-worker", image, cpus, settings.shm_gb + OBJECT_STORE_GB + memory, settings)
     if compute.gpus:
         resources = pod["containers"][0]["resources"]
         for part in ("requests", "limits"):
@@ -82,7 +87,7 @@ def _training(compute: Compute, image: str, settings: RayJobSettings) -> dict[st
 
 def _group(name: str, pods: int, pod: dict[str, Any]) -> dict[str, Any]:
     count = {"replicas": pods, "minReplicas": pods, "maxReplicas": pods}
-    return {"groupName": name, "rayStartParams": {}, **count, "template": _template(pod)}
+    return {"groupName": name, "rayStartParams": RAY_START, **count, "template": _template(pod)}
 
 
 def _template(pod: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def _template(pod: dict[str, Any]) -> dict[str, Any]:
 def _pod(container: str, image: str, cpus: float, memory_gb: int, settings: RayJobSettings) -> dict[str, Any]:
     """Return the spec of a pod with one container, which has no rights except to use the volume."""
     size = {"cpu": f"{cpus:g}", "memory": f"{memory_gb}Gi"}
-    shm = settings.shm_gb if container == "ray-worker" else 1
+    shm = OBJECT_STORE_GB + (settings.shm_gb if container == "ray-worker" else 1)
     data = {"subPath": settings.sub_path} if settings.sub_path else {}
     grace = {} if container == "submitter" else {"terminationGracePeriodSeconds": GRACE_SECONDS}
     return {

@@ -43,8 +43,8 @@ class StageJob:
     @classmethod
     def write(cls, stage: str, recipe: Recipe, at: Workspace, patience: float = PATIENCE_SECONDS) -> StageJob:
         """Write the folder of a job. Raises InputError if the previous stage has not been run."""
-        [before] = STAGE_BY_NAME[stage].reads
-        read = read_result(output_of(before, recipe, at)).digest
+        before = output_of(STAGE_BY_NAME[stage].reads[0], recipe, at)
+        read = read_result(before).digest
         there = recipe.compute.model_copy(update={"run_on": "here", "jobs_address": None, "address": "auto"})
         start = recipe.train.init_from
         if start and not start.startswith("models:"):
@@ -56,6 +56,7 @@ class StageJob:
         job = cls(name, stage, at.below("jobs", name))
         job.folder.mkdir(parents=True, exist_ok=True)
         order = {"stage": stage, "version": version, "workspace": str(at.root), "patience_seconds": patience}
+        order["reads"] = {str(before): read}
         write_whole(job.folder / "job.json", json.dumps({**order, "recipe": json.loads(text)}, indent=1))
         return job
 

@@ -14,7 +14,7 @@ from slowfast_core.data.versions.remote import Address
 from slowfast_core.data.versions.track import is_tracked, track
 from slowfast_core.errors import InputError
 from slowfast_core.model.folder import checkpoint_of
-from slowfast_core.once import StageResult
+from slowfast_core.once import StageResult, has_result
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.stage import STAGE_BY_NAME
 from slowfast_core.stages.evaluate import evaluate
@@ -33,11 +33,13 @@ def output_of(stage: str, recipe: Recipe, at: Workspace) -> Path:
 
 
 def inputs_of(stage: str, recipe: Recipe, at: Workspace) -> list[Path]:
-    """The folders of the workspace whose results the stage reads."""
+    """The folders of the workspace whose results the stage reads, except its own earlier result."""
     folders = [output_of(name, recipe, at) for name in STAGE_BY_NAME[stage].reads]
     start = recipe.train.init_from
-    if stage == "train" and start and Path(start).is_relative_to(at.root):
-        folders.append(Path(start))
+    if stage == "train" and start and not start.startswith("models:"):
+        folder = Path(start).resolve()
+        if folder.is_relative_to(at.root) and has_result(folder) and folder != output_of("train", recipe, at):
+            folders.append(folder)
     return folders
 
 

@@ -43,7 +43,7 @@ def mlflow_in_one_line(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, TimeoutError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         if not is_unanswered(error):
             raise store_failure(error, uri) from error
         fix = "start the server, or correct tracking.uri of the recipe; a rerun keeps finished work"

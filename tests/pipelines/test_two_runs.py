@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +19,16 @@ import pytest
 
 from components.run_stage import run_stage as run_component
 from slowfast_core.errors import InputError
-from slowfast_core.once import in_use, read_result
+from slowfast_core.once import in_use, read_result, run_once
 from slowfast_core.ray_jobs.dispatch import run_stage
 from slowfast_core.recipe.load import load_recipe
+from slowfast_core.stages.flow import inputs_of
 from slowfast_core.workspace import Workspace
 
 TINY = Path(__file__).parent / "tiny.yaml"
 REFUSALS = (
-    "another process is working on this stage, or reads its result",
-    "another process is writing what this stage reads",
+    "another process is working on this stage",
+    "another process reads the result that this stage would replace",
     "another run replaced the result",
 )
 WAITING_READER = """
@@ -53,13 +56,72 @@ def test_a_result_is_not_replaced_while_another_process_reads_it(at: Workspace, 
     try:
         with in_use([store]):  # results may be read by several processes
             pass
-        with pytest.raises(InputError, match=REFUSALS[0]):
+        with pytest.raises(InputError, match=REFUSALS[1]):
             run_stage("extract", recipe, at)
+        unchanged = load_recipe(str(tiny_recipe))
+        assert run_stage("extract", unchanged, at).status == "unchanged"
         assert read_result(store).data_version == before.data_version
     finally:
         reader.kill()
         reader.wait()
     assert run_stage("extract", recipe, at).data_version != before.data_version
+
+
+def test_a_result_that_came_into_use_during_the_work_is_published_later(tmp_path: Path) -> None:
+    output = tmp_path / "extract"
+    run_once("extract", output, {"a": 1}, lambda _: {"digest": "old"})
+    with ExitStack() as reader:
+
+        def work(_: Path) -> dict[str, str]:
+            reader.enter_context(in_use([output]))
+            return {"digest": "new"}
+
+        with pytest.raises(InputError, match=rf"{REFUSALS[1]} .*; wait for it, and run the stage again"):
+            run_once("extract", output, {"a": 2}, work)
+        assert read_result(output).digest == "old"
+
+    def not_again(_: Path) -> dict[str, str]:
+        raise AssertionError("the work is done already")
+
+    assert run_once("extract", output, {"a": 2}, not_again).digest == "new"
+
+
+def test_results_of_another_user_can_be_read(tmp_path: Path) -> None:
+    """Their lock files may only be readable, and a folder without lock files may not be writable."""
+    output = tmp_path / "extract"
+    run_once("extract", output, {"a": 1}, lambda _: {"digest": "old"})
+    with in_use([output, tmp_path / "missing" / "extract"]):
+        pass
+    (lock,) = tmp_path.glob(".extract.readers")
+    with lock.open() as readable, in_use([output]):
+        fcntl.flock(readable, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(readable, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_shared_locks_are_on_files_open_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS 4 refuses others with EBADF."""
+    taken = []
+    monkeypatch.setattr(fcntl, "flock", lambda file, kind: taken.append((file.readable(), kind)))
+    with in_use([tmp_path / "extract"]):
+        pass
+    assert taken == [(True, fcntl.LOCK_SH)]
+
+
+def test_a_training_may_start_from_its_own_earlier_result(tmp_path: Path, tiny_recipe: Path) -> None:
+    at, recipe = Workspace(tmp_path), load_recipe(str(tiny_recipe))
+    own = at.run(recipe.name, "train")
+    other = at.run("other", "train")
+    for folder in (own, other):
+        run_once("train", folder, {}, lambda _: {"digest": "weights"})
+    assert own not in inputs_of("train", recipe.starting_from(str(own)), at)
+    assert other in inputs_of("train", recipe.starting_from(os.path.relpath(other)), at)
+
+
+def test_extraction_protects_the_videos_that_it_cuts(tmp_path: Path, tiny_recipe: Path) -> None:
+    at, recipe = Workspace(tmp_path), load_recipe(str(tiny_recipe))
+    protected = inputs_of("extract", recipe, at)
+    assert protected == [at.data(recipe.data.name, stage) for stage in ("validate", "ingest")]
 
 
 def test_a_component_refuses_another_result_than_the_one_it_was_given(

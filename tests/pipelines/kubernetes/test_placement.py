@@ -69,6 +69,13 @@ def test_an_entry_of_the_settings_keeps_the_other_defaults_of_its_stage(tmp_path
     assert (rows["extract"].cpu, rows["extract"].memory, rows["extract"].hours) == ("4", "6500M", 72)
 
 
+def test_more_retries_than_a_window_can_express_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("host: https://kubeflow.example\nimage: slowfast:1\nstages: {ingest: {retries: 33}}\n")
+    with pytest.raises(InputError, match=r"stages.ingest.retries: .* 10"):
+        load_cluster(path)
+
+
 def test_an_unknown_stage_in_the_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("host: https://kubeflow.example\nimage: slowfast:1\nstages: {extrac: {cpu: 4}}\n")
