@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,10 @@ from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
 from slowfast_core.verbosity import report
 from slowfast_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from slowfast_core.evaluation.comparison import Comparison
+    from slowfast_core.evaluation.measure import Measured
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 PIPELINE, DATA, MODELS, KUBERNETES, SETUP = PANELS = ("Run the pipeline", "Data", "Models", "Kubernetes", "Setup")
@@ -259,6 +263,56 @@ def predict(
         print(video["video"])
         for guess in video["top"]:
             print(f"  {100 * guess['score']:5.1f} %  {guess['label']}")
+
+
+@app.command("report", rich_help_panel=MODELS)
+def report_(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="A predictions.parquet, or the folder of an evaluation.")
+    ],
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Compare with these predictions for the same data.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory to write to.", show_default="that of PREDICTIONS")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report and the metrics of an evaluation again, without the model."""
+    from slowfast_core.evaluation.report import report_on
+
+    made = report_on(predictions, against, output)
+    outputs = {"report": str(made.page), "metrics": str(made.metrics)}
+    if as_json:
+        compared = {"comparison": made.comparison.as_json()} if made.comparison else {}
+        print(json.dumps({"outputs": outputs, "metrics": made.measured.metrics, **compared}))
+        return
+    print_table(_metrics_table(made.measured))
+    if made.comparison:
+        print_table(_comparison_table(made.comparison))
+        if flips := made.comparison.flips:
+            counts = f"{len(flips.fixed)} clips fixed, {len(flips.broken)} broken"
+            print(f"{counts} (McNemar's exact test: p = {flips.p_value:.3g})")
+    for name, path in outputs.items():
+        print(f"  {name}: {path}")
+
+
+def _metrics_table(measured: Measured) -> Table:
+    table = Table("metric", "value", "95 % interval", box=None)
+    for name, value in measured.result.metrics.items():
+        low, high = measured.intervals[name]
+        table.add_row(name, f"{100 * value:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}")
+    table.add_row("ece", f"{100 * measured.calibration.error:.1f} %", "")
+    return table
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    table = Table("against", "other", "difference", "95 % interval", box=None)
+    for each in comparison.headlines:
+        low, high = each.interval
+        difference = f"{100 * each.difference:+.1f}"
+        table.add_row(each.name, f"{100 * each.other:.1f} %", difference, f"{100 * low:+.1f} to {100 * high:+.1f}")
+    return table
 
 
 @app.command(rich_help_panel=MODELS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,10 @@ class Difference:
     def difference(self) -> float:
         return self.ours - self.other
 
+    def as_json(self) -> dict[str, str | float]:
+        ends = {"low": self.interval.low, "high": self.interval.high}
+        return {"name": self.name, "this": self.ours, "other": self.other, "difference": self.difference, **ends}
+
 
 @dataclass(frozen=True)
 class Flips:
@@ -44,6 +49,15 @@ class Comparison:
     headlines: tuple[Difference, ...]
     classes: tuple[Difference, ...]  # that have examples
     flips: Flips | None  # None in detection
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        return {
+            "other": self.other.model_dump(include={"recipe", "data_version", "weights_digest"}),
+            "metrics": [each.as_json() for each in self.headlines],
+            "classes": [each.as_json() for each in self.classes],
+            **({} if self.flips is None else asdict(self.flips)),
+        }
 
 
 def compare(ours: Measured, other: Measured, where: Path) -> Comparison:

@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slowfast_core.evaluation.ava import DetectionResult
 from slowfast_core.evaluation.classification import ClassificationResult, Example, Floats, Ints
-from slowfast_core.evaluation.comparison import Comparison, Difference
+from slowfast_core.evaluation.comparison import Comparison, Difference, compare
 from slowfast_core.evaluation.measure import Measured, all_metrics, measure
 from slowfast_core.evaluation.multi_label import MultiLabelResult
-from slowfast_core.evaluation.predictions import Origin, Predictions
+from slowfast_core.evaluation.predictions import PREDICTIONS, Origin, Predictions, read_predictions
 from slowfast_core.evaluation.statistics import BINS as RELIABILITY_BINS
 from slowfast_core.evaluation.statistics import Calibration, Interval
 from slowfast_core.files import write_whole
@@ -124,12 +124,47 @@ class Page:
     pairs: tuple[Pair, ...] = ()
 
 
+@dataclass(frozen=True)
+class Report:
+    """The files of a report and what they show."""
+
+    page: Path
+    metrics: Path
+    measured: Measured
+    comparison: Comparison | None
+
+
 def write_results(folder: Path, predictions: Predictions) -> Measured:
     """Compute and write metrics.json and report.html."""
     measured = measure(predictions)
-    write_whole(folder / METRICS, json.dumps(all_metrics(measured), indent=1))
-    write_report(folder / REPORT, measured)
+    _write_both(folder, measured, None)
     return measured
+
+
+def report_on(predictions: Path, against: Path | None, folder: Path | None) -> Report:
+    """Write metrics.json and report.html again, in `folder` or next to the predictions.
+
+    `predictions` and `against`, to compare with, are files or folders of an evaluation. Raises InputError.
+    """
+    path = _predictions_in(predictions)
+    measured = measure(read_predictions(path))
+    comparison = None
+    if against is not None:
+        other = _predictions_in(against)
+        comparison = compare(measured, measure(read_predictions(other)), other)
+    folder = folder or path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_both(folder, measured, comparison)
+    return Report(folder / REPORT, folder / METRICS, measured, comparison)
+
+
+def _predictions_in(path: Path) -> Path:
+    return path / PREDICTIONS if path.is_dir() else path
+
+
+def _write_both(folder: Path, measured: Measured, comparison: Comparison | None) -> None:
+    write_whole(folder / METRICS, json.dumps(all_metrics(measured), indent=1))
+    write_report(folder / REPORT, measured, comparison)
 
 
 def write_report(path: Path, measured: Measured, comparison: Comparison | None = None) -> None:
