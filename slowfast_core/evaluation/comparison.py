@@ -33,11 +33,21 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """A video and its best prediction by each model, of which one is correct."""
+
+    id: str
+    truth: str
+    ours: str
+    other: str
+
+
+@dataclass(frozen=True)
 class Flips:
     """Videos whose best prediction is correct by one model and wrong by the other."""
 
-    fixed: tuple[str, ...]  # wrong by the other model, correct by ours
-    broken: tuple[str, ...]
+    fixed: tuple[Flip, ...]  # wrong by the other model, correct by ours
+    broken: tuple[Flip, ...]
     p_value: float  # McNemar's exact test; it takes the videos as independent
 
 
@@ -91,9 +101,15 @@ def _classes(ours: Measured, other: Measured) -> tuple[Difference, ...]:
 def _flips(ours: Measured, other: Measured) -> Flips | None:
     if ours.correct is None or other.correct is None:
         return None
-    ids = np.array(ours.predictions.ids, dtype=object)
-    fixed = tuple(ids[ours.correct & ~other.correct])
-    broken = tuple(ids[other.correct & ~ours.correct])
+    names, ids, labels = ours.predictions.origin.labels, ours.predictions.ids, ours.predictions.labels
+    best, other_best = (each.predictions.scores.argmax(axis=1) for each in (ours, other))
+
+    def flip(n: int) -> Flip:
+        truth = ", ".join(names[c] for c in labels[n]) if labels[n] else "none"
+        return Flip(ids[n], truth, names[best[n]], names[other_best[n]])
+
+    fixed = tuple(flip(n) for n in np.flatnonzero(ours.correct & ~other.correct).tolist())
+    broken = tuple(flip(n) for n in np.flatnonzero(other.correct & ~ours.correct).tolist())
     return Flips(fixed, broken, mcnemar(len(fixed), len(broken)))
 
 

@@ -174,15 +174,18 @@ def test_a_comparison_counts_fixed_and_broken_videos(tmp_path: Path) -> None:
     comparison = compare(ours, other, tmp_path)
     right, other_right = (np.argmax(each.predictions.scores, axis=1) == np.arange(40) % 3 for each in (ours, other))
     assert comparison.flips is not None
-    assert comparison.flips.fixed == tuple(f"video{n}" for n in range(40) if right[n] and not other_right[n])
-    assert comparison.flips.broken == tuple(f"video{n}" for n in range(40) if other_right[n] and not right[n])
+    fixed, broken = ([flip.id for flip in flips] for flips in (comparison.flips.fixed, comparison.flips.broken))
+    assert fixed == [f"video{n}" for n in range(40) if right[n] and not other_right[n]]
+    assert broken == [f"video{n}" for n in range(40) if other_right[n] and not right[n]]
+    assert all(flip.truth == flip.ours != flip.other for flip in comparison.flips.fixed)
+    assert all(flip.truth == flip.other != flip.ours for flip in comparison.flips.broken)
     for each in comparison.headlines:
         assert each.difference == ours.result.metrics[each.name] - other.result.metrics[each.name]
         assert each.interval.low <= each.difference <= each.interval.high
     assert [each.name for each in comparison.classes] == list(NAMES)
     reverse = compare(other, ours, tmp_path)
     assert reverse.flips is not None
-    assert (reverse.flips.fixed, reverse.flips.p_value) == (comparison.flips.broken, comparison.flips.p_value)
+    assert ([flip.id for flip in reverse.flips.fixed], reverse.flips.p_value) == (broken, comparison.flips.p_value)
 
 
 def test_a_pairing_makes_the_interval_narrower(tmp_path: Path) -> None:

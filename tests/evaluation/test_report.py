@@ -128,7 +128,7 @@ def test_comparison_lists_fixed_and_broken_videos_and_classes(tmp_path: Path) ->
     page = check(tmp_path / "report.html")
     assert comparison.flips is not None
     assert f"Videos fixed: {len(comparison.flips.fixed)}" in page.words
-    assert comparison.flips.fixed[0] in page.words
+    assert comparison.flips.fixed[0].id in page.words
     top1 = comparison.headlines[0]
     assert f"{100 * top1.difference:+.1f}" in page.words
     assert "Comparison" in page.words

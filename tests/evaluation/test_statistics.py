@@ -201,6 +201,17 @@ def test_calibration_agrees_with_a_loop() -> None:
     assert found.error == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("videos", "classes", "error"), [(500, 6, 0.4217264), (5000, 400, 0.0331516), (50, 3, 0.4713389)]
+)
+def test_calibration_agrees_with_torchmetrics(videos: int, classes: int, error: float) -> None:
+    """The errors are those of torchmetrics 1.9, MulticlassCalibrationError(classes, n_bins=15, norm="l1")."""
+    random = np.random.default_rng(videos)
+    scores = random.dirichlet(np.full(classes, 0.3), videos).astype(np.float32)
+    correct = scores.argmax(axis=1) == random.integers(0, classes, videos)
+    assert calibration(scores.max(axis=1), correct).error == pytest.approx(error, abs=1e-6)
+
+
 def test_calibrated_scores_have_a_small_error() -> None:
     random = np.random.default_rng(10)
     confidence = random.random(100_000)
