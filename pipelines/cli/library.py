@@ -249,18 +249,24 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="Video files.")],
     model: Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/3, or a checkpoint folder.")],
     top: Annotated[int, typer.Option(help="Number of labels to print for each video.")] = 5,
+    operating_points: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Calibrate scores and accept classes by this operating_points.json."),
+    ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
     """Predict actions in video files."""
     from slowfast_core.serving.predict import predict as predict_videos
 
-    predictions = predict_videos(videos, model, Workspace.at(at), top)
+    predictions = predict_videos(videos, model, Workspace.at(at), top, operating_points)
     if as_json:
         print(json.dumps(predictions))
         return
     for video in predictions:
         print(video["video"])
+        if "accepted" in video:
+            print(f"  accepted: {', '.join(video['accepted']) or 'none of these'}")
         for guess in video["top"]:
             print(f"  {100 * guess['score']:5.1f} %  {guess['label']}")
 
@@ -273,6 +279,12 @@ def report_(
     against: Annotated[
         Path | None, typer.Option(metavar="OTHER", help="Compare with these predictions for the same data.")
     ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1.0, help="Choose operating points: thresholds per class for this precision.", metavar="SHARE"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory to write to.", show_default="that of PREDICTIONS")
     ] = None,
@@ -281,11 +293,12 @@ def report_(
     """Write the report and the metrics of an evaluation again, without the model."""
     from slowfast_core.evaluation.report import report_on
 
-    made = report_on(predictions, against, output)
-    outputs = {"report": str(made.page), "metrics": str(made.metrics)}
+    made = report_on(predictions, against, precision, output)
+    outputs = {name: str(path) for name, path in made.outputs.items()}
     if as_json:
         compared = {"comparison": made.comparison.as_json()} if made.comparison else {}
-        print(json.dumps({"outputs": outputs, "metrics": made.measured.metrics, **compared}))
+        chosen = {"operating_points": made.points.model_dump()} if made.points else {}
+        print(json.dumps({"outputs": outputs, "metrics": made.measured.metrics, **compared, **chosen}))
         return
     print_table(_metrics_table(made.measured))
     if made.comparison:
@@ -293,6 +306,9 @@ def report_(
         if flips := made.comparison.flips:
             counts = f"{len(flips.fixed)} clips fixed, {len(flips.broken)} broken"
             print(f"{counts} (McNemar's exact test: p = {flips.p_value:.3g})")
+    if points := made.points:
+        reached = "no prediction" if points.precision is None else f"precision {100 * points.precision:.1f} %"
+        print(f"accepted: {reached}, {100 * points.coverage:.1f} % of the videos (cross-validated)")
     for name, path in outputs.items():
         print(f"  {name}: {path}")
 

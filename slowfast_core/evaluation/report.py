@@ -16,6 +16,13 @@ from slowfast_core.evaluation.classification import ClassificationResult, Exampl
 from slowfast_core.evaluation.comparison import Comparison, Difference, compare
 from slowfast_core.evaluation.measure import Measured, all_metrics, measure
 from slowfast_core.evaluation.multi_label import MultiLabelResult
+from slowfast_core.evaluation.operating_points import (
+    FOLDS,
+    OPERATING_POINTS,
+    OperatingPoints,
+    choose_operating_points,
+    write_operating_points,
+)
 from slowfast_core.evaluation.predictions import PREDICTIONS, Origin, Predictions, read_predictions
 from slowfast_core.evaluation.statistics import BINS as RELIABILITY_BINS
 from slowfast_core.evaluation.statistics import Calibration, Interval
@@ -128,23 +135,27 @@ class Page:
 class Report:
     """The files of a report and what they show."""
 
-    page: Path
-    metrics: Path
+    outputs: dict[str, Path]
     measured: Measured
     comparison: Comparison | None
+    points: OperatingPoints | None
 
 
 def write_results(folder: Path, predictions: Predictions) -> Measured:
     """Compute and write metrics.json and report.html."""
     measured = measure(predictions)
-    _write_both(folder, measured, None)
+    write_whole(folder / METRICS, json.dumps(all_metrics(measured), indent=1))
+    write_report(folder / REPORT, measured)
     return measured
 
 
-def report_on(predictions: Path, against: Path | None, folder: Path | None) -> Report:
+def report_on(
+    predictions: Path, against: Path | None = None, precision: float | None = None, folder: Path | None = None
+) -> Report:
     """Write metrics.json and report.html again, in `folder` or next to the predictions.
 
-    `predictions` and `against`, to compare with, are files or folders of an evaluation. Raises InputError.
+    `predictions` and `against`, to compare with, are files or folders of an evaluation. With `precision`, also choose
+    and write operating points. Raises InputError.
     """
     path = _predictions_in(predictions)
     measured = measure(read_predictions(path))
@@ -152,22 +163,28 @@ def report_on(predictions: Path, against: Path | None, folder: Path | None) -> R
     if against is not None:
         other = _predictions_in(against)
         comparison = compare(measured, measure(read_predictions(other)), other)
+    points = None if precision is None else choose_operating_points(measured.predictions, precision)
     folder = folder or path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    _write_both(folder, measured, comparison)
-    return Report(folder / REPORT, folder / METRICS, measured, comparison)
+    write_whole(folder / METRICS, json.dumps(all_metrics(measured), indent=1))
+    write_report(folder / REPORT, measured, comparison, points)
+    outputs = {"report": folder / REPORT, "metrics": folder / METRICS}
+    if points:
+        outputs["operating_points"] = folder / OPERATING_POINTS
+        write_operating_points(outputs["operating_points"], points)
+    return Report(outputs, measured, comparison, points)
 
 
 def _predictions_in(path: Path) -> Path:
     return path / PREDICTIONS if path.is_dir() else path
 
 
-def _write_both(folder: Path, measured: Measured, comparison: Comparison | None) -> None:
-    write_whole(folder / METRICS, json.dumps(all_metrics(measured), indent=1))
-    write_report(folder / REPORT, measured, comparison)
-
-
-def write_report(path: Path, measured: Measured, comparison: Comparison | None = None) -> None:
+def write_report(
+    path: Path,
+    measured: Measured,
+    comparison: Comparison | None = None,
+    points: OperatingPoints | None = None,
+) -> None:
     view = comparison_view(comparison) if comparison else None
     if isinstance(measured.result, ClassificationResult):
         page = _classification_page(measured, measured.result, view)
@@ -182,9 +199,9 @@ def write_report(path: Path, measured: Measured, comparison: Comparison | None =
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "range_of": range_of}
-    environment.globals |= {"reliability_bins": RELIABILITY_BINS, "flips_shown": FLIPS}
-    write_whole(path, environment.get_template("report.html").render(page=page))
+    environment.filters |= {"percent": percent, "in_points": in_points, "range_of": range_of}
+    environment.globals |= {"reliability_bins": RELIABILITY_BINS, "flips_shown": FLIPS, "folds": FOLDS}
+    write_whole(path, environment.get_template("report.html").render(page=page, points=points))
 
 
 def _classification_page(measured: Measured, result: ClassificationResult, view: ComparisonView | None) -> Page:
@@ -321,7 +338,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def points(difference: float) -> str:
+def in_points(difference: float) -> str:
     """A difference of shares, in percentage points."""
     return f"{100 * difference:+.1f}"
 

@@ -8,6 +8,7 @@ from predicted import classified, origin_of
 from slowfast_core.evaluation.classification import ClassificationResult, evaluate_classification
 from slowfast_core.evaluation.comparison import compare
 from slowfast_core.evaluation.measure import Measured, measure
+from slowfast_core.evaluation.operating_points import choose_operating_points
 from slowfast_core.evaluation.predictions import DETECTION, Predictions, table_of
 from slowfast_core.evaluation.report import (
     class_table,
@@ -134,6 +135,18 @@ def test_comparison_lists_fixed_and_broken_videos_and_classes(tmp_path: Path) ->
     assert "Comparison" in page.words
     write_report(tmp_path / "report.html", measured)
     assert "Comparison" not in check(tmp_path / "report.html").words
+
+
+def test_operating_points_have_a_section(tmp_path: Path) -> None:
+    measured = classification(8)
+    points = choose_operating_points(measured.predictions, 0.9)
+    never = points.classes[0].model_copy(update={"threshold": None, "accepted": 0, "precision": None})
+    points = points.model_copy(update={"classes": (never, *points.classes[1:])})
+    write_report(tmp_path / "report.html", measured, points=points)
+    page = check(tmp_path / "report.html")
+    assert "Operating points for a precision of 90.0 %" in page.words
+    for threshold in [point.threshold for point in points.classes]:
+        assert ("never accepted" if threshold is None else f"{threshold:.3f}") in page.words
 
 
 def test_comparison_of_detections_has_no_videos_to_list(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from predicted import classified
 
+from slowfast_core.evaluation.operating_points import read_operating_points
 from slowfast_core.evaluation.predictions import write_predictions
 from slowfast_core.evaluation.report import write_results
 
@@ -64,6 +65,19 @@ def test_a_comparison_is_printed_and_added_to_the_page(tmp_path: Path) -> None:
     assert top1["low"] < top1["difference"] < top1["high"]
     assert f"p = {comparison['p_value']:.3g}" in done.stdout
     assert Path(printed["outputs"]["report"]) == ours / "report.html"
+
+
+def test_operating_points_are_written_and_printed(tmp_path: Path) -> None:
+    ours = evaluated(tmp_path / "ours", 0.5)
+    done = report(ours, "--precision", "0.8")
+    assert (done.returncode, done.stderr) == (0, "")
+    points = read_operating_points(ours / "operating_points.json")
+    assert points.chosen_precision == 0.8
+    assert [point.name for point in points.classes] == CLASSES
+    assert f"{100 * points.coverage:.1f} % of the videos (cross-validated)" in done.stdout
+    printed = json.loads(report(ours, "--precision", "0.8", "--json").stdout)
+    assert printed["operating_points"] == json.loads((ours / "operating_points.json").read_text())
+    assert report(ours, "--precision", "2").returncode == 2
 
 
 def test_missing_or_other_predictions_are_refused_in_one_line(tmp_path: Path) -> None:
