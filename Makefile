@@ -5,8 +5,8 @@ PIP := $(BIN)/pip -qq --disable-pip-version-check
 .PHONY: setup demo test test-all coverage test-gpu test-containers lint params reference confirm-stages images image-cpu \
 	image-gpu lock upgrade
 
-# Installs the versions pinned in dev.lock and refuses files with other checksums. Only torch has no checksum: the index
-# that pip uses decides whether its build is for CUDA and needs CUDA's packages. `pip check` fails if the lock is incomplete.
+# Installs the versions of dev.lock and checks their checksums. Only torch has no checksum, because pip's index decides
+# whether it is a CUDA build, which needs further packages. `pip check` fails if dev.lock is incomplete.
 setup: .venv/installed
 
 .venv/installed: pyproject.toml dev.lock | $(BIN)/python
@@ -34,8 +34,8 @@ lint: setup
 
 PYTEST_OPTIONS ?=
 
-# Uses two processes with one thread each. A file's tests run in one process because they share expensive fixtures. Files
-# that mostly wait for Ray and KFP run first, so that no process is left with one of them at the end.
+# Uses two processes with one thread each. The tests of a file run in one process because they share expensive fixtures.
+# Folders that mostly wait for Ray and KFP come first, so that both processes finish at about the same time.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS) \
 		tests/training tests/pipelines tests
@@ -43,7 +43,7 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -q -m 'not gpu and not containers'
 
-# Line and branch coverage of the tests and of the processes that they start; the report is in htmlcov/index.html.
+# Measures line and branch coverage, including subprocesses; the report is htmlcov/index.html.
 coverage: setup
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q $(PYTEST_OPTIONS)
@@ -55,7 +55,7 @@ coverage: setup
 params: setup
 	$(BIN)/slowfast show demo > params.yaml
 
-# Writes the page with all keys of a recipe.
+# Writes docs/recipe-reference.md, the page of all recipe keys.
 reference: setup
 	$(BIN)/python -m slowfast_core.recipe.reference > docs/recipe-reference.md
 
@@ -69,8 +69,8 @@ images: image-cpu image-gpu
 image-cpu image-gpu: image-%:
 	infra/images/build $*
 
-# Pins the packages of `setup` and the images, with checksums. `lock`, after a change of pyproject.toml, keeps all versions
-# that still fit; `upgrade` updates all packages to their newest versions.
+# Pins the packages of `setup` and the images, with checksums. `lock` follows a change of pyproject.toml and keeps all
+# versions that still fit; `upgrade` takes the newest versions.
 lock upgrade: $(BIN)/python
 	$(PIP) install 'uv>=0.9'
 	PATH="$(CURDIR)/$(BIN):$$PATH" infra/images/lock $(if $(filter upgrade,$@),--upgrade)

@@ -72,6 +72,7 @@ STORES = {
     "no fast_decode, every 2": Store(fast_decode=False, every=2),
     "the default": Store(),
     "every 2": Store(every=2),
+    "320 lines": Store(short_side=320),
 }
 PLAIN, BY_VIEW, WHOLE = (
     "decord loop, originals",

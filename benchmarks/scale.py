@@ -8,14 +8,17 @@ Every input figure is an option; the first table lists for each whether it was m
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 
-from slowfast_core.model.cost import Cost, cost_of
+from slowfast_core.model.cost import cost_of
 from slowfast_core.recipe.load import Recipe, load_recipe
 
 FPS = 30.0
+cost = cache(cost_of)
+MEASURED_LINES, MORE_LINES = 256, 320  # short sides of stores; the figures ending in _320 are relative to the first
 
 
 def figure(default: float, what: str, source: str) -> float:
@@ -25,28 +28,45 @@ def figure(default: float, what: str, source: str) -> float:
 
 @dataclass(frozen=True)
 class Figures:
-    decode_clips: float = figure(39.48, "clips/s that a core loads", "measured on generated clips, Loading")
-    real_clips: float = figure(0.62, "of that for real clips", "measured, Loading: 2.55 of 4.08 times the plain loop")
-    decode_views: float = figure(9.45, "videos/s of 30 views that a core loads", "measured on generated clips, Loading")
-    written_frames: float = figure(320, "frames/s that a core writes to the store", "measured, The clip store: GOP 12")
-    store_growth: float = figure(
-        1.71, "bytes of the store, of the sources'", "measured: 1.63 for GOP 12 and CRF 18, 1.05 for fast_decode"
+    decode_clips: float = figure(39.48, "clips/s that one core loads", "measured with generated clips, Loading")
+    real_clips: float = figure(
+        0.62, "fraction of it for real clips", "measured, Loading: 2.55 of 4.08 times the plain loop"
     )
-    plane_mb: float = figure(4.2, "MB of a clip on its way to a GPU", "measured, Loading: planes")
+    decode_views: float = figure(
+        9.45, "videos/s of 30 views that one core loads", "measured with generated clips, Loading"
+    )
+    written_frames: float = figure(
+        320, "frames/s that one core writes to the store", "measured, The clip store: GOP 12"
+    )
+    store_growth: float = figure(
+        1.71, "size of the store relative to the sources", "measured: 1.63 for GOP 12 and CRF 18, 1.05 for fast_decode"
+    )
+    plane_mb: float = figure(4.2, "MB of a clip that is copied to a GPU", "measured, Loading: planes")
+    decode_320: float = figure(
+        1.59, "time to decode a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
+    bytes_320: float = figure(
+        1.39, "size of a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
+    plane_320: float = figure(1.56, "MB of a clip from 320 lines, relative to 256", "measured, Loading")
+    writing_320: float = figure(
+        1.31, "time to write a store with 320 lines, relative to 256", "measured with generated clips, Loading"
+    )
     gpu_tflops: float = figure(
-        40, "TFLOP/s that training sustains on a GPU", "**assumed**: none was measured; 4 % of an H100's bf16 peak"
+        40, "TFLOP/s that training sustains on one GPU", "**assumed**: none was measured; 4 % of an H100's bf16 peak"
     )
     videos: float = figure(240_000, "training videos", "the paper")
     held_out: float = figure(20_000, "validation videos", "the paper")
-    seconds: float = figure(10, "seconds of a video", "the paper")
-    source_mb: float = figure(1.8, "MB of a source video", "**assumed**: about 470 GB in all")
-    cores_per_gpu: float = figure(11, "cores that come with a GPU", "`overlays/gpu`: 88 cores with 8 GPUs")
-    node_gbps: float = figure(400, "Gbit/s between nodes of 8 GPUs", "**assumed**: InfiniBand or the like")
-    volume_gb: float = figure(10, "GB/s that the shared volume reads", "**assumed**: a parallel file system")
+    seconds: float = figure(10, "length of a video in seconds", "the paper")
+    source_mb: float = figure(1.8, "size of a source video in MB", "**assumed**: about 470 GB in total")
+    cores_per_gpu: float = figure(11, "cores per GPU", "`overlays/gpu`: 88 cores with 8 GPUs")
+    evaluate_cores: float = figure(4, "cores of the pod that evaluates", "`stages.evaluate.cpu` by default")
+    node_gbps: float = figure(400, "Gbit/s between nodes of 8 GPUs", "**assumed**: InfiniBand or similar")
+    volume_gb: float = figure(10, "GB/s that the shared volume delivers", "**assumed**: a parallel file system")
     bucket_gb: float = figure(2, "GB/s from the bucket to one region", "**assumed**")
-    gpu_hour: float = figure(2.5, "USD for a GPU and its cores, an hour", "**assumed**: rented by the hour")
-    core_hour: float = figure(0.04, "USD for a core without GPU, an hour", "**assumed**")
-    gb_month: float = figure(0.1, "USD for a GB on the shared volume, a month", "**assumed**")
+    gpu_hour: float = figure(2.5, "USD per hour for a GPU and its cores", "**assumed**: rented by the hour")
+    core_hour: float = figure(0.04, "USD per hour for a core without a GPU", "**assumed**")
+    gb_month: float = figure(0.1, "USD per month for a GB on the shared volume", "**assumed**")
 
 
 @dataclass(frozen=True)
@@ -64,14 +84,25 @@ class Load:
     slowed: tuple[str, float]  # the bottleneck, and the share of the speed that remains
 
 
-@cache
-def cost(name: str, size: int) -> Cost:
-    recipe = load_recipe(name)
-    return cost_of(recipe.model, recipe.clip, size)
+def for_store_of(recipe: Recipe, figures: Figures) -> Figures:
+    """Return the figures for the store that the recipe writes. Exits if no store with its short side was measured."""
+    lines = recipe.data.store.short_side
+    if lines == MEASURED_LINES:
+        return figures
+    if lines != MORE_LINES:
+        sys.exit(f"no store with {lines} lines was measured: use a recipe with {MEASURED_LINES} or {MORE_LINES}")
+    return replace(
+        figures,
+        decode_clips=figures.decode_clips / figures.decode_320,
+        decode_views=figures.decode_views / figures.decode_320,
+        written_frames=figures.written_frames / figures.writing_320,
+        store_growth=figures.store_growth * figures.bytes_320,
+        plane_mb=figures.plane_mb * figures.plane_320,
+    )
 
 
 def load_of(recipe: Recipe, figures: Figures, gpus: int) -> Load:
-    view = cost(recipe.name, recipe.train.crop)
+    view = cost(recipe.model, recipe.clip, recipe.train.crop)
     batch = recipe.train.batch // recipe.compute.workers * gpus
     clips = gpus * figures.gpu_tflops * 1e3 / (3 * 2 * view.gflops)  # backward costs twice the forward
     steps = clips / batch
@@ -108,10 +139,10 @@ def print_training(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
         "clips/s": lambda load: f"{load.clips:,.0f}",
         "steps/s": lambda load: f"{load.steps:.1f}",
         "decode cores": lambda load: f"{load.cores:,.0f}",
-        "of them a GPU": lambda load: f"{load.cores / load.gpus:.1f} of {figures.cores_per_gpu:g}",
+        "decode cores per GPU": lambda load: f"{load.cores / load.gpus:.1f} of {figures.cores_per_gpu:g}",
         "GB/s from the shared volume": lambda load: f"{load.volume_gb:.2f}",
-        "GB/s into each GPU": lambda load: f"{load.clips / load.gpus * figures.plane_mb / 1e3:.2f}",
-        "Gbit/s of gradients a node": lambda load: f"{load.gradients_gbps:.0f}",
+        "GB/s copied to each GPU": lambda load: f"{load.clips / load.gpus * figures.plane_mb / 1e3:.2f}",
+        "Gbit/s of gradients per node": lambda load: f"{load.gradients_gbps:.0f}",
         "slowed by": lambda load: f"{load.slowed[0]}, to {load.slowed[1]:.0%}" if load.slowed[1] < 1 else "nothing",
         f"hours for {recipe.train.epochs} epochs": lambda load: f"{load.hours:.1f}",
         "USD for the GPUs": lambda load: f"{load.usd:,.0f}",
@@ -122,24 +153,23 @@ def print_training(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
         print(f"| {name} | " + " | ".join(text(load) for load in loads) + " |")
 
 
-def print_rest(recipe: Recipe, figures: Figures, gpus: list[int]) -> None:
+def print_rest(recipe: Recipe, figures: Figures) -> None:
     videos = figures.videos + figures.held_out
     sources, store = videos * figures.source_mb / 1e3, videos * store_mb(figures) / 1e3
     hours = videos * figures.seconds * FPS / figures.written_frames / 3600
-    print("\n| the rest | |\n| --- | --- |")
+    print("\n| item | estimate |\n| --- | --- |")
     print(f"| sources | {sources:,.0f} GB, {sources / figures.bucket_gb / 60:.0f} min from the bucket, once |")
-    print(f"| clip store | {store:,.0f} GB; the DVC remote keeps as much for each data version |")
-    print(f"| a month of sources, store and one version | {(sources + 2 * store) * figures.gb_month:,.0f} USD |")
+    print(f"| clip store | {store:,.0f} GB; the DVC remote stores the same amount for each data version |")
+    month = (sources + 2 * store) * figures.gb_month
+    print(f"| storage of sources, store and one version, per month | {month:,.0f} USD |")
     usd, minutes = hours * figures.core_hour, hours / 240 * 60
     print(f"| extraction | {hours:,.0f} core hours: {usd:.1f} USD, {minutes:.0f} min on 240 cores |")
     views = recipe.evaluate.clips * recipe.evaluate.crops
-    gflops = cost(recipe.name, recipe.evaluate.size).gflops
-    for each in gpus:
-        by_gpu = figures.held_out * views * 2 * gflops / (each * figures.gpu_tflops * 1e3) / 60
-        loaded = each * figures.cores_per_gpu * figures.decode_views * figures.real_clips
-        by_core = figures.held_out / loaded / 60
-        slower = "the GPUs are the limit" if by_gpu > by_core else "decoding is the limit"
-        print(f"| evaluation on {each} GPUs, {views} views | {max(by_gpu, by_core):.1f} min; {slower} |")
+    gflops = cost(recipe.model, recipe.clip, recipe.evaluate.size).gflops
+    by_gpu = figures.held_out * views * 2 * gflops / (figures.gpu_tflops * 1e3) / 60
+    by_core = figures.held_out / (figures.evaluate_cores * figures.decode_views * figures.real_clips) / 60
+    slower = "the GPU is the bottleneck" if by_gpu > by_core else "decoding is the bottleneck"
+    print(f"| evaluation on one GPU of one pod, {views} views | {max(by_gpu, by_core):.0f} min; {slower} |")
 
 
 def print_breaks(recipe: Recipe, figures: Figures) -> None:
@@ -148,9 +178,10 @@ def print_breaks(recipe: Recipe, figures: Figures) -> None:
     decoding = figures.cores_per_gpu / (load.cores / load.gpus) * figures.gpu_tflops
     clips = figures.volume_gb / load.volume_gb * load.clips
     network = figures.node_gbps / load.gradients_gbps * figures.gpu_tflops
-    print("\n| what gives way | when |\n| --- | --- |")
-    print(f"| decoding | a GPU sustains more than {decoding:.0f} TFLOP/s, on any number of GPUs |")
-    print(f"| the shared volume | at {clips:,.0f} clips/s, those of {clips / load.clips * load.gpus:.0f} GPUs |")
+    print("\n| bottleneck | reached when |\n| --- | --- |")
+    print(f"| decoding | a GPU sustains more than {decoding:.0f} TFLOP/s, with any number of GPUs |")
+    gpus = clips / load.clips * load.gpus
+    print(f"| the shared volume | training reads {clips:,.0f} clips/s, the speed of {gpus:.0f} GPUs |")
     print(
         f"| the network | a GPU sustains more than {network:.0f} TFLOP/s, "
         f"or the nodes have less than {load.gradients_gbps:.0f} Gbit/s |"
@@ -168,8 +199,9 @@ def main() -> None:
     recipe, gpus = load_recipe(given.pop("recipe")), given.pop("gpus")
     figures = Figures(**given)
     print_figures(figures)
+    figures = for_store_of(recipe, figures)
     print_training(recipe, figures, gpus)
-    print_rest(recipe, figures, gpus)
+    print_rest(recipe, figures)
     print_breaks(recipe, figures)
 
 

@@ -1,1 +1,1 @@
-"""The flow's stages as Kubeflow components: thin, and all alike."""
+"""The stages as Kubeflow Pipelines components: one folder each, with the component and a README."""

@@ -1,4 +1,4 @@
-"""The results in the workspace, as an input of stages that Kubeflow's cache may answer for."""
+"""A key for Kubeflow's cache that changes whenever the results in the workspace or the code of their stages change."""
 
 import hashlib
 import uuid
@@ -9,15 +9,14 @@ from slowfast_core.once import edition, stage_version
 
 
 def cache_key(folders: Iterable[Path]) -> str:
-    """Identity of the stages' results in `folders` and of the code that makes them; a new one at each call where a
-    result is missing.
+    """Return the identity of the results in `folders` and of the code of their stages; random if a result is missing.
 
-    A result that is replaced never comes back under its old edition, not even with the same content. So a run that
-    began with these and left them found nothing to do, and only what it handed on may be handed on again. A stage's
-    folder has the stage's name.
+    Each folder is named after its stage. A result that is written again gets another edition, even with the same
+    content. So if a run starts with the key of an earlier run, the stages of that run found their results up to date,
+    and Kubeflow may reuse their cached outputs.
     """
-    found = {folder: edition(folder) for folder in folders}
-    if None in found.values():
+    editions = {folder: edition(folder) for folder in folders}
+    if None in editions.values():
         return uuid.uuid4().hex
-    lines = [f"{there} {folder.name} {stage_version(folder.name)}" for folder, there in found.items()]
+    lines = [f"{result} {folder.name} {stage_version(folder.name)}" for folder, result in editions.items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

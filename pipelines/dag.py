@@ -1,7 +1,7 @@
-"""The DAG: data to a registered model, and from its checkpoint the fine-tuning branch to another one.
+"""The DAG, as Kubeflow pipelines: from source videos to a registered model, optionally with a fine-tuning branch.
 
-KFP builds a pipeline while it decorates it, so the parts stand before the wholes. `place` gives a task what it needs
-where it runs: nothing on this machine; on a cluster its image, resources and volume.
+`place` configures a task for where it runs: nothing on this machine; image, resources and volume on a cluster.
+KFP builds a pipeline when it decorates the function, so the helpers are defined first.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def here(task: Any, stage: str) -> Any:
 
 
 def data(recipe: Any, workspace: str, place: Place = here, source: Any = "") -> Any:
-    """Source to clip store; `source` is its version and that of the workspace, for Kubeflow's cache."""
+    """Add ingest, validate and extract; return the clips. `source`, its version, is a key for Kubeflow's cache."""
     arguments = {"recipe": recipe, "workspace": workspace, "source_version": source}
     ingested = place(ingest(**arguments), "ingest").outputs["manifest"]
     validated = place(validate(**arguments, ingested=ingested), "validate").outputs["manifest"]
@@ -33,7 +33,7 @@ def data(recipe: Any, workspace: str, place: Place = here, source: Any = "") -> 
 
 
 def judge(recipe: Any, workspace: str, clips: Any, model: Any, place: Place = here, versions: Any = "") -> None:
-    """`versions` are those of data, weights and workspace, for Kubeflow's cache."""
+    """Add evaluate and register. `versions` of their inputs and results is a key for Kubeflow's cache."""
     arguments = {"recipe": recipe, "workspace": workspace, "versions": versions}
     report = place(evaluate(**arguments, clips=clips, model=model), "evaluate").outputs["report"]
     place(register(**arguments, model=model, report=report), "register")

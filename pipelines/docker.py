@@ -1,4 +1,4 @@
-"""Each stage in a container of its own, by KFP's Docker runner: what of this machine the containers get."""
+"""KFP's Docker runner for `--runner docker`: one container for each stage, with access to the workspace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.image import GPU_IMAGE, IMAGE
 from slowfast_core.errors import InputError
-from slowfast_core.files import on_sigterm
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stopping import on_sigterm
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker
 from slowfast_core.workspace import Workspace
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from kfp.local import DockerRunner
 
-PASSED_ON = ("AWS_", "MLFLOW_", "RAY_")  # variables of the environment, by how they begin
+PASSED_ON = ("AWS_", "MLFLOW_", "RAY_")  # prefixes of the environment variables that containers get
 RUNNER = "--runner docker"
-LABEL = "slowfast.run"  # of the containers of one run
+LABEL = "slowfast.run"  # label with which the containers of a run are found
 
 
 @contextmanager
 def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -> Iterator[DockerRunner]:
-    """A runner whose containers see the workspace, the recipe's files and this machine's network.
+    """Yield a runner whose containers share the workspace, the recipe's files and this machine's network.
 
-    They run as the owner of the workspace. None is left running, however the block ends. Raises InputError when Docker
-    does not answer, an image is missing or the owner is root.
+    They run as the owner of the workspace and are removed when the block ends, also on an error or SIGTERM. Raises
+    InputError if Docker does not answer, an image is missing or root owns the workspace.
     """
     from docker.types import Mount
     from kfp.local import DockerRunner
@@ -40,7 +40,7 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
     client = _connect()
     run = uuid.uuid4().hex
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    image = _identity(client, GPU_IMAGE)  # the training's: the one in the lineage
+    image = _identity(client, GPU_IMAGE)  # recorded in the lineage, because training uses it
     _identity(client, IMAGE)
     mounts = [Mount(str(at.root), str(at.root), type="bind")]
     mounts += [Mount(str(path), str(path), type="bind", read_only=True) for path in _files(recipe, passed, at)]
@@ -53,10 +53,10 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
                 mounts=mounts,
                 working_dir=str(Path.cwd()),  # paths in the recipe may be relative
                 network_mode="host",
-                cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0)))),  # as many threads as a process would
-                shm_size="8g",  # at most; Ray's objects and the loader's frames
-                init=True,  # gathers what Ray's processes leave
-                healthcheck={"test": ["NONE"]},  # the image's is for services; here it would take time from the stage
+                cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0)))),  # the CPUs of this process
+                shm_size="8g",  # upper limit, for Ray's objects and the frames of the loader
+                init=True,  # reaps orphaned processes of Ray
+                healthcheck={"test": ["NONE"]},  # the one of the image would slow the stage down
                 labels={LABEL: run},
                 security_opt=["no-new-privileges"],
                 cap_drop=["ALL"],
@@ -68,17 +68,17 @@ def docker_runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str]) -
 
 
 def owner(at: Workspace) -> tuple[int, int]:
-    """User and group of the workspace, also of one that is not there yet. Raises InputError for root."""
-    there = at.root.stat() if at.root.exists() else None
-    uid, gid = (there.st_uid, there.st_gid) if there else (os.geteuid(), os.getegid())
+    """Return the user and group that own the workspace, or will create it. Raises InputError for root."""
+    root = at.root.stat() if at.root.exists() else None
+    uid, gid = (root.st_uid, root.st_gid) if root else (os.geteuid(), os.getegid())
     if uid == 0:
-        fix = "start this as another user, or make the folder and give it to one with chown"
-        raise InputError("containers do not run as root, who owns the workspace", at.root, fix)
+        fix = "run the command as another user, or create the folder and change its owner (chown)"
+        raise InputError("containers do not run as root, which owns the workspace", at.root, fix)
     return uid, gid
 
 
 def give_to_owner(at: Workspace, *paths: Path) -> None:
-    """Hand what this process makes next to the containers to those; only root needs that, and can."""
+    """Create missing folders; as root, make the owner of the workspace the owner of `paths`, for the containers."""
     for path in paths:
         if not path.exists():
             path.mkdir()
@@ -94,27 +94,25 @@ def _connect() -> DockerClient:
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
         line = " ".join(str(error).split())
-        raise InputError(
-            f"Docker does not answer: {line}", "--runner docker", "start it, or leave the option"
-        ) from None
+        raise InputError(f"Docker does not answer: {line}", RUNNER, "start Docker, or omit the option") from None
     return client
 
 
 def _identity(client: DockerClient, image: str) -> str:
-    """The image by its digest."""
+    """Return the name of the image with its digest. Raises InputError if Docker does not have it."""
     import docker
 
     try:
         found = client.images.get(image)
     except docker.errors.ImageNotFound:
-        fix = "`make images` builds it; SLOWFAST_IMAGE and SLOWFAST_GPU_IMAGE name others, which `docker pull` fetches"
+        fix = "run `make images`, or `docker pull` an image and set SLOWFAST_IMAGE or SLOWFAST_GPU_IMAGE to its name"
         raise InputError(f"Docker has no image {image!r}", RUNNER, fix) from None
     digests = found.attrs.get("RepoDigests") or [f"{image}@{found.id}"]
     return str(digests[0])
 
 
 def _remove(client: DockerClient, run: str) -> None:
-    """Remove what a run that was cut off has left."""
+    """Remove the containers that the run left."""
     import docker
 
     ours = {"label": f"{LABEL}={run}"}
@@ -122,12 +120,12 @@ def _remove(client: DockerClient, run: str) -> None:
         try:
             container.remove(force=True)
         except docker.errors.APIError as error:
-            if error.status_code not in (404, 409):  # it is gone, or going
+            if error.status_code not in (404, 409):  # already removed, or being removed
                 raise
 
 
 def _files(recipe: Recipe, variables: Mapping[str, str], at: Workspace) -> list[Path]:
-    """What the recipe and the environment name that lies on this machine, outside the workspace."""
+    """Return the existing paths outside the workspace that the recipe and the environment variables name."""
     named = set(variables.values())
     for part in filter(None, (recipe, recipe.finetune)):
         data = part.data
@@ -139,7 +137,7 @@ def _files(recipe: Recipe, variables: Mapping[str, str], at: Workspace) -> list[
 
 
 def _remotes(recipe: Recipe, at: Workspace) -> list[Path]:
-    """Folders of this machine that versions of the clip store are pushed to."""
+    """Return the local folders outside the workspace to which clip stores are pushed; creates missing ones."""
     remotes = {part.data.remote for part in (recipe, recipe.finetune) if part and part.data.remote}
     folders = {Path(remote).absolute() for remote in remotes if "://" not in remote}
     for folder in folders:
@@ -148,6 +146,7 @@ def _remotes(recipe: Recipe, at: Workspace) -> list[Path]:
 
 
 def _gpus(recipe: Recipe) -> dict[str, Any]:
+    """Return the runner's options for all GPUs of this machine if the recipe uses any."""
     from docker.types import DeviceRequest
 
     parts = [part.compute for part in (recipe, recipe.finetune) if part]

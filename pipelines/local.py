@@ -1,15 +1,12 @@
-"""The whole DAG on this machine, with KFP's local runner; reports the progress of each stage."""
+"""Runs the whole DAG on this machine with KFP's local runner, and reports the progress of each stage."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +15,44 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from pipelines.docker import docker_runner, give_to_owner
+from slowfast_core.background import repeated
 from slowfast_core.credentials import VARIABLE, for_stages
 from slowfast_core.environment import explained, without_room
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import Tail
 from slowfast_core.once import NO_RESULT, StageResult
 from slowfast_core.progress import PROGRESS_FILE, displayed
 from slowfast_core.recipe.load import Recipe
-from slowfast_core.scratch import scratch
+from slowfast_core.scratch import environment_variables, scratch
 from slowfast_core.verbosity import is_verbose
 from slowfast_core.workspace import Workspace
 
+POLL_SECONDS = 0.1  # between two reads of the events
+
 
 class StageFailed(Exception):
-    """A stage failed for another reason than its input; the log has the details."""
+    """A stage failed for a reason other than its input; the message names the log."""
 
 
 def run_local(
     recipe: Recipe, at: Workspace, quiet: bool = False, in_containers: bool = False
 ) -> list[tuple[str, StageResult]]:
-    """Run every stage and return (recipe name, result) of each. Raises InputError or StageFailed."""
+    """Run all stages and return (recipe name, result) of each. Raises InputError or StageFailed."""
     logs = at.below("logs", time.strftime("%Y%m%d-%H%M%S"))
     events = logs / "events.jsonl"
     kfp_log = logs / "kfp.log"
     display = Display(Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False))
     problem: Exception | None = None
-    with scratch(at.root) as temporary, _runner(recipe, at, events, in_containers) as runner:
+    variables = {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}
+    with scratch(at.root) as temporary, _runner(recipe, at, variables, in_containers) as runner:
         logs.mkdir(parents=True, exist_ok=True)
         events.touch()
-        events_file = _environment(PROGRESS_FILE, str(events))
-        credentials = _environment(VARIABLE, for_stages(recipe))
-        with display.follow(events), _kfp_output_to(kfp_log), events_file, credentials:
+        with display.follow(events), _kfp_output_to(kfp_log), environment_variables(variables):
             if in_containers:
                 give_to_owner(at, at.below("kfp"), logs.parent, logs, events, kfp_log)
             try:
                 _run_pipeline(recipe, at, runner, temporary)
-            except Exception as error:  # noqa: BLE001  whatever KFP raises; the events name the cause
+            except Exception as error:  # noqa: BLE001  KFP raises any type; the events have the cause
                 problem = error
     if display.refusal:
         raise InputError.from_line(display.refusal)
@@ -60,15 +60,15 @@ def run_local(
         if line := explained(problem, at.root) or without_room(at.root):
             raise line from problem
         raise StageFailed(f"{display.failure or problem}; the log is {kfp_log}")
-    if unfinished := display.unfinished(recipe):  # KFP may miss that a container failed, and continue
+    if unfinished := display.unfinished(recipe):  # KFP may not notice a failed container
         raise StageFailed(f"{unfinished} ended without a result; the log is {kfp_log}")
     return display.results
 
 
 @contextlib.contextmanager
-def _runner(recipe: Recipe, at: Workspace, events: Path, in_containers: bool) -> Iterator[Any]:
+def _runner(recipe: Recipe, at: Workspace, variables: Mapping[str, str], in_containers: bool) -> Iterator[Any]:
     if in_containers:
-        with docker_runner(recipe, at, {PROGRESS_FILE: str(events), VARIABLE: for_stages(recipe)}) as runner:
+        with docker_runner(recipe, at, variables) as runner:
             yield runner
         return
     from kfp import local
@@ -93,7 +93,7 @@ def _run_pipeline(recipe: Recipe, at: Workspace, runner: Any, temporary: Path) -
 
 
 class Display:
-    """Shows the events of the components: a line for each finished stage, and the progress of the running one."""
+    """Prints a line for each finished stage and the progress of the running one, from the events of the components."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -105,28 +105,19 @@ class Display:
 
     @contextlib.contextmanager
     def follow(self, events: Path) -> Iterator[None]:
-        """Read the file of events in a thread until the block ends."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(events, stop), daemon=True)
-        with displayed(self.console) as self.tasks:
-            thread.start()
-            try:
-                yield
-            finally:
-                stop.set()
-                thread.join()
+        """Print the events that are appended to the file, until the block ends."""
+        tail = Tail(events)
 
-    def _watch(self, events: Path, stop: threading.Event) -> None:
-        with events.open(encoding="utf-8") as file:
-            incomplete = ""
-            while True:
-                stopping = stop.is_set()
-                *lines, incomplete = (incomplete + file.read()).split("\n")
-                for line in lines:
-                    self._show(json.loads(line))
-                if stopping:
-                    return
-                stop.wait(0.1)
+        def catch_up() -> None:
+            for event in tail.read():
+                self._show(event)
+
+        with displayed(self.console) as self.tasks:
+            try:
+                with repeated(catch_up, POLL_SECONDS):
+                    yield
+            finally:
+                catch_up()
 
     def _show(self, event: dict[str, Any]) -> None:
         match event.get("event"):
@@ -144,7 +135,7 @@ class Display:
                 self.tasks.update(self.task, completed=event["done"], **fields)
 
     def unfinished(self, recipe: Recipe) -> str:
-        """The names of the recipes whose last stage reported no result."""
+        """Return the names of the recipes whose last stage reported no result, joined by `and`."""
         names = [part.name for part in (recipe, recipe.finetune) if part]
         finished = {name for name, result in self.results if result.stage == "register"}
         return " and ".join(name for name in names if name not in finished)
@@ -159,7 +150,7 @@ class Display:
 
 
 def _why(result: StageResult) -> str:
-    """Why the stage ran or was skipped; "" where only a verbose command reports it."""
+    """Return why the stage ran or was skipped; "" if only a verbose command prints it."""
     if result.status == "unchanged":
         return "up to date (same inputs and code)" if is_verbose() else "up to date"
     if result.reason:
@@ -179,17 +170,3 @@ def summary_table(results: list[tuple[str, StageResult]]) -> Table:
 def _kfp_output_to(path: Path) -> Iterator[None]:
     with path.open("w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
         yield
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

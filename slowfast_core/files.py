@@ -1,14 +1,13 @@
-"""Atomic writes, file digests and disk-space checks."""
+"""Atomic writes, locks, file digests and disk-space checks."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +65,18 @@ def inside(root: Path, relative: str) -> Path:
 
 
 @contextmanager
+def locked(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on the file `path`, which the system releases when the process dies.
+
+    A `shared` lock may be held by several processes. If it is taken, waits or, if not `wait`, raises BlockingIOError.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with path.open("w") as lock:
+        fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
 def disk_in_one_line(where: str, target: Path) -> Iterator[None]:
     """Raise file-system failures as InputError; `where` names the object, `target` is the file being written."""
     try:
@@ -97,16 +108,3 @@ def require_space(folder: Path, needed: int) -> None:
     if needed > free:
         what = f"no space left on the disk for {needed / 1e9:.1f} GB: {free / 1e9:.1f} GB are free"
         raise InputError(what, folder, "free disk space, or choose another --workspace")
-
-
-@contextmanager
-def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` on SIGTERM inside the block. Has no effect outside the main thread, which alone handles signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

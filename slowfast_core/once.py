@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slowfast_core.documents import read_json_object
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, sync, write_whole
+from slowfast_core.files import inside, locked, sync, write_whole
 from slowfast_core.verbosity import is_verbose, report
 
 RECORD = "stage.json"  # StageResult and key of a finished stage
@@ -267,11 +266,35 @@ def _publish(partial: Path, output: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(output: Path) -> Iterator[None]:
-    """Hold the stage's lock, which the system releases when the process dies. Raises InputError if it is taken."""
-    with output.with_name(f".{output.name}.lock").open("w") as lock:
+def in_use(folders: Iterable[Path]) -> Iterator[None]:
+    """Keep other processes from replacing these results while a stage reads them.
+
+    Raises InputError if one is being replaced. Folders of stages that were never run are left to their reader.
+    """
+    with ExitStack() as locks:
+        for folder in folders:
+            if folder.parent.is_dir():
+                locks.enter_context(_lock(folder, "another process is writing what this stage reads", shared=True))
+        yield
+
+
+def check_result(folder: Path, digest: str) -> None:
+    """Raise InputError unless the finished stage in `folder` has the result with this digest."""
+    if (found := read_result(folder).digest) != digest:
+        what = f"another run replaced the result {digest} by {found}"
+        raise InputError(what, folder, "start this run again")
+
+
+def exclusive_lock(output: Path) -> AbstractContextManager[None]:
+    """Hold the stage's lock, so that no other process writes or reads it. Raises InputError if it is taken."""
+    return _lock(output, "another process is working on this stage, or reads its result")
+
+
+@contextmanager
+def _lock(folder: Path, taken: str, shared: bool = False) -> Iterator[None]:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), wait=False, shared=shared))
         except BlockingIOError:
-            raise InputError("another process is working on this stage", output, "wait for it, or stop it") from None
+            raise InputError(taken, folder, "wait for it, or stop it") from None
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from slowfast_core.background import repeated
+from slowfast_core.json_lines import append
 from slowfast_core.verbosity import is_quiet
 
 PROGRESS_FILE = "SLOWFAST_PROGRESS"  # environment variable: events are appended to this file as JSON lines
@@ -65,20 +66,13 @@ def displayed(console: Console, every: float | None = None) -> Iterator[Progress
             yield tasks
         return
     tasks = Progress(console=console, disable=True, speed_estimate_period=SPEED_SECONDS)
-    stop = threading.Event()
-    thread = threading.Thread(target=_print_lines, args=(tasks, console, stop, every or LINE_SECONDS), daemon=True)
-    thread.start()
-    try:
-        yield tasks
-    finally:
-        stop.set()
-        thread.join()
 
-
-def _print_lines(tasks: Progress, console: Console, stop: threading.Event, every: float) -> None:
-    while not stop.wait(every):
+    def print_lines() -> None:
         for task in tasks.tasks:
             console.print(progress_line(task), soft_wrap=True, markup=False, highlight=False)
+
+    with repeated(print_lines, every or LINE_SECONDS):
+        yield tasks
 
 
 def progress_line(task: Task) -> str:
@@ -107,24 +101,14 @@ def progress(stage: str, total: float, unit: Unit = "items") -> Iterator[Advance
     console = Console(stderr=True, quiet=is_quiet(), force_terminal=False if target else None)
     with displayed(console) as tasks:
         task = tasks.add_task(stage, total=total, note="", unit=unit)
-        append = _events(Path(target), {"stage": stage, "total": total, "unit": unit}) if target else None
+        lock = threading.Lock()
 
         def advance(steps: float = 1, note: str = "") -> None:
-            tasks.update(task, advance=steps, note=note)
-            if append:
-                append(steps, note)
+            with lock:
+                tasks.update(task, advance=steps, note=note)
+                if target:
+                    done = tasks.tasks[0].completed
+                    fields = {"stage": stage, "total": total, "unit": unit, "done": done, "note": note}
+                    append(Path(target), fields)
 
         yield advance
-
-
-def _events(target: Path, fields: dict[str, object]) -> Advance:
-    done = 0.0
-    lock = threading.Lock()
-
-    def advance(steps: float = 1, note: str = "") -> None:
-        nonlocal done
-        with lock, target.open("a", encoding="utf-8") as file:
-            done += steps
-            file.write(json.dumps({**fields, "done": done, "note": note}) + "\n")
-
-    return advance

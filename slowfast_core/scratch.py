@@ -13,11 +13,12 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from slowfast_core.errors import InputError
+from slowfast_core.files import locked
 
 VARIABLE = "SLOWFAST_SCRATCH"  # environment variable of all child processes: path of the scratch folder
 LONGEST = 20  # characters in the temporary directory: socket paths of a Ray session inside it are limited to 107
@@ -32,7 +33,7 @@ def scratch(owner: Path) -> Iterator[Path]:
     Abandoned folders of other owners are removed only if none of their processes is alive.
     """
     root = _root()
-    with _locked(root / ".lock"):
+    with locked(root / ".lock"):
         _end_abandoned(root, owner)
         folder = root / uuid.uuid4().hex[:8]
         lock = folder.with_suffix(".lock").open("w")
@@ -41,10 +42,10 @@ def scratch(owner: Path) -> Iterator[Path]:
         lock.flush()
         folder.mkdir()
     try:
-        with _environment(folder):
+        with _temporary_directory(folder):
             yield folder
     finally:
-        with _locked(root / ".lock"):
+        with locked(root / ".lock"):
             _end(folder)
             lock.close()
 
@@ -123,19 +124,21 @@ def _kill(pid: int, folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _temporary_directory(folder: Path) -> Iterator[None]:
+    """Set the temporary directory inside the block; clears the directory that `tempfile` has cached."""
+    with environment_variables({VARIABLE: str(folder), "TMPDIR": str(folder)}):
+        tempfile.tempdir = None
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
-    """Set the temporary directory inside the block; clears the directory that `tempfile` has cached."""
-    names = (VARIABLE, "TMPDIR")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(folder)))
-    tempfile.tempdir = None
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
@@ -143,4 +146,3 @@ def _environment(folder: Path) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        tempfile.tempdir = None

@@ -122,6 +122,8 @@ def variants(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield below, section.model_copy(update={name: changed})
         else:
             other = value + 1 if isinstance(value, int | float) and not isinstance(value, bool) else f"not {value}"
+            if field == "data.format":
+                other = "list"  # stages ask the format for its properties, so that it must exist
             yield field, section.model_copy(update={name: other})
 
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules directly in slowfast_core are the bottom layer.
 LAYERS = (
     ("slowfast_core",),
+    ("slowfast_core.data.annotations",),
     ("slowfast_core.recipe", "slowfast_core.parallel"),
     ("slowfast_core.tracking",),
     ("slowfast_core.model",),

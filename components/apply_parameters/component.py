@@ -1,4 +1,4 @@
-"""The recipe with what the operator changed, and the version of each source: what a run on a cluster begins with."""
+"""First component of a run on a cluster: applies the run's parameters to the recipe and determines source versions."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ def apply_parameters(
     recipe: str, workspace: str, workers: int, epochs: int, tracking_uri: str, cpus: int, gpus: int, branch: bool
 ) -> NamedTuple("Resolved", [("recipe", str), ("source", str), ("finetune", str), ("finetune_source", str)]):
     from components.apply_parameters.apply import Resolved, resolve
-    from components.run_stage import step
+    from components.run_stage import run_between_stages
 
     granted = (cpus, gpus)
 
     def work() -> Resolved:
         return resolve(recipe, workspace, workers, epochs, tracking_uri, granted, branch)
 
-    return step("apply_parameters", workspace, work)
+    return run_between_stages("apply_parameters", workspace, work)

@@ -1,4 +1,4 @@
-"""Why training runs, or why it does not."""
+"""Decides whether training has to run, and gives the reason."""
 
 import json
 from typing import NamedTuple
@@ -19,27 +19,25 @@ class TrainingCheck(NamedTuple):
 def check(recipe: str, workspace: str, expected_version: str, start: str) -> TrainingCheck:
     """Compare the inputs of training with those of its last result.
 
-    Raises InputError when the data version is not the `expected_version`, if there is one.
+    `start` is the folder of the start weights; "" for those of the recipe. Raises InputError if `expected_version` is
+    set and the data has another version.
     """
     at = Workspace.at(workspace)
-    resolved = starting_from(parse_recipe(recipe), start)
+    resolved = parse_recipe(recipe)
+    if start:
+        resolved = resolved.starting_from(start)
     extracted = at.data(resolved.data.name, "extract")
     version = read_result(extracted).data_version or ""
     if expected_version and expected_version != version:
-        fix = "leave the run's data_version out, or bring that version back to the source"
-        raise InputError(f"the data version is {version}, asked for {expected_version}", extracted, fix)
+        fix = "submit without --data-version, or restore the source of that version"
+        raise InputError(f"the data version is {version}, but {expected_version} was requested", extracted, fix)
     if done := trained_already(resolved, at):
-        reason = f"data version {version} and recipe are as before: weights {done.weights_digest} stay"
+        reason = f"up to date with data version {version} and the recipe; weights {done.weights_digest} are reused"
         return TrainingCheck("no", reason, version)
-    return TrainingCheck("yes", _why(resolved, at, version), version)
+    return TrainingCheck("yes", _reason_to_train(resolved, at, version), version)
 
 
-def starting_from(recipe: Recipe, start: str) -> Recipe:
-    train = recipe.train.model_copy(update={"init_from": start}) if start else recipe.train
-    return recipe.model_copy(update={"train": train})
-
-
-def _why(recipe: Recipe, at: Workspace, version: str) -> str:
+def _reason_to_train(recipe: Recipe, at: Workspace, version: str) -> str:
     folder = at.run(recipe.name, "train")
     try:
         before = json.loads((folder / "checkpoint.json").read_text())["data_version"]
@@ -47,5 +45,5 @@ def _why(recipe: Recipe, at: Workspace, version: str) -> str:
     except (OSError, ValueError, KeyError, InputError):
         return "there is no finished training of this recipe"
     if before != version:
-        return f"the data version was {before}, is {version}"
-    return f"the code of training changed: {code}" if code else "the recipe or the weights it starts from changed"
+        return f"the data version changed: {before} -> {version}"
+    return f"the code of training changed: {code}" if code else "the recipe or its start weights changed"

@@ -1,4 +1,4 @@
-"""Whether training has anything to do: the condition under which Kubernetes gives it GPUs."""
+"""Decides whether training has to run, before Kubernetes allocates GPUs for it."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ def check_training(
     start: dsl.Input[dsl.Model] = None,
 ) -> NamedTuple("TrainingCheck", [("train", str), ("reason", str), ("data_version", str)]):
     from components.check_training.check import check
-    from components.run_stage import step
+    from components.run_stage import run_between_stages
 
     folder = start.metadata["folder"] if start else ""
-    return step("check_training", workspace, lambda: check(recipe, workspace, expected_version, folder))
+    return run_between_stages("check_training", workspace, lambda: check(recipe, workspace, expected_version, folder))

@@ -1,4 +1,4 @@
-"""The exit handler: no MLflow run stays open, and the cause of a failure is reported in one place."""
+"""Exit handler of a run on a cluster: closes MLflow runs, deletes RayJobs, reports the cause of a failure."""
 
 from kfp import dsl
 

@@ -1,6 +1,5 @@
-"""How a run on a cluster ended, from the events of its stages."""
+"""Closes the MLflow runs and deletes the RayJobs that a run on a cluster left, and reports how it ended."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from components.run_stage import events_folder
 from slowfast_core.errors import InputError
+from slowfast_core.json_lines import read_lines
 from slowfast_core.ray_jobs.rayjob import remove_rayjobs
 from slowfast_core.ray_jobs.rayjob_settings import NAMESPACE_VARIABLE
 from slowfast_core.recipe.load import Tracking
@@ -19,7 +19,10 @@ KILLED = "its pod was killed: out of memory, past its time limit, preempted, or 
 
 
 def close_and_report(workspace: str, tracking_uri: str, experiments: Sequence[str], state: str, message: str) -> str:
-    """Close what the run left open in MLflow; return a report in Markdown, which is also printed."""
+    """Close MLflow runs that are still open and delete RayJobs; return and print a report in Markdown.
+
+    `state` and `message` are Kubeflow's final state and error message of the pipeline run.
+    """
     run = os.environ.get(PIPELINE_VARIABLE, "")
     at = Workspace.at(workspace)
     cause = "" if state in SUCCEEDED else cause_of(events_folder(at, run)) or message or "unknown"
@@ -46,14 +49,13 @@ def _remove_rayjobs(run: str) -> list[str]:
 
 
 def cause_of(folder: Path) -> str:
-    """The first failure that a stage reported, or else the first stage that started and never ended.
+    """Return the first reported failure, or else the first component that started and did not end; "" without either.
 
-    Of a stage that was retried, only the last attempt counts.
+    If a component was retried, only its last attempt counts.
     """
     last: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            event = _event(line)
+        for event in read_lines(file):
             if "event" in event:
                 last[f"{event.get('recipe', '')} {event['stage']}".strip()] = event
     for stage, event in last.items():
@@ -63,11 +65,3 @@ def cause_of(folder: Path) -> str:
         if event["event"] == "start":
             return f"{stage}: {KILLED}"
     return ""
-
-
-def _event(line: str) -> dict[str, Any]:
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError:  # the line on which a pod was killed
-        return {}
-    return event

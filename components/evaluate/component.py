@@ -1,4 +1,4 @@
-"""The held-out split under the paper's test views: metrics and a report."""
+"""Scores the validation split with the paper's test views; writes metrics and a report."""
 
 from kfp import dsl
 
@@ -15,9 +15,9 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     versions: str = "",
 ) -> None:
-    """`versions` are for Kubeflow's cache: the stage itself looks at the workspace."""
-    from components.run_stage import run
+    """`versions` is only part of the key of Kubeflow's cache."""
+    from components.run_stage import run_stage
 
-    result = run("evaluate", recipe, workspace, report, "report")
+    result = run_stage("evaluate", recipe, workspace, report, "report", [clips, model])
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)

@@ -1,4 +1,4 @@
-"""Good segments to the clip store, which has the data version."""
+"""Writes the good segments to the clip store, whose DVC hash is the data version."""
 
 from kfp import dsl
 
@@ -13,7 +13,7 @@ def extract(
     clips: dsl.Output[dsl.Dataset],
     source_version: str = "",
 ) -> None:
-    """`source_version` is for Kubeflow's cache: the stage itself looks at the workspace."""
-    from components.run_stage import run
+    """`source_version` is only part of the key of Kubeflow's cache."""
+    from components.run_stage import run_stage
 
-    run("extract", recipe, workspace, clips, "store")
+    run_stage("extract", recipe, workspace, clips, "store", [validated])

@@ -1,4 +1,4 @@
-"""Ray Train on the clip store, from the weights of another training."""
+"""Trains with Ray on the clip store, starting from the weights of another model."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def finetune(
     model: dsl.Output[dsl.Model],
     data_version: str = "",
 ) -> str:
-    """Returns the weights' digest. `data_version` is for who reads the run: the stage takes that of the clips."""
-    from components.run_stage import run
+    """Returns the digest of the weights. `data_version` is only shown in the run; the stage reads it from the clips."""
+    from components.run_stage import run_stage
 
-    return run("train", recipe, workspace, model, "weights", init_from=start.metadata["folder"]).digest
+    return run_stage("train", recipe, workspace, model, "weights", [clips], start).digest

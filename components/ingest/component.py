@@ -1,4 +1,4 @@
-"""Videos and official annotations to one manifest."""
+"""Copies videos and annotations from a folder or S3 into one manifest."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def ingest(recipe: str, workspace: str, manifest: dsl.Output[dsl.Dataset], source_version: str = "") -> None:
-    """`source_version` is for Kubeflow's cache: the stage itself looks at source and workspace."""
-    from components.run_stage import run
+    """`source_version` is only part of the key of Kubeflow's cache; the stage reads source and workspace."""
+    from components.run_stage import run_stage
 
-    run("ingest", recipe, workspace, manifest, "manifest")
+    run_stage("ingest", recipe, workspace, manifest, "manifest")

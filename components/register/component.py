@@ -1,4 +1,4 @@
-"""A model version with its lineage, and the promotion gate: `promoted` is "no", with the reason, when it is closed."""
+"""Registers a model version with its lineage and promotes it if it passes the gate."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,15 @@ def register(
     version: dsl.Output[dsl.Artifact],
     versions: str = "",
 ) -> NamedTuple("Gate", [("promoted", str), ("reason", str)]):
-    """`versions` are for Kubeflow's cache: the stage itself looks at the workspace."""
+    """Returns whether the version was promoted ("yes" or "no") and why.
+
+    `versions` is only part of the key of Kubeflow's cache.
+    """
     import json
     from pathlib import Path
 
-    from components.run_stage import run
+    from components.run_stage import run_stage
 
-    result = run("register", recipe, workspace, version, "version")
+    result = run_stage("register", recipe, workspace, version, "version", [model, report])
     decision = json.loads(Path(result.outputs["version"]).read_text(encoding="utf-8"))["decision"]
     return ("yes" if decision["promote"] else "no", decision["reason"])

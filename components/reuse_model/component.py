@@ -1,4 +1,4 @@
-"""Stands in for training that has nothing to do, and says why."""
+"""Replaces training when it is up to date, and reports the reason."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def reuse_model(recipe: str, workspace: str, reason: str) -> str:
-    """Returns the digest of the weights that stay."""
-    from components.run_stage import skip
+    """Returns the digest of the existing weights."""
+    from components.run_stage import report_skipped_stage
 
-    return skip("train", recipe, workspace, reason)
+    return report_skipped_stage("train", recipe, workspace, reason)

@@ -1,4 +1,4 @@
-"""Ray Train on the clip store, from random weights."""
+"""Trains with Ray on the clip store."""
 
 from kfp import dsl
 
@@ -13,7 +13,7 @@ def train(
     model: dsl.Output[dsl.Model],
     data_version: str = "",
 ) -> str:
-    """Returns the weights' digest. `data_version` is for who reads the run: the stage takes that of the clips."""
-    from components.run_stage import run
+    """Returns the digest of the weights. `data_version` is only shown in the run; the stage reads it from the clips."""
+    from components.run_stage import run_stage
 
-    return run("train", recipe, workspace, model, "weights").digest
+    return run_stage("train", recipe, workspace, model, "weights", [clips]).digest

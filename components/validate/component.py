@@ -1,4 +1,4 @@
-"""The quality gate: good rows go on, bad ones into quarantine."""
+"""Quality gate: passes on the good rows of the manifest and quarantines the bad ones."""
 
 from kfp import dsl
 
@@ -14,10 +14,10 @@ def validate(
     report: dsl.Output[dsl.HTML],
     source_version: str = "",
 ) -> None:
-    """`source_version` is for Kubeflow's cache: the stage itself looks at the workspace."""
+    """`source_version` is only part of the key of Kubeflow's cache."""
     import shutil
 
-    from components.run_stage import run
+    from components.run_stage import run_stage
 
-    result = run("validate", recipe, workspace, manifest, "manifest")
+    result = run_stage("validate", recipe, workspace, manifest, "manifest", [ingested])
     shutil.copyfile(result.outputs["report"], report.path)

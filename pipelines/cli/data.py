@@ -1,4 +1,4 @@
-"""`slowfast data ...`: the data versions of a workspace and of its remotes."""
+"""`slowfast data ...`: list and restore the data versions of a workspace and of its remotes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from slowfast_core.workspace import Workspace
 
 data = typer.Typer(no_args_is_help=True, context_settings=HELP_OPTIONS, help="List and restore data versions.")
 
-Remote = Annotated[
-    str | None, typer.Option(help="DVC remote (s3://bucket/prefix or a folder) to search besides the default one.")
-]
+Remote = Annotated[str | None, typer.Option(help="Additional DVC remote to search: s3://bucket/prefix or a folder.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="URL of an S3-compatible store.")]
 Which = Annotated[
-    str, typer.Argument(metavar="WHICH", help="Data version (or its first characters), run id, or models:/NAME@ALIAS.")
+    str,
+    typer.Argument(
+        metavar="WHICH", help="Data version (or its first characters), MLflow run id, or models:/NAME@ALIAS."
+    ),
 ]
 To = Annotated[
     Path | None, typer.Option(help="New folder for the files.", show_default="the workspace's extracted data")
 ]
 RecipeOption = Annotated[str | None, typer.Option(help="Recipe to take data.remote and tracking.uri from.")]
 RecipeArgument = Annotated[
-    str | None, typer.Argument(metavar="RECIPE", help="Show only the data set of this recipe, also from its remote.")
+    str | None,
+    typer.Argument(metavar="RECIPE", help="List only the data set of this recipe, including its data.remote."),
 ]
 
 
@@ -98,7 +100,7 @@ def _tracking(recipe: Recipe | None, at: Workspace) -> str:
 
 
 def _print_versions(rows: list[dict[str, Any]]) -> None:
-    """A table of the versions; below it, for each version, where it is and what used it."""
+    """Print a table of the versions and, below it, for each version where it is and what used it."""
     table = Table("version", "created", "data set", "clips", "videos", "files", "MB", box=None)
     for column in table.columns[3:]:
         column.justify = "right"

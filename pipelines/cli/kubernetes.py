@@ -1,4 +1,4 @@
-"""`slowfast pipeline ...`: the pipeline on Kubernetes."""
+"""`slowfast pipeline ...`: compile, run and schedule the pipeline on Kubernetes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from pipelines.cli.library import HELP_OPTIONS, Json, Overrides, RecipeName
+from pipelines.cli.library import HELP_OPTIONS, Json, Overrides, RecipeName, print_table
 from pipelines.kubernetes.settings import Cluster, load_cluster
 from slowfast_core.credentials import left_out
 from slowfast_core.files import write_whole
@@ -32,12 +33,12 @@ ClusterFile = Annotated[
         "--cluster", help="File with the cluster settings.", envvar="SLOWFAST_CLUSTER", show_default="./cluster.yaml"
     ),
 ]
-Host = Annotated[str | None, typer.Option(help="Kubeflow Pipelines API host (overrides the settings file).")]
+Host = Annotated[str | None, typer.Option(help="URL of the Kubeflow Pipelines API (overrides the settings file).")]
 Namespace = Annotated[str | None, typer.Option(help="Kubernetes namespace (overrides the settings file).")]
 Image = Annotated[str | None, typer.Option(help="CPU image (overrides the settings file).")]
-Workers = Annotated[int, typer.Option(min=0, help="Training workers of this run; 0: as in the recipe.")]
-Epochs = Annotated[int, typer.Option(min=0, help="Epochs of this run; 0: as in the recipe.")]
-DataVersion = Annotated[str, typer.Option(help="Stop before training unless the data has this version.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of training workers; 0: as in the recipe.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Number of epochs; 0: as in the recipe.")]
+DataVersion = Annotated[str, typer.Option(help="Fail before training if the data has another version.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run or schedule.", show_default="the recipe's name")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id, as `submit` prints it.")]
 
@@ -47,7 +48,12 @@ def compile_(
     recipe: RecipeName,
     overrides: Overrides,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("pipeline.yaml"),
-    manifest: Annotated[bool, typer.Option("--manifest", help="Write Kubernetes resources (for GitOps).")] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write a Pipeline and a PipelineVersion resource (for GitOps).")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what each task asks of the cluster; write nothing.")
+    ] = False,
     cluster: ClusterFile = None,
     namespace: Namespace = None,
     image: Image = None,
@@ -56,11 +62,33 @@ def compile_(
     """Compile the pipeline to YAML; the same recipe and settings give the same bytes."""
     resolved = load_recipe(recipe, overrides)
     settings = load_cluster(cluster, namespace=namespace, image=image)
+    if explain:
+        _print_needs(_compiled(resolved, settings), settings, as_json)
+        return
     text = _compiled(resolved, settings, manifest)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, text)
     tasks = _count_tasks(text)
     print(json.dumps({"output": str(output), "tasks": tasks}) if as_json else f"{output}: {tasks} tasks")
+
+
+def _print_needs(compiled: str, cluster: Cluster, as_json: bool) -> None:
+    from pipelines.kubernetes.explain import explain
+
+    rows = explain(compiled)
+    if as_json:
+        print(json.dumps([row.model_dump() for row in rows]))
+        return
+    images = {cluster.gpu_image or cluster.image: "gpu", cluster.image: "cpu"}
+    table = Table("task", "image", "CPU", "memory", "GPU", "tries", "hours", "cache", "secrets", box=None)
+    for column in table.columns[2:7]:
+        column.justify = "right"
+    for row in rows:
+        numbers = (row.cpu, row.memory, str(row.gpu), str(row.attempts), f"{row.hours:g}")
+        table.add_row(row.task, images[row.image], *numbers, "yes" if row.cached else "no", ", ".join(row.secrets))
+    print_table(table)
+    for image, name in sorted(images.items(), key=lambda pair: pair[1]):
+        print(f"{name}: {image}")
 
 
 @pipeline.command()
@@ -77,7 +105,7 @@ def submit(
     image: Image = None,
     as_json: Json = False,
 ) -> None:
-    """Start a run."""
+    """Compile the pipeline and start a run."""
     from pipelines.kubernetes.server import Server
 
     resolved = load_recipe(recipe, overrides)
@@ -106,7 +134,7 @@ def schedule(
     image: Image = None,
     as_json: Json = False,
 ) -> None:
-    """Run on a schedule: one run at a time, and missed runs are not made up."""
+    """Run on a schedule, one run at a time; missed runs are not made up for."""
     from pipelines.kubernetes.schedule import with_seconds
     from pipelines.kubernetes.server import Server
 
@@ -133,7 +161,7 @@ def status(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: 
 
 @pipeline.command()
 def cancel(run: RunId, cluster: ClusterFile = None, host: Host = None, as_json: Json = False) -> None:
-    """Cancel a run; a run that has ended is left as it is."""
+    """Cancel a run; one that has ended does not change."""
     from pipelines.kubernetes.server import Server
 
     _print_response(Server(load_cluster(cluster, host=host)).cancel(run), as_json)
@@ -158,13 +186,13 @@ def _cluster_overrides(host: str | None, namespace: str | None, image: str | Non
 
 
 def _parameters(workers: int, epochs: int, data_version: str) -> dict[str, Any]:
-    """The parameters that were set; the others keep their defaults in the pipeline."""
+    """Return the parameters that were set; the pipeline has defaults for the others."""
     parameters = {"workers": workers, "epochs": epochs, "data_version": data_version}
     return {name: value for name, value in parameters.items() if value}
 
 
 def _count_tasks(package: str) -> int:
-    """Number of containers in the pipeline; its specification lists each one once."""
+    """Return the number of tasks that run a container; each has one executorLabel in the compiled pipeline."""
     return package.count("executorLabel:")
 
 

@@ -1,4 +1,4 @@
-"""`slowfast ...`: thin commands over the stages and the library."""
+"""The `slowfast` commands that call the stages and the library, and the options that all commands share."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ At = Annotated[
         show_default="./workspace",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Branch = Annotated[bool, typer.Option("--finetune", help="Run the stage for the recipe's fine-tuning branch.")]
 stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -208,7 +208,7 @@ def _run_stage(stage: str, recipe: str, overrides: list[str], at: Path | None, f
 
 @contextmanager
 def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
-    """Send metrics that an unreachable MLflow server missed before the block; report those still unsent after it."""
+    """Before the block, send metrics that MLflow did not receive earlier; after it, warn about those still unsent."""
     from slowfast_core.tracking.unsent import all_of, described
 
     if all_of(at):
@@ -217,9 +217,7 @@ def tracked(recipe: Recipe, at: Workspace) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _warn(
-            line for line in described(at) if line not in before
-        )  # so an error stays one line unless there are new ones
+        _warn(line for line in described(at) if line not in before)  # new ones only, so that an error stays one line
         raise
     _warn(described(at))
 
@@ -349,7 +347,7 @@ def convert(
     from slowfast_core.convert.convert import convert as convert_checkpoint
 
     if overrides and recipe is None:
-        raise InputError("there is no recipe to change", "--set", "name one with --recipe")
+        raise InputError("--set needs a recipe whose settings it overrides", "convert", "name one with --recipe")
     resolved = load_recipe(recipe, overrides) if recipe else None
     result, details = convert_checkpoint(peer, source, output, resolved, labels)
     print_result(result, as_json)

@@ -1,4 +1,4 @@
-"""The `slowfast` command: the library's commands and those that run the whole DAG."""
+"""The `slowfast` command: its entry point, global options and errors, and `slowfast run`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from slowfast_core.environment import explained, machine_failures_in_one_line
 from slowfast_core.errors import InputError
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe
-from slowfast_core.training.job import Stopped
+from slowfast_core.stopping import Stopped
 from slowfast_core.verbosity import is_quiet, is_verbose, set_verbosity
 from slowfast_core.workspace import Workspace
 
@@ -39,7 +39,7 @@ app.add_typer(data, name="data", rich_help_panel=DATA)
 app.add_typer(pipeline, name="pipeline", rich_help_panel=KUBERNETES)
 
 
-LONGEST_LINE = 500  # characters of another library's message
+LONGEST_LINE = 500  # characters of an error message from another library
 ANYWHERE = {"--debug": "debug", "-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet"}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
 
@@ -53,8 +53,10 @@ class Runner(StrEnum):
 def run(
     recipe: RecipeName,
     overrides: Overrides,
-    runner: Annotated[Runner, typer.Option(help="Where each stage runs.")] = Runner.subprocess,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which stages would run and why; run none.")] = False,
+    runner: Annotated[
+        Runner, typer.Option(help="Run each stage as a subprocess or a Docker container.")
+    ] = Runner.subprocess,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print which stages would run, and why.")] = False,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -108,10 +110,10 @@ def main() -> NoReturn:
     debug = "debug" in options
     try:
         if {"quiet", "verbose"} <= options:
-            raise InputError("--quiet and --verbose exclude each other", "command line", "leave one of them out")
+            raise InputError("--quiet and --verbose exclude each other", "command line", "omit one of them")
         set_verbosity("quiet" in options, "verbose" in options)
         if not sys.warnoptions and not is_verbose():
-            warnings.simplefilter("ignore")  # of libraries; this project raises none
+            warnings.simplefilter("ignore")  # they come from libraries
         code = app(arguments, standalone_mode=False)  # errors of the command line are raised, not printed
     except USAGE_ERROR as error:
         _exit_for_usage(error)
@@ -135,14 +137,14 @@ def main() -> NoReturn:
 
 
 def _split_off_global_options(arguments: list[str]) -> tuple[list[str], set[str]]:
-    """The arguments without the options that may be anywhere on the line, and the names of those options."""
+    """Return the arguments without the options that may be anywhere on the line, and the names of these options."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = {ANYWHERE[argument] for argument in arguments[:end] if argument in ANYWHERE}
     return [argument for argument in arguments[:end] if argument not in ANYWHERE] + arguments[end:], options
 
 
 def _exit_for_usage(error: Exception) -> NoReturn:
-    """Print a wrong command line as one line; where the command is missing, print the help."""
+    """Print what is wrong with the command line in one line, or the help if there is no command; exit with code 2."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]
         sys.exit(2)

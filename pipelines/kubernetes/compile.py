@@ -1,5 +1,7 @@
-"""The DAG compiled for Kubernetes: the laptop's stages between a first task that takes what operators change and an
-exit handler; training stands under the condition that it has something to do.
+"""Compiles the DAG for Kubernetes.
+
+The stages are the same as on a laptop. In addition, the first task applies the run's parameters, training runs only if
+it is not up to date, and an exit handler closes MLflow runs.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from slowfast_core.recipe.load import Recipe
 
 
 def pipeline_name(recipe: Recipe) -> str:
-    """A name that Kubernetes takes, of the recipe's."""
+    """Return the recipe's name as a valid Kubernetes name."""
     return "slowfast-" + re.sub(r"[^a-z0-9]+", "-", recipe.name.lower()).strip("-")
 
 
 def auto_gpus(cluster: Cluster) -> int:
-    """What `compute.gpus_per_worker: auto` comes to: a cluster that names an image for GPUs has them."""
+    """Return the value of `compute.gpus_per_worker: auto`: 1 if the cluster settings have a GPU image, else 0."""
     return int(cluster.gpu_image is not None)
 
 
 def build(recipe: Recipe, cluster: Cluster) -> Any:
-    """The pipeline as KFP's object, with the recipe as the default of its parameter."""
+    """Return KFP's pipeline object; the recipe is the default value of its parameter `recipe`."""
     from kfp import dsl
 
     from components.apply_parameters.component import apply_parameters
@@ -46,8 +48,8 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
 
     def flow(recipe: str, data_version: str = "", workers: int = 0, epochs: int = 0):  # type: ignore[no-untyped-def]
         with dsl.ExitHandler(place(close_runs(**inputs, experiments=experiments), "close_runs"), name="flow"):
-            operators = {"recipe": recipe, "workers": workers, "epochs": epochs}
-            task = apply_parameters(**operators, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
+            parameters = {"recipe": recipe, "workers": workers, "epochs": epochs}
+            task = apply_parameters(**parameters, **inputs, cpus=cpus, gpus=gpus, branch=branch is not None)
             ready = place(task, "apply_parameters").outputs
             clips = data(ready["recipe"], at, place, ready["source"])
             model, versions = _trained(ready["recipe"], at, clips, place, expected_version=data_version)
@@ -58,13 +60,14 @@ def build(recipe: Recipe, cluster: Cluster) -> Any:
                 tuned, versions = _trained(ready["finetune"], at, clips, on_branch, start=model)
                 judge(ready["finetune"], at, clips, tuned, on_branch, versions)
 
-    flow.__annotations__ = {"recipe": str, "data_version": str, "workers": int, "epochs": int}  # KFP wants types
+    # KFP needs types; `from __future__ import annotations` leaves only their names.
+    flow.__annotations__ = {"recipe": str, "data_version": str, "workers": int, "epochs": int}
     flow.__defaults__ = (recipe.to_json(), *(flow.__defaults__ or ()))
     return dsl.pipeline(name=pipeline_name(recipe), description=recipe.description or recipe.name)(flow)
 
 
 def _trained(recipe: Any, at: str, clips: Any, place: Placement, **arguments: Any) -> tuple[Any, Any]:
-    """Training if it has something to do; otherwise the model there is, with the reason. The model and its versions."""
+    """Add training, which is skipped with a reason if it is up to date. Returns the model and its versions."""
     from kfp import dsl
 
     from components.check_training.component import check_training
@@ -74,22 +77,25 @@ def _trained(recipe: Any, at: str, clips: Any, place: Placement, **arguments: An
     from components.train.component import train
 
     inputs = {"recipe": recipe, "workspace": at}
-    seen = place(check_training(**inputs, clips=clips, **arguments), "check_training").outputs
-    versioned = {**inputs, "clips": clips, "data_version": seen["data_version"]}
-    with dsl.If(seen["train"] == "yes", name="train-what-changed"):
+    checked = place(check_training(**inputs, clips=clips, **arguments), "check_training").outputs
+    versioned = {**inputs, "clips": clips, "data_version": checked["data_version"]}
+    with dsl.If(checked["train"] == "yes", name="training-needed"):
         if "start" in arguments:
-            made = place(finetune(**versioned, start=arguments["start"]), "train")
+            trained = place(finetune(**versioned, start=arguments["start"]), "train")
         else:
-            made = place(train(**versioned), "train")
+            trained = place(train(**versioned), "train")
     with dsl.Else(name="training-skipped"):
-        kept = place(reuse_model(**inputs, reason=seen["reason"]), "reuse_model")
-    weights = dsl.OneOf(made.outputs["Output"], kept.output)
-    there = place(select_model(**inputs, weights=weights), "select_model").outputs
-    return there["model"], there["Output"]
+        reused = place(reuse_model(**inputs, reason=checked["reason"]), "reuse_model")
+    weights = dsl.OneOf(trained.outputs["Output"], reused.output)
+    selected = place(select_model(**inputs, weights=weights), "select_model").outputs
+    return selected["model"], selected["Output"]
 
 
 def compile_pipeline(recipe: Recipe, cluster: Cluster, manifest: bool = False) -> str:
-    """The YAML that the server takes; with `manifest` the Kubernetes resources Pipeline and PipelineVersion."""
+    """Compile to the YAML of the KFP server, or to the Kubernetes resources Pipeline and PipelineVersion (`manifest`).
+
+    Raises InputError if kfp-kubernetes is not installed.
+    """
     from importlib.util import find_spec
 
     from kfp import compiler
@@ -102,7 +108,7 @@ def compile_pipeline(recipe: Recipe, cluster: Cluster, manifest: bool = False) -
     options: dict[str, Any] = {}
     if manifest:
         content = hashlib.sha256(compile_pipeline(recipe, cluster).encode()).hexdigest()
-        version = f"{name}-{content[:12]}"  # a PipelineVersion may not change under its name
+        version = f"{name}-{content[:12]}"  # Kubernetes does not allow a PipelineVersion to change
         named = {"pipeline_name": name, "pipeline_version_name": version, "namespace": cluster.namespace}
         manifest_options = KubernetesManifestOptions(**named, include_pipeline_manifest=True)
         options = {"kubernetes_manifest_format": True, "kubernetes_manifest_options": manifest_options}

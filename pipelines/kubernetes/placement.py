@@ -43,7 +43,7 @@ class Placement:
         return compute.workers * compute.cpus_per_worker, compute.workers * compute.gpus
 
     def __call__(self, task: Any, stage: str) -> Any:
-        need = self._need("check_training" if stage in ("reuse_model", "select_model") else stage)
+        need = self.need("check_training" if stage in ("reuse_model", "select_model") else stage)
         self._size(task, need)
         self._attach(task, stage)
         gpus = self._gpus(stage)
@@ -65,15 +65,25 @@ class Placement:
         branches = [branch for branch in (self.recipe, self.recipe.finetune) if branch]
         return any(branch.compute.run_on == "rayjob" for branch in branches)
 
-    def _need(self, stage: str) -> Need:
+    def need(self, stage: str) -> Need:
         need = self.cluster.need(stage)
         if stage in AS_JOBS and self.recipe.compute.run_on != "here":
             return Need(hours=need.hours, retries=need.retries)  # it only waits for its job
         cpus, _ = self.training_pod
         if stage != "train" or not cpus:
             return need
+        self._check_node()
         cpus, memory = size_of_workers(self.recipe.compute, self.recipe.compute.workers)
+        memory += self.cluster.shm_gb  # shared memory counts as memory of the pod
         return need.model_copy(update={"cpu": need.cpu + cpus, "memory_gb": need.memory_gb + memory})
+
+    def _check_node(self) -> None:
+        """Raise InputError if the training pod asks for more GPUs than a node has: it would wait forever."""
+        _, gpus = self.training_pod
+        if gpus > (of_node := self.cluster.rayjob.gpus_per_node):
+            what = f"training asks for {gpus} GPUs in one pod, and a node has {of_node} (rayjob.gpus_per_node)"
+            fix = "set compute.run_on=rayjob, which spreads the workers over nodes"
+            raise InputError(what, self.recipe.name, fix)
 
     def _gpus(self, stage: str) -> int:
         if stage not in ON_GPU or not self.recipe.compute.gpus:
@@ -83,7 +93,7 @@ class Placement:
     def _size(self, task: Any, need: Need) -> None:
         from kfp import kubernetes
 
-        cpu, memory = f"{need.cpu:g}", f"{need.memory_gb:g}G"
+        cpu, memory = f"{need.cpu:g}", _memory(need.memory_gb)
         task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
         task.set_retry(
             need.retries,
@@ -141,3 +151,8 @@ class Placement:
             kubernetes.add_node_selector(task, label, value)
         for toleration in gpu.tolerations:
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+
+
+def _memory(gigabytes: float) -> str:
+    """The quantity in whole units, since KFP accepts no fractions."""
+    return f"{gigabytes:g}G" if gigabytes == round(gigabytes) else f"{round(1000 * gigabytes)}M"

@@ -1,4 +1,4 @@
-"""Cron, as people write it and as Kubeflow reads it."""
+"""Checks a cron expression and converts it to Kubeflow's six fields."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
 
 
 def with_seconds(cron: str) -> str:
-    """Kubeflow's cron has a field of seconds before the usual five. Raises InputError when a field is wrong."""
+    """Put the field of seconds, which Kubeflow requires, before the usual five. Raises InputError for a wrong field."""
     fields = cron.split()
     if len(fields) != len(FIELDS):
-        fix = 'write five fields, for example "0 2 * * *" for two at night'
-        raise InputError(f"{len(fields)} fields are no cron expression", f"--cron {cron!r}", fix)
+        fix = 'write five fields, such as "0 2 * * *" for 02:00 every day'
+        raise InputError(f"a cron expression has five fields, not {len(fields)}", f"--cron {cron!r}", fix)
     for text, (name, low, high, names) in zip(fields, FIELDS, strict=True):
         if not all(_valid(part, low, high, names) for part in text.split(",")):
-            fix = f"{low} to {high}{f' or {names[0]} to {names[-1]}' if names else ''}, *, a-b, */n or a list of these"
-            raise InputError(f"{text!r} is no {name}", f"--cron {cron!r}", fix)
+            values = f"{low} to {high}" + (f" or {names[0]} to {names[-1]}" if names else "")
+            fix = f"write {values}, *, a-b, */n, or several of these with commas"
+            raise InputError(f"{text!r} is not a valid {name}", f"--cron {cron!r}", fix)
     return " ".join(["0", *fields])
 
 

@@ -1,7 +1,8 @@
 """Requests to the Kubeflow Pipelines API, with timeouts, limited retries and one-line errors.
 
-Uses the generated client kfp_server_api, because kfp.Client reads and writes contexts in the home directory and has no
-timeout.
+Uses kfp_server_api, the generated client on which kfp.Client is built. kfp.Client has neither timeouts nor a setting
+for retries, prints links to stdout, reads the namespace and cookies from a file in the home directory, and its look-up
+of an experiment deviates from the published API. Working around that takes more code than kfp.Client saves.
 """
 
 from __future__ import annotations
@@ -68,15 +69,7 @@ class Server:
 
     def submit(self, package: str, name: str, experiment: str, parameters: dict[str, Any]) -> RunOrSchedule:
         """Start a run of the compiled pipeline."""
-        import kfp_server_api as api
-
-        run = api.V2beta1Run(
-            experiment_id=self._experiment(experiment),
-            display_name=name,
-            pipeline_spec=_spec(package),
-            runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
-            service_account=self.cluster.service_account,
-        )
+        run = self._job(self._experiment(experiment), package, name, parameters)
         return self._as_run(self._ask(self._runs.run_service_create_run, run=run))
 
     def schedule(
@@ -87,23 +80,16 @@ class Server:
         `cron` has six fields, the first of them seconds. Raises InputError when a schedule with this name exists and
         `replace` is not set.
         """
-        import kfp_server_api as api
-
         experiment_id = self._experiment(experiment)
         existing = self._schedules(experiment_id, name)
         if existing and not replace:
             raise InputError(f"{name!r} is already scheduled", existing[0].recurring_run_id, "pass --replace")
-        recurring = api.V2beta1RecurringRun(
-            experiment_id=experiment_id,
-            display_name=name,
-            pipeline_spec=_spec(package),
-            runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
-            service_account=self.cluster.service_account,
-            max_concurrency="1",
-            no_catchup=True,
-            mode=api.RecurringRunMode.ENABLE,
-            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
-        )
+        recurring = self._job(experiment_id, package, name, parameters) | {
+            "max_concurrency": "1",
+            "no_catchup": True,
+            "mode": "ENABLE",
+            "trigger": {"cron_schedule": {"cron": cron}},
+        }
         created = self._ask(self._recurring.recurring_run_service_create_recurring_run, recurring_run=recurring)
         for old in existing:  # after creating the new one: a failure leaves two schedules, not none
             self._ask(self._recurring.recurring_run_service_delete_recurring_run, recurring_run_id=old.recurring_run_id)
@@ -124,10 +110,19 @@ class Server:
         self._ask(self._runs.run_service_terminate_run, run_id=run_id)
         return self.status(run_id)
 
+    def _job(self, experiment_id: str, package: str, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The fields that a run and a schedule have in common."""
+        documents = yaml.load_all(package, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return {
+            "experiment_id": experiment_id,
+            "display_name": name,
+            "pipeline_spec": dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False)),
+            "runtime_config": {"parameters": parameters},
+            "service_account": self.cluster.service_account,
+        }
+
     def _experiment(self, name: str) -> str:
         """The id of the experiment, which is created if it does not exist."""
-        import kfp_server_api as api
-
         has_name = {"operation": "EQUALS", "key": "display_name", "string_value": name}
         multi_user = self._ask(self._health.healthz_service_get_healthz).multi_user
         where = {"namespace": self.cluster.namespace} if multi_user else {}  # a single-user server rejects it
@@ -135,7 +130,7 @@ class Server:
         found = self._ask(list_experiments, filter=json.dumps({"predicates": [has_name]}), **where)
         if found.experiments:
             return str(found.experiments[0].experiment_id)
-        new = api.V2beta1Experiment(display_name=name, **where)
+        new = {"display_name": name, **where}
         created = self._ask(self._experiments.experiment_service_create_experiment, experiment=new)
         return str(created.experiment_id)
 
@@ -206,13 +201,6 @@ def read_token(cluster: Cluster) -> str:
         raise InputError(f"no token: {error.strerror}", path, "correct token_file in the cluster settings") from None
 
 
-def _spec(package: str) -> dict[str, Any]:
-    """The two documents of a compiled pipeline, as the API expects them."""
-    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    spec, *platforms = yaml.load_all(package, Loader=fast)  # a safe loader
-    return {"pipeline_spec": spec, "platform_spec": platforms[0]} if platforms else {"pipeline_spec": spec}
-
-
 def _error_of(error: Any, host: str) -> Exception:
     message = _message(error)
     match error.status:
@@ -237,5 +225,4 @@ def _message(error: Any) -> str:
         text = body.get("message") or body.get("error") or error.reason
     except (ValueError, AttributeError):
         text = error.reason
-    words = " ".join(str(text).split())
-    return words if len(words) <= 300 else words[:300] + "..."
+    return " ".join(str(text).split())[:300]

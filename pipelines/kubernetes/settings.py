@@ -1,10 +1,11 @@
-"""Where the pipeline runs: one small YAML file a cluster, typed; secrets are named in it, never written."""
+"""The settings of a cluster: one YAML file, which names Kubernetes secrets and never contains their values."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -19,7 +20,7 @@ PENDING_HOURS = 24  # for which an attempt may wait for a node
 
 
 class Secrets(Section):
-    """Each goes only to the stages that need it."""
+    """Kubernetes secrets; each is passed only to the stages that need it."""
 
     s3: Secret | None = None
     mlflow: Secret | None = None
@@ -27,7 +28,7 @@ class Secrets(Section):
 
 
 class Gpu(Section):
-    """What a GPU is called here, and the nodes that have one."""
+    """The resource name of a GPU, and the labels and taints of the nodes that have one."""
 
     type: str = "nvidia.com/gpu"
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -35,13 +36,15 @@ class Gpu(Section):
 
 
 class Volume(Section):
+    """The volume with the workspace."""
+
     claim: Name = "slowfast-data"
     path: str = Field("/data", pattern=r"^/\S+$")
     sub_path: str = ""
 
 
 class Need(Section):
-    """What a stage asks for and is limited to. Where training runs in its pod, the recipe's compute says the rest."""
+    """Resources, time limit and retries of a stage. A training pod also gets what the recipe's `compute` asks for."""
 
     cpu: float = Field(1, gt=0)
     memory_gb: float = Field(2, gt=0)
@@ -63,8 +66,10 @@ NEEDS: dict[str, Need] = {
 
 
 class Cluster(Section):
+    """All settings of a cluster; pipelines/kubernetes/cluster.example.yaml is an example."""
+
     host: str = Field(pattern=r"^https?://\S+$")  # of the Kubeflow Pipelines API
-    ui: str | None = None  # where people look; None: the same
+    ui: str | None = None  # address of the web interface, for links; None: `host`
     namespace: Name = "slowfast"
     service_account: Name = "slowfast-pipeline"
     token_env: str = "SLOWFAST_KFP_TOKEN"
@@ -72,18 +77,18 @@ class Cluster(Section):
     ca_file: Path | None = None
     timeout_seconds: Positive = 30
     image: str
-    gpu_image: str | None = None  # None: the same
+    gpu_image: str | None = None  # for the stages that use GPUs; None: `image`
     pull_secrets: tuple[Name, ...] = ()
     data: Volume = Volume()
-    tracking_uri: str | None = None  # the MLflow that all runs share; None: the recipe's, else SQLite on the volume
+    tracking_uri: str | None = None  # MLflow server; None: the recipe's `tracking.uri`, or SQLite on the volume
     gpu: Gpu = Gpu()
     shm_gb: Positive = 8
     user: Positive = 1000
     group: Positive = 1000
-    environment: dict[str, str] = Field(default_factory=dict)  # of every stage; never a secret
+    environment: dict[str, str] = Field(default_factory=dict)  # of every stage; secrets are refused
     secrets: Secrets = Secrets()
-    rayjob: RayJobPods = RayJobPods()  # for stages with compute.run_on `rayjob`
-    stages: dict[str, Need] = Field(default_factory=dict)
+    rayjob: RayJobPods = RayJobPods()  # for compute.run_on `rayjob`
+    stages: dict[str, Need] = Field(default_factory=dict)  # what differs from NEEDS
     backoff_seconds: Positive = 60  # before the first retry of a stage
     backoff_factor: Positive = 2  # by which each further wait is longer; Argo accepts integers only
 
@@ -92,21 +97,27 @@ class Cluster(Section):
     def _pinned(cls, image: str | None) -> str | None:
         tag = (image or "").rpartition("/")[2].partition(":")[2]
         if image and "@sha256:" not in image and tag in ("", "latest"):
-            raise ValueError(f"{image!r} moves: name a digest (@sha256:...) or a tag other than `latest`")
+            raise ValueError(f"{image!r} may change: use a digest (@sha256:...) or a tag other than `latest`")
         return image
 
-    @field_validator("stages")
+    @field_validator("stages", mode="before")
     @classmethod
-    def _known(cls, stages: dict[str, Need]) -> dict[str, Need]:
+    def _with_defaults(cls, stages: Any) -> Any:
+        """Complete each entry with the defaults of its stage."""
+        if not isinstance(stages, dict):
+            return stages
         if unknown := [stage for stage in stages if stage not in NEEDS]:
             raise ValueError(f"{unknown[0]!r} is not a stage: use one of {', '.join(NEEDS)}")
-        return stages
+        return {
+            stage: {**NEEDS[stage].model_dump(), **need} if isinstance(need, dict) else need
+            for stage, need in stages.items()
+        }
 
     @field_validator("environment")
     @classmethod
     def _no_secret(cls, environment: dict[str, str]) -> dict[str, str]:
         if secret := [name for name in environment if re.search(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY", name)]:
-            raise ValueError(f"{secret[0]!r} is a secret: name it under `secrets`, where no value is written")
+            raise ValueError(f"{secret[0]!r} is a secret: put the name of a Kubernetes secret under `secrets`")
         return environment
 
     def need(self, stage: str) -> Need:
@@ -123,19 +134,20 @@ class Cluster(Section):
 
     @property
     def cacheable(self) -> bool:
-        """Kubeflow's cache looks at the image's name alone, so only a digest distinguishes builds."""
+        """Whether Kubeflow may cache results: it compares image names, which identify a build only by a digest."""
         return all("@sha256:" in image for image in (self.image, self.gpu_image or self.image))
 
 
 def load_cluster(path: Path | None, **changes: str | None) -> Cluster:
-    """The settings of a cluster, from `path`, $SLOWFAST_CLUSTER or ./cluster.yaml. Raises InputError."""
+    """Read the settings of a cluster from `path`, $SLOWFAST_CLUSTER or ./cluster.yaml. Raises InputError."""
     path = path or Path(os.environ.get("SLOWFAST_CLUSTER") or DEFAULT)
     if not path.is_file():
-        fix = "write it (pipelines/kubernetes/cluster.example.yaml shows how) or name one with --cluster"
-        raise InputError("no cluster settings", path, fix)
+        fix = "copy pipelines/kubernetes/cluster.example.yaml there, or pass another file with --cluster"
+        raise InputError("there are no cluster settings", path, fix)
     tree = read_yaml_file(path, "correct the settings")
     if not isinstance(tree, dict):
-        raise InputError("cluster settings are a mapping", path, "see pipelines/kubernetes/cluster.example.yaml")
+        fix = "start from pipelines/kubernetes/cluster.example.yaml"
+        raise InputError("the cluster settings are not a mapping", path, fix)
     try:
         return Cluster.model_validate(tree | {key: value for key, value in changes.items() if value})
     except ValidationError as error:

@@ -14,6 +14,8 @@ from torch import Tensor
 from slowfast_core.convert.names import CAFFE2_SOLVER, Peer, caffe2_name, our_name
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
 from slowfast_core.convert.settings import Settings, clip_of, flat_config, model_of
+from slowfast_core.data.annotations.ava import AVA
+from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
 from slowfast_core.model.build import build_model
@@ -197,12 +199,12 @@ def _temporal_blocks(asked: int | None, depth: int) -> int:
 def _resolved(peer: Peer, source: Path, converted: Converted, recipe: Recipe | None) -> Recipe:
     if recipe:
         return recipe.model_copy(update={"finetune": None})
-    detect = converted.model.head == "detect"
+    format_ = AVA if converted.model.head == "detect" else KINETICS
     name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in source.stem)
     tree = {
         "name": f"{peer}/{name}",
         "description": f"Converted from {peer}'s {source.name}.",
-        "data": {"name": "ava" if detect else "kinetics", "format": "ava" if detect else "kinetics"},
+        "data": {"name": format_.name, "format": format_.name},
         "model": converted.model.model_dump(),
         "clip": converted.clip.model_dump(),
     }

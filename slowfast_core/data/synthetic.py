@@ -23,9 +23,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from slowfast_core.data.annotations.ava import AVA
+from slowfast_core.data.annotations.interface import AnnotationFormat
+from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.errors import InputError
 from slowfast_core.files import write_whole
-from slowfast_core.recipe.load import Synthetic
+from slowfast_core.recipe.load import Data, Synthetic
 
 # The difficulty of the data set. Lengths are fractions of `settings.size`, periods are in source frames.
 RADIUS = 0.2  # of a sprite of scale 1, to its farthest corner
@@ -47,6 +50,7 @@ MOTIONS = PLACE_MOTIONS + FORM_MOTIONS
 SETTINGS = "settings.json"  # in a generated source: the settings that generated it
 GENERATOR = 1  # increment when the same settings generate different videos
 MODIFIED = 946_684_800  # modification time of all files, in seconds since 1970
+LABELS = "labels.pbtxt"
 SPLITS = ("train", "val")
 TEXTURE = 64  # side of a sprite's texture, about three times its side in the video
 TEXTURE_REACH = 1.1  # sprite radii from the centre of a texture to its edge
@@ -70,15 +74,31 @@ class Path2D:
 
 def write_kinetics(settings: Synthetic, output: Path) -> None:
     """Write `videos/<label>/*.mp4`, `train.csv` and `val.csv` to `output`; the `*_videos` settings are per class."""
-    _write_once(settings, output, "kinetics", _fill_kinetics)
+    _write_once(settings, output, KINETICS, _fill_kinetics)
 
 
 def write_ava(settings: Synthetic, output: Path) -> None:
     """Write `videos/*.mp4`, `train.csv`, `val.csv` and `labels.pbtxt` to `output`; frames have a side of `2 * size`."""
-    _write_once(settings, output, "ava", _fill_ava)
+    _write_once(settings, output, AVA, _fill_ava)
 
 
-def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[Synthetic, Path], None]) -> None:
+def write_source(data: Data, output: Path) -> Data:
+    """Generate the source of a recipe in `output`; returns `data` with that folder as its source."""
+    write = write_ava if data.annotation_format.has_boxes else write_kinetics
+    write(data.synthetic, output)
+    return as_folder(data, output)
+
+
+def as_folder(data: Data, output: Path) -> Data:
+    """The settings of the source that is generated in `output`, as those of an ordinary folder."""
+    labels = LABELS if data.annotation_format.has_boxes else None
+    annotations = {split: f"{split}.csv" for split in SPLITS}
+    return data.model_copy(update={"source": str(output), "annotations": annotations, "labels": labels})
+
+
+def _write_once(
+    settings: Synthetic, output: Path, layout: AnnotationFormat, fill: Callable[[Synthetic, Path], None]
+) -> None:
     """Publish the files of `fill` as `output`, unless `output` was generated with the same settings."""
     if settings.size % 2 or settings.size < 16:
         raise InputError(f"size {settings.size} cannot be encoded", "data.synthetic.size", "use an even size from 16")
@@ -98,14 +118,14 @@ def _write_once(settings: Synthetic, output: Path, layout: str, fill: Callable[[
     shutil.rmtree(old, ignore_errors=True)
 
 
-def is_generated(settings: Synthetic, output: Path, layout: str) -> bool:
-    """Whether `output` holds the source that these settings generate in the layout `kinetics` or `ava`."""
+def is_generated(settings: Synthetic, output: Path, layout: AnnotationFormat) -> bool:
+    """Whether `output` holds the source that these settings generate in the layout of the format."""
     recorded = output / SETTINGS
     return recorded.is_file() and recorded.read_text(encoding="utf-8") == _record(settings, layout)
 
 
-def _record(settings: Synthetic, layout: str) -> str:
-    return json.dumps({"layout": layout, "generator": GENERATOR, **settings.model_dump()}, indent=1)
+def _record(settings: Synthetic, layout: AnnotationFormat) -> str:
+    return json.dumps({"layout": layout.name, "generator": GENERATOR, **settings.model_dump()}, indent=1)
 
 
 def _set_times(folder: Path) -> None:
@@ -157,7 +177,7 @@ def _fill_ava(settings: Synthetic, folder: Path) -> None:
             rows.extend(_ava_rows(video, settings, acts, boxes))
         _write_csv(folder / f"{split}.csv", rows)
     items = (f'item {{\n  name: "{name}"\n  id: {action}\n}}\n' for action, name in enumerate(MOTIONS, start=1))
-    (folder / "labels.pbtxt").write_text("".join(items), encoding="utf-8")
+    (folder / LABELS).write_text("".join(items), encoding="utf-8")
 
 
 def _action_sets(random: np.random.Generator) -> Iterator[list[str]]:

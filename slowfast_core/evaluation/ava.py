@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slowfast_core.data.annotations.boxes import KeyFrame, box_iou
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.classification import Example
 from slowfast_core.evaluation.evidence import of_average_precision, random_precision
@@ -36,7 +37,6 @@ from slowfast_core.tracking.gate import Evidence
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
-KeyFrame = tuple[str, int]  # video id, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,16 +206,6 @@ def average_precision(hit: Bools, truths: int) -> float:
     precision = hit.cumsum() / np.arange(1, len(hit) + 1)
     raised = np.maximum.accumulate(precision[::-1])[::-1]
     return float(raised[hit].sum() / truths)  # recall grows by 1 / truths at each hit and only there
-
-
-def box_iou(boxes: Floats, others: Floats) -> Floats:
-    """Intersection over union [D, G] of boxes [D, 4] with others [G, 4]."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    corner = np.maximum(boxes[:, None, :2], others[:, :2])
-    opposite = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    shared = np.maximum(opposite - corner, 0).prod(axis=2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)[:, None] + (others[:, 2:] - others[:, :2]).prod(axis=1)
-    return np.asarray(shared / (area - shared))
 
 
 def write_detections(path: Path, detections: Mapping[KeyFrame, Detections]) -> None:

@@ -21,7 +21,7 @@ from slowfast_core.once import StageResult, stage_version
 from slowfast_core.ray_jobs.stage_job import FOLLOW_SECONDS
 from slowfast_core.recipe.load import parse_recipe
 from slowfast_core.stages.flow import STAGE_FUNCTIONS
-from slowfast_core.training.job import Stopped
+from slowfast_core.stopping import Stopped
 from slowfast_core.workspace import Workspace
 
 

@@ -142,7 +142,7 @@ async def _tail(client: Any, submission: str, ended: threading.Event) -> None:
             async for text in client.tail_job_logs(submission):
                 passed += len(text)
                 if passed > shown:
-                    sys.stderr.write(text[len(text) - (passed - shown) :] if passed - shown < len(text) else text)
+                    sys.stderr.write(text[-(passed - shown) :])
                     sys.stderr.flush()
                     shown = passed
             return

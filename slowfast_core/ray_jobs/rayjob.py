@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from slowfast_core.errors import InputError
 from slowfast_core.ray_jobs.jobs_api import connect, streamed_logs
-from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
+from slowfast_core.ray_jobs.rayjob_manifest import GRACE_SECONDS, rayjob_of
 from slowfast_core.ray_jobs.rayjob_settings import RUN_LABEL, RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe
@@ -20,7 +20,7 @@ GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 ENDED = ("Complete", "Failed", "ValidationFailed")  # ValidationFailed: KubeRay refuses the resource
 WATCH_SECONDS = 30  # length of one watch; the next starts from the current state
 LOST_SECONDS = 300.0  # time without an answer before Kubernetes counts as lost
-GONE_SECONDS = 120.0  # time for a deleted RayJob to disappear
+GONE_SECONDS = GRACE_SECONDS + 60.0  # time for a deleted RayJob to disappear, after its pods
 Answer = TypeVar("Answer")
 
 

@@ -17,6 +17,7 @@ LABELS = {"app.kubernetes.io/part-of": "slowfast"}
 # In a namespace that Istio manages, its proxy would refuse the stage pods, which have none.
 NO_ISTIO = {"sidecar.istio.io/inject": "false"}
 KEPT_SECONDS = 60  # until KubeRay removes the cluster of a finished job, if this program has not removed it already
+GRACE_SECONDS = 120  # for a stopped job, or a pod of Ray that is deleted or evicted, to finish a step and save
 
 
 def rayjob_of(
@@ -27,6 +28,7 @@ def rayjob_of(
     image = (settings.gpu_image if training and recipe.compute.gpus else None) or settings.image
     workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
     run = job.environment.get(PIPELINE_VARIABLE)
+    variables = job.environment | {"SLOWFAST_IMAGE": image, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
     metadata = {
         "name": job.name,
         "namespace": settings.namespace,
@@ -35,7 +37,7 @@ def rayjob_of(
     }
     spec = {
         "entrypoint": job.entrypoint,
-        "runtimeEnvYAML": json.dumps({"env_vars": job.environment | {"SLOWFAST_IMAGE": image}}),
+        "runtimeEnvYAML": json.dumps({"env_vars": variables}),
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
@@ -92,7 +94,9 @@ def _pod(container: str, image: str, cpus: float, memory_gb: int, settings: RayJ
     size = {"cpu": f"{cpus:g}", "memory": f"{memory_gb}Gi"}
     shm = settings.shm_gb if container == "ray-worker" else 1
     data = {"subPath": settings.sub_path} if settings.sub_path else {}
+    grace = {} if container == "submitter" else {"terminationGracePeriodSeconds": GRACE_SECONDS}
     return {
+        **grace,
         "serviceAccountName": settings.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

@@ -96,9 +96,14 @@ class RayJobSettings(RayJobPods):
 
 
 WORKER_GB = 4  # memory of a training process without its frame cache
+LOADER_GB = 0.5  # memory of a loader process: benchmarks/loader_memory.py measured 0.25 GB; and room for larger videos
 
 
 def size_of_workers(compute: Compute, count: int) -> tuple[int, int]:
-    """Return CPU cores and GB of memory for `count` training workers, with their loaders and frame caches."""
-    cpus = count * (compute.cpus_per_worker + compute.loader_workers)
-    return cpus, math.ceil(count * (WORKER_GB + compute.frame_cache_mb / 1000))
+    """Return CPU cores and GB of memory for `count` training workers; their loaders run on the same cores.
+
+    Each loader process, or the worker itself without any, has a frame cache. Shared memory is not included.
+    """
+    caches_gb = max(compute.loader_workers, 1) * compute.frame_cache_mb / 1000
+    memory = count * (WORKER_GB + compute.loader_workers * LOADER_GB + caches_gb)
+    return count * compute.cpus_per_worker, math.ceil(memory)

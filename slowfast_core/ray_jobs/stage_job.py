@@ -11,20 +11,19 @@ import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_core.background import repeated
 from slowfast_core.errors import InputError
-from slowfast_core.files import on_sigterm, write_whole
+from slowfast_core.files import write_whole
 from slowfast_core.once import StageResult, read_result, stage_version
 from slowfast_core.progress import PROGRESS_FILE
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.stage import STAGE_BY_NAME
 from slowfast_core.stages.flow import output_of
-from slowfast_core.training.job import Stopped
+from slowfast_core.stopping import Stopped, on_sigterm
 from slowfast_core.workspace import Workspace
 
 FOLLOW_SECONDS = 10.0  # between two touches of the file by the client
@@ -75,22 +74,11 @@ class StageJob:
         """Remove an earlier result, so that a restarted job does not look finished."""
         (self.folder / "result.json").unlink(missing_ok=True)
 
-    @contextmanager
-    def followed(self) -> Iterator[None]:
-        sign, stop = self.folder / "followed", threading.Event()
+    def followed(self) -> AbstractContextManager[None]:
+        """Touch the file that keeps the job running now, and regularly inside the block."""
+        sign = self.folder / "followed"
         sign.touch()
-
-        def touch() -> None:
-            while not stop.wait(FOLLOW_SECONDS):
-                sign.touch()
-
-        thread = threading.Thread(target=touch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        return repeated(sign.touch, FOLLOW_SECONDS)
 
     def stopped_on_sigterm(self) -> AbstractContextManager[None]:
         """Raise Stopped on SIGTERM inside the block."""

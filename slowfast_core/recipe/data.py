@@ -5,12 +5,22 @@ The docstrings of fields are the descriptions in docs/recipe-reference.md (`make
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from slowfast_core.data.annotations import formats
+from slowfast_core.data.annotations.interface import AnnotationFormat
+from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.names import Name
 from slowfast_core.recipe.schema import Address, Count, Positive, Section, Share
+
+
+def check_format(name: str) -> str:
+    """Return the name of an annotation format. Raises ValueError."""
+    if name not in {each.name for each in formats.FORMATS}:
+        raise ValueError(f"must be {formats.names_of(formats.FORMATS)}, is {name!r}")
+    return name
 
 
 class Synthetic(Section):
@@ -111,7 +121,7 @@ class Data(Section):
 
     name: Name
     """Name of the data set and of its folder. Recipes with the same name share the data."""
-    format: Literal["kinetics", "list", "folders", "charades", "frame_list", "something", "ava"] = "kinetics"
+    format: Annotated[str, AfterValidator(check_format)] = KINETICS.name
     """Format of the annotations (your-own-data.md)."""
     source: Address = "synthetic"
     """A folder, s3://bucket/prefix, or `synthetic` for generated videos (formats `kinetics` and `ava`)."""
@@ -150,19 +160,25 @@ class Data(Section):
     remote_endpoint_url: Address | None = None
     """Endpoint of an S3-compatible `remote`. null: AWS."""
 
+    @property
+    def annotation_format(self) -> AnnotationFormat:
+        return formats.format_named(self.format)
+
     @model_validator(mode="after")
     def _of_its_format(self) -> Data:
         given = {"key_seconds": self.key_seconds, "excluded": self.excluded, **self.person_boxes.files}
-        if self.format != "ava" and (names := [name for name, value in given.items() if value]):
-            raise ValueError(f"{', '.join(names)}: only for format 'ava', is {self.format!r}")
+        if not self.annotation_format.has_boxes and (names := [name for name, value in given.items() if value]):
+            allowed = formats.names_of(each for each in formats.FORMATS if each.has_boxes)
+            raise ValueError(f"{', '.join(names)}: only for format {allowed}, is {self.format!r}")
         if self.key_seconds and self.key_seconds[0] > self.key_seconds[1]:
             raise ValueError(f"key_seconds must be [first, last], is {list(self.key_seconds)}")
         return self
 
     @model_validator(mode="after")
     def _readable(self) -> Data:
-        if self.source == "synthetic" and self.format not in ("kinetics", "ava"):
-            raise ValueError(f"source 'synthetic' needs format 'kinetics' or 'ava', is {self.format!r}: name a folder")
-        if self.format == "folders" and self.annotations != "annotations.csv":
-            raise ValueError("format 'folders' has no annotation files: remove annotations")
+        if self.source == "synthetic" and not self.annotation_format.synthetic:
+            allowed = formats.names_of(each for each in formats.FORMATS if each.synthetic)
+            raise ValueError(f"source 'synthetic' needs format {allowed}, is {self.format!r}: name a folder")
+        if not self.annotation_format.has_files and self.annotations != "annotations.csv":
+            raise ValueError(f"format {self.format!r} has no annotation files: remove annotations")
         return self

@@ -96,6 +96,17 @@ class Recipe(Section):
             return {**tree, "register": {**section, "model": tree["name"].replace("/", "-")}}
         return tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tracks_its_branch(cls, tree: Any) -> Any:
+        """Give the finetune branch the tracking address of this recipe, unless it has its own."""
+        if not isinstance(tree, dict) or not isinstance(branch := tree.get("finetune"), dict):
+            return tree
+        own, tracking = tree.get("tracking"), branch.get("tracking", {})
+        if isinstance(own, dict) and own.get("uri") and isinstance(tracking, dict) and not tracking.get("uri"):
+            return {**tree, "finetune": {**branch, "tracking": {**tracking, "uri": own["uri"]}}}
+        return tree
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         """Check constraints between sections."""
@@ -106,9 +117,9 @@ class Recipe(Section):
         if self.clip.fast_stride % self.data.store.every:
             stride = f"the stride of the Fast pathway (tau / alpha = {self.clip.fast_stride})"
             raise ValueError(f"{stride} is not a multiple of data.store.every {self.data.store.every}")
-        if (self.model.head == "detect") != (self.data.format == "ava"):
+        if (self.model.head == "detect") != self.data.annotation_format.has_boxes:
             raise ValueError(f"model.head {self.model.head!r} does not fit data.format {self.data.format!r}")
-        if self.data.format in ("charades", "frame_list") and not self.model.multi_label:
+        if self.data.annotation_format.multi_label and not self.model.multi_label:
             raise ValueError(f"data.format {self.data.format!r} has several labels per video: set model.multi_label")
         if self.clip.sampling == "segments" and (self.evaluate.clips > 1 or self.model.head == "detect"):
             raise ValueError("clip.sampling 'segments' takes one clip per video, without boxes: set evaluate.clips 1")
@@ -120,6 +131,8 @@ class Recipe(Section):
             raise ValueError("a finetune branch may not have a finetune branch")
         if self.finetune and self.finetune.name == self.name:
             raise ValueError(f"finetune has the same name as the recipe, {self.name!r}, and would replace its results")
+        if self.finetune and self.finetune.tracking.uri != self.tracking.uri:
+            raise ValueError("finetune.tracking.uri differs from tracking.uri: a run has one tracking store")
         if self.train.warmup_epochs > self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs:g} is longer than train.epochs {self.train.epochs}"
@@ -237,10 +250,11 @@ def _inherited(base: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     """
     data = base.get("data")
     child_data = child.get("data")
+    default = Data.model_fields["format"].default
     other_format = (
         isinstance(data, dict)
         and isinstance(child_data, dict)
-        and child_data.get("format", data.get("format", "kinetics")) != data.get("format", "kinetics")
+        and child_data.get("format", data.get("format", default)) != data.get("format", default)
     )
     dropped = {"register": ("model",), "data": OF_FORMAT if other_format else ()}
     return {section: _without(value, dropped.get(section, ())) for section, value in base.items() if section != "name"}

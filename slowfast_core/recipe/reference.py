@@ -15,7 +15,9 @@ import annotated_types
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
+from slowfast_core.data.annotations.formats import FORMATS
 from slowfast_core.names import checked_name, checked_path_of_names
+from slowfast_core.recipe.data import check_format
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import Section, check_address
 
@@ -32,6 +34,7 @@ NAMED_TYPES: dict[Any, str] = {
     check_address: "address",
     checked_name: "name",
     checked_path_of_names: "names with `/` between them",
+    check_format: " | ".join(f"`{json.dumps(each.name)}`" for each in FORMATS),
 }
 BASIC_TYPES = {str: "text", int: "int", float: "float", bool: "bool", types.NoneType: "null"}
 # Largest length of a float in a default; longer ones are rounded to four digits.

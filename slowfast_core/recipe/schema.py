@@ -181,7 +181,7 @@ class Model(Section):
     dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate before the classifier."""
     head: Literal["classify", "detect"] = "classify"
-    """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for data.format `ava`."""
+    """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for formats with boxes (`ava`)."""
     multi_label: bool = False
     """Classifier with one sigmoid per class instead of a softmax over all classes."""
     roi_size: Positive = 7
@@ -393,13 +393,13 @@ class Compute(Section):
     min_workers: Positive | None = None
     """Fewest workers with which an elastic training continues while no more are available. null: `workers`."""
     cpus_per_worker: Positive = 1
-    """CPU cores, and threads, of a worker."""
+    """CPU cores of a worker, which its loader processes share; also the threads of the worker."""
     gpus_per_worker: Literal["auto", 0, 1] = "auto"
     """GPUs of a worker. `auto`: 1 if there is a GPU for each worker, else 0."""
     loader_workers: int = Field(0, ge=0)
     """Processes per worker that decode clips. 0: the worker decodes itself."""
     frame_cache_mb: int = Field(0, ge=0)
-    """Memory for decoded clips, in MB per worker. 0: no cache."""
+    """Memory for decoded clips, in MB per worker, or per loader process if there are any. 0: no cache."""
     precision: Precision = "fp32"
     """Precision of training (`bf16`, `fp16`: autocast), and of evaluation if the device supports it."""
     compile: bool = False

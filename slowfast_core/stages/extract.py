@@ -1,6 +1,6 @@
 """The extract stage: writes the clip store, encoded for fast and exact random access. Its DVC hash is the data version.
 
-Kinetics has one file per row; AVA has one file per source video, which covers its annotated key frames. Each source is
+Each row has a file; with boxes, each source video has one file, which covers its annotated key frames. Each source is
 decoded once, however many files it gives, on the cores of this machine or of a Ray cluster; the bytes are the same.
 Optical flow, if requested, is stored next to each clip.
 
@@ -33,7 +33,7 @@ from slowfast_core.recipe.load import Clip, Data, Store, Validation
 
 MANIFEST = "manifest.parquet"
 STORE, CLIPS, SCRATCH = "store", "clips", "scratch"
-MARGIN_SECONDS = 1.0  # AVA: margin on each side beyond half a clip span
+MARGIN_SECONDS = 1.0  # with boxes: margin on each side beyond half a clip span
 FIRST_FIELDS = {"short_side", "fps", "gop", "crf", "fast_decode"}  # fields of Store that always count as inputs
 
 
@@ -86,7 +86,7 @@ def extract_inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
         "validated": read_result(validated).digest,
         "format": data.format,
         "store": _fields(data.store),
-        "span": clip.span if data.format == "ava" else None,
+        "span": clip.span if data.annotation_format.has_boxes else None,
     }
 
 
@@ -97,7 +97,7 @@ def _fields(store: Store) -> dict[str, Any]:
 
 def _files(data: Data, rows: pd.DataFrame) -> dict[str, list[int]]:
     """The rows in each file of the store; a file is named by its first row."""
-    if data.format != "ava":
+    if not data.annotation_format.has_boxes:
         groups = [[index] for index in range(len(rows))]
     else:
         groups = [list(indices) for indices in rows.groupby("path", sort=False).indices.values()]
@@ -109,7 +109,7 @@ def _cut(data: Data, clip: Clip, rows: pd.DataFrame, ingested: Path, name: str, 
     source = inside(ingested, first["path"])
     fps = float(first["fps"])
     target = partial / STORE / CLIPS / f"{name}.mp4"
-    if data.format != "ava":
+    if not data.annotation_format.has_boxes:
         start = round(first["start"] * fps)
         stop = needed = start + int(first["frames"])
     else:
@@ -128,7 +128,7 @@ def _row(data: Data, row: pd.Series[Any], cut: Cut, written: Written) -> pd.Seri
     row["path"], row["start"], row["end"] = f"{CLIPS}/{cut.target.name}", 0.0, info.seconds
     row["frames"], row["fps"], row["width"], row["height"] = info.frames, info.fps, info.width, info.height
     row["bytes"], row["sha256"] = written.bytes, written.sha256
-    if data.format == "ava":
+    if data.annotation_format.has_boxes:
         row["key"] = row["key"] - cut.start / cut.fps
     return row
 

@@ -32,6 +32,15 @@ def output_of(stage: str, recipe: Recipe, at: Workspace) -> Path:
     return at.data(recipe.data.name, stage) if of_data else at.run(recipe.name, stage)
 
 
+def inputs_of(stage: str, recipe: Recipe, at: Workspace) -> list[Path]:
+    """The folders of the workspace whose results the stage reads."""
+    folders = [output_of(name, recipe, at) for name in STAGE_BY_NAME[stage].reads]
+    start = recipe.train.init_from
+    if stage == "train" and start and Path(start).is_relative_to(at.root):
+        folders.append(Path(start))
+    return folders
+
+
 def run_ingest(recipe: Recipe, at: Workspace) -> StageResult:
     return ingest(recipe.data, at.source(recipe.data.name), at.data(recipe.data.name, "ingest"))
 

@@ -18,13 +18,15 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from slowfast_core.data.annotations import ava, charades, folders, frame_lists, kinetics, lists, something
-from slowfast_core.data.annotations.common import Annotations, Item, Split, Table, TextFile, Videos
-from slowfast_core.data.annotations.person_boxes import PersonBoxes, read_person_boxes
+from slowfast_core.data.annotations.boxes import PersonBoxes
+from slowfast_core.data.annotations.interface import Annotations, Item, ReaderInput, Split, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest
 from slowfast_core.data.objects.fetch import VIDEOS, Entry, collect
 from slowfast_core.data.objects.object import StoredObject
 from slowfast_core.data.objects.store import ObjectStore, open_store
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.data.video.frames_folder import write_frame_rate
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
@@ -53,7 +55,9 @@ def ingest(data: Data, generated: Path, output: Path) -> StageResult:
     Raises InputError when annotations or videos are missing or malformed.
     """
     if data.source == "synthetic":
-        data = _generate(data, generated)
+        from slowfast_core.data import synthetic
+
+        data = synthetic.write_source(data, generated)
     source = _list_source(data)
     store, annotations, objects, named = source.store, source.annotations, source.objects, source.named
 
@@ -85,9 +89,9 @@ def ingest_inputs(data: Data, generated: Path) -> dict[str, Any] | None:
     if data.source == "synthetic":
         from slowfast_core.data import synthetic
 
-        if not synthetic.is_generated(data.synthetic, generated, "ava" if data.format == "ava" else "kinetics"):
+        if not synthetic.is_generated(data.synthetic, generated, data.annotation_format):
             return None
-        data = _as_folder(data, generated)
+        data = synthetic.as_folder(data, generated)
     return _list_source(data).inputs
 
 
@@ -96,9 +100,22 @@ def _list_source(data: Data) -> Source:
     store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
     listing = {item.key: item for item in store.objects()}
     tables, labels = _annotation_files(data, store, listing)
-    sidecars, digests = _sidecar_files(data, store, listing)
+    excluded, boxes, digests = _sidecar_files(data, store, listing)
     videos = Videos(listing)
-    annotations = _read(data, tables, labels, store.root, videos, sidecars)
+    given = ReaderInput(
+        tables,
+        labels,
+        videos,
+        root=store.root,
+        holdout=data.holdout,
+        frame_rate=data.frame_rate,
+        first_second=data.first_second,
+        key_seconds=data.key_seconds,
+        excluded=excluded,
+        person_boxes=boxes,
+        person_box_iou=data.person_boxes.iou,
+    )
+    annotations = data.annotation_format.read(given)
     objects = {item.object: videos.objects(item.object) for item in annotations.items if item.object}
     named = [listing[key] for key in sorted({key for keys in objects.values() for key in keys})]
     if not named:
@@ -124,7 +141,7 @@ def source_version(data: Data) -> str:
         store = open_store(data.source, data.endpoint_url, data.requester_pays, data.fetch_workers)
         listing = {item.key: item for item in store.objects()}
         tables, labels = _annotation_files(data, store, listing)
-        _, digests = _sidecar_files(data, store, listing)
+        _, _, digests = _sidecar_files(data, store, listing)
         files = [table.file for table in tables] + ([labels] if labels else [])
         found = {
             "objects": {key: item.identity for key, item in listing.items()},
@@ -133,27 +150,11 @@ def source_version(data: Data) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def _generate(data: Data, generated: Path) -> Data:
-    """Write the synthetic source and return `data` with that folder as its source."""
-    from slowfast_core.data import synthetic
-
-    write = synthetic.write_ava if data.format == "ava" else synthetic.write_kinetics
-    write(data.synthetic, generated)
-    return _as_folder(data, generated)
-
-
-def _as_folder(data: Data, generated: Path) -> Data:
-    """The settings of a generated source, as those of an ordinary folder."""
-    labels = "labels.pbtxt" if data.format == "ava" else None
-    annotations = {"train": "train.csv", "val": "val.csv"}
-    return data.model_copy(update={"source": str(generated), "annotations": annotations, "labels": labels})
-
-
 def _annotation_files(
     data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
 ) -> tuple[list[Table], TextFile | None]:
     tables: list[Table]
-    if data.format == "folders":
+    if not data.annotation_format.has_files:
         tables = []
     elif isinstance(data.annotations, str):
         tables = [Table(_read_text(data.annotations, store, listing), None)]
@@ -182,8 +183,8 @@ def _read_text(name: str, store: ObjectStore, listing: Mapping[str, StoredObject
 
 def _sidecar_files(
     data: Data, store: ObjectStore, listing: Mapping[str, StoredObject]
-) -> tuple[ava.AvaOptions, dict[str, str]]:
-    """The excluded key frames and person boxes that AVA's annotations come with, and the digest of each file."""
+) -> tuple[list[TextFile], dict[Split, PersonBoxes], dict[str, str]]:
+    """The lists of excluded key frames, the person boxes, and the digest of each of these files."""
     excluded = {split: _read_text(name, store, listing) for split, name in sorted(data.excluded.items())}
     digests = {f"excluded.{split}": _digest(file) for split, file in excluded.items()}
     boxes: dict[Split, PersonBoxes] = {}
@@ -199,7 +200,7 @@ def _sidecar_files(
                     raise InputError(f"no file {name!r}", store.root, f"correct data.person_boxes.{split}")
                 boxes[split] = read_person_boxes(path, name, data.person_boxes.min_score)
                 digests[f"person_boxes.{split}"] = sha256_of(path)
-    return ava.AvaOptions(data.key_seconds, list(excluded.values()), boxes, data.person_boxes.iou), digests
+    return list(excluded.values()), boxes, digests
 
 
 def _text(path: Path, name: str) -> str:
@@ -210,26 +211,6 @@ def _text(path: Path, name: str) -> str:
     if "\0" in text:
         raise InputError("not a UTF-8 text file", name, "name an annotation file or a label file")
     return text
-
-
-def _read(
-    data: Data, tables: list[Table], labels: TextFile | None, root: str, videos: Videos, sidecars: ava.AvaOptions
-) -> Annotations:
-    match data.format:
-        case "kinetics":
-            return kinetics.read_annotations(tables, labels, data.holdout, videos)
-        case "list":
-            return lists.read_annotations(tables, labels, data.holdout, data.frame_rate, root, videos)
-        case "folders":
-            return folders.read_annotations(root, labels, data.holdout, videos)
-        case "charades":
-            return charades.read_annotations(tables, labels, data.holdout, videos)
-        case "frame_list":
-            return frame_lists.read_annotations(tables, labels, data.holdout, data.frame_rate, videos)
-        case "something":
-            return something.read_annotations(tables, labels, data.holdout, videos)
-        case "ava":
-            return ava.read_annotations(tables, labels, data.holdout, data.first_second, videos, sidecars)
 
 
 def _whole(video: str, files: list[Entry]) -> Entry:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
 from slowfast_core.files import copy_whole, write_whole
+from slowfast_core.json_lines import JsonLines, read_lines
 from slowfast_core.model.folder import WEIGHTS, recorded_digest
 from slowfast_core.once import StageResult, finished, read_result, run_once
 from slowfast_core.recipe.load import Recipe
+from slowfast_core.stopping import Stopped
 from slowfast_core.training.checks import check_data, check_machine, check_start
-from slowfast_core.training.follow import JsonLines, followed, last_metrics
+from slowfast_core.training.follow import followed, last_metrics
 from slowfast_core.training.gpus import gpus_found, gpus_of_a_worker, unused_gpus
-from slowfast_core.training.job import Job, Stopped
+from slowfast_core.training.job import Job
 from slowfast_core.training.ray_workers import RAY, cluster_of, run_workers
 from slowfast_core.workspace import Workspace
 
@@ -131,7 +133,7 @@ def _fit(
         copy_whole(init_from / WEIGHTS, folder / START)
     fetched = fetch_newest(job)
     for note in notes:
-        JsonLines(job.log, enabled=True)(note=note)
+        JsonLines(job.log)(note=note)
     with cluster_of(job, at):
         run, absent = _open_run(recipe, at, folder, data_version)
         with run, followed(job.log, steps, run) as logged:
@@ -152,8 +154,8 @@ def _fit(
 
 def _write_curves(job: Job) -> None:
     """Write the logged metrics for `dvc plots`: `curve.json` has one entry a step, `held_out.json` one a validation."""
-    lines = [json.loads(line) for line in job.log.read_text(encoding="utf-8").splitlines()]
-    by_step = {line["step"]: line for line in lines if "step" in line}  # a resumed training logs some steps again
+    # A resumed training logs some steps again.
+    by_step = {line["step"]: line for line in read_lines(job.log) if "step" in line}
     curve = [by_step[step] for step in sorted(by_step)]
     held_out = [line for line in curve if "val_loss" in line]
     for name, points in (("curve", curve), ("held_out", held_out)):

@@ -1,8 +1,8 @@
 """The validate stage: checks the manifest with Great Expectations and quarantines bad rows with their reasons.
 
-The suites are `suites/common.json` and `suites/<format>.json` for rows, and `suites/classes.json` for classes. Great
-Expectations works on flat columns, so lists and decoded properties of each row are put into columns first. The `meta`
-of an expectation holds its title and the reason, a template that is formatted with the row.
+Rows must meet the suite `suites/common.json` and the suite of their annotation format, classes `suites/classes.json`.
+Great Expectations works on flat columns, so lists and decoded properties of each row are put into columns first. The
+`meta` of an expectation holds its title and the reason, a template that is formatted with the row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from slowfast_core.recipe.load import Data, Store, Validation
 MANIFEST = "manifest.parquet"
 JOURNAL = "inspected.jsonl"
 SUITES = Path(__file__).resolve().parent.parent / "data" / "quality" / "suites"
-SUITE_OF = {"ava": "ava", "charades": "charades", "frame_list": "charades"}  # other formats use that of Kinetics
 SIZE_FIELDS = {"short_side", "height"}  # fields of Store
 ANY_IMBALANCE = 1e18
 
@@ -88,7 +87,7 @@ def validate(data: Data, ingested: Path, output: Path) -> StageResult:
 
 def _suites(data: Data) -> list[Path]:
     """The expectation suites that check the rows of this data set."""
-    suites = [SUITES / "common.json", SUITES / f"{SUITE_OF.get(data.format, 'kinetics')}.json"]
+    suites = [SUITES / "common.json", SUITES / f"{data.annotation_format.suite}.json"]
     if data.validation.shared_videos == "quarantine":
         suites.append(SUITES / "videos.json")
     return suites

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slowfast_core.errors import InputError
-from slowfast_core.tracking.failures import SQLITE, is_unanswered, reason_of
-from slowfast_core.tracking.registry import EVALUATED_ON
+from slowfast_core.tracking.failures import SQLITE, mlflow_in_one_line
+from slowfast_core.tracking.registry import EVALUATED_ON, find_version
 from slowfast_core.tracking.runs import MAX_DIGEST, connect
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def uses(versions: Iterable[str], uri: str) -> dict[str, Use]:
     if not found or not _is_there(uri):
         return found
     client = connect(uri)
-    with _in_one_line(uri):
+    with mlflow_in_one_line(uri):
         _fill(found, client)
     return found
 
@@ -41,7 +40,9 @@ def _fill(found: dict[str, Use], client: MlflowClient) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for version, use in found.items():
         for run in _pages(client.search_runs, experiments, f"dataset.digest = '{version[:MAX_DIGEST]}'"):
-            contexts = _contexts(run, version)
+            contexts = sorted(
+                {tags["mlflow.data.context"] for tags in _inputs(run) if tags.get("data_version") == version}
+            )
             use.runs.append({"id": run.info.run_id, "name": run.info.run_name or "", "context": ", ".join(contexts)})
         for tag in ("data_version", EVALUATED_ON):
             use.models += [_name(model) for model in _pages(client.search_model_versions, f"tags.{tag} = '{version}'")]
@@ -56,7 +57,7 @@ def used_by(which: str, uri: str) -> str | None:
     is_model = which.startswith("models:/")
     if not is_model and not (RUN_ID.fullmatch(which) and _is_there(uri)):
         return None
-    version = _of_model(which, connect(uri)) if is_model else _of_run(which, connect(uri))
+    version = find_version(which, uri).tags.get("data_version", "") if is_model else _of_run(which, connect(uri))
     if version == "":
         raise InputError("it does not record its data version", which, "name the data version itself")
     return version
@@ -71,23 +72,6 @@ def _of_run(run_id: str, client: MlflowClient) -> str | None:
         return None
     named = {tags["mlflow.data.context"]: tags["data_version"] for tags in _inputs(run) if "data_version" in tags}
     return named.get("training") or named.get("evaluation") or ""
-
-
-def _of_model(model: str, client: MlflowClient) -> str:
-    from mlflow.exceptions import MlflowException
-
-    name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
-    try:
-        by_alias = client.get_model_version_by_alias
-        version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
-    except MlflowException as error:
-        what = "cannot look for the model in MLflow" if is_unanswered(error) else "no such model"
-        raise InputError(f"{what}: {reason_of(error)}", model, "`slowfast ui` lists the registered ones") from None
-    return str(version.tags.get("data_version", ""))
-
-
-def _contexts(run: Any, version: str) -> list[str]:
-    return sorted({tags["mlflow.data.context"] for tags in _inputs(run) if tags.get("data_version") == version})
 
 
 def _inputs(run: Any) -> list[dict[str, str]]:
@@ -106,17 +90,6 @@ def _pages(search: Any, *query: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-@contextmanager
-def _in_one_line(uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        what = f"MLflow cannot read the store: {reason_of(error)}"
-        raise InputError(what, uri, "correct tracking.uri of the recipe") from None
 
 
 def _is_there(uri: str) -> bool:

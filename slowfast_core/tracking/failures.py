@@ -1,9 +1,8 @@
-"""Handles failures of MLflow and its store: bounded waiting, retries where they help, and one-line reports."""
+"""Handles failures of MLflow and its store: retries where they help, and one-line reports."""
 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,27 +18,6 @@ SQLITE = "sqlite:///"
 PATIENCE, PAUSE = 60.0, 0.1  # seconds that a locked database is waited for, and between two attempts
 SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
 UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception")  # MLflow, when no answer came
-
-
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return the result of `work`, run in a thread that is not stopped. Raises TimeoutError after `seconds`."""
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:  # noqa: BLE001  raised in the calling thread
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)  # the process does not wait for it at exit
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return results[0]
 
 
 def reason_of(error: Exception) -> str:
@@ -59,7 +37,7 @@ def is_unanswered(error: Exception) -> bool:
 
 @contextmanager
 def mlflow_in_one_line(uri: str) -> Iterator[None]:
-    """Raise failures of MLflow as InputError."""
+    """Raise failures of MLflow and of its store at `uri` as InputError."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -87,18 +65,6 @@ def when_unlocked(work: Callable[[], T]) -> T:
             if "database is locked" not in str(error) or time.monotonic() > until:
                 raise
         time.sleep(PAUSE)
-
-
-@contextmanager
-def store_failures_in_one_line(uri: str) -> Iterator[None]:
-    """Raise InputError if MLflow cannot use the store at `uri`."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise store_failure(error, uri) from error
 
 
 def store_failure(error: Exception, uri: str) -> InputError:

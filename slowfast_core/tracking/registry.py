@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -78,23 +80,35 @@ def download_version(model: str, uri: str, folder: Path) -> Downloaded:
 
     Raises InputError if the version does not exist or MLflow does not answer.
     """
-    client = connect(uri)
+    version = find_version(model, uri)
     from mlflow.artifacts import download_artifacts
+
+    with _missing_model_in_one_line(model, uri):
+        source = connect(uri).get_model_version_download_uri(version.name, str(version.version))
+        downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+    return Downloaded(downloaded, source, version.tags.get("weights_digest"))
+
+
+def find_version(model: str, uri: str) -> ModelVersion:
+    """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names. Raises InputError."""
+    client = connect(uri)
+    name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
+    with _missing_model_in_one_line(model, uri):
+        return client.get_model_version_by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
+
+
+@contextmanager
+def _missing_model_in_one_line(model: str, uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
-    name, sign, last = model.removeprefix("models:/").partition("@" if "@" in model else "/")
     try:
-        by_alias = client.get_model_version_by_alias
-        version = by_alias(name, last) if sign == "@" else client.get_model_version(name, last)
-        source = client.get_model_version_download_uri(name, str(version.version))
-        downloaded = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+        yield
     except (MlflowException, OSError) as error:
         if is_unanswered(error):
             what = f"cannot look for {model!r} in MLflow: {reason_of(error)}"
             raise InputError(what, uri, "start the server, or correct tracking.uri of the recipe") from None
         what = f"no such model {model!r}: {reason_of(error)}"
         raise InputError(what, uri, "`slowfast ui` lists the registered ones") from None
-    return Downloaded(downloaded, source, version.tags.get("weights_digest"))
 
 
 def register_version(candidate: Candidate, settings: Register, folder: Path, uri: str) -> Mapping[str, Any]:

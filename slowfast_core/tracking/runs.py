@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
+from slowfast_core.background import within
 from slowfast_core.credentials import without_credentials
+from slowfast_core.files import locked
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.failures import (
     SQLITE,
     is_unanswered,
     mlflow_in_one_line,
     reason_of,
-    store_failures_in_one_line,
     when_unlocked,
-    within,
 )
 from slowfast_core.tracking.lineage import Environment, environment
 from slowfast_core.tracking.location import artifacts_of, settle
-from slowfast_core.tracking.unsent import Busy, Point, Unsent, all_of, files_of, locked, remove
+from slowfast_core.tracking.unsent import Point, Unsent, all_of, files_of, remove
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -85,10 +85,6 @@ class Run:
         known = self._client.get_run(self.id).data.params
         values = {key: value for key, value in _flat(sections) if key not in known}
         self._log_batches("params", _entities("Param", values.items()), MAX_PARAMS)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log one point per metric, with the current time."""
-        self.log_points(points_of(metrics, step))
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Log points. Sending a point again is safe, because MLflow stores the same point once.
@@ -199,7 +195,9 @@ def send_unsent(tracking: Tracking, at: Workspace) -> list[Unsent]:
     """
     uri, sent = store_uri(tracking, at), list[Unsent]()
     waiting = [(folder, unsent) for folder, unsent in all_of(at) if unsent.store == store_name(uri, at)]
-    with suppress(Busy), locked(at.unsent) if waiting else nullcontext():
+    if not waiting:
+        return []
+    with suppress(BlockingIOError), locked(at.unsent / ".lock", wait=False):  # another process may be sending
         for folder, unsent in waiting:
             run = Run(uri, unsent.run, at, unsent.name)
             try:
@@ -261,7 +259,7 @@ def connect(uri: str) -> MlflowClient:
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    with store_failures_in_one_line(uri):
+    with mlflow_in_one_line(uri):
         if uri.startswith(SQLITE):
             database = Path(uri.removeprefix(SQLITE))
             database.parent.mkdir(parents=True, exist_ok=True)

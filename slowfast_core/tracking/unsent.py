@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -72,21 +70,6 @@ def all_of(at: Workspace) -> list[tuple[Path, Unsent]]:
     """Return all unsent records in the workspace with their folders."""
     found = ((record.parent, read(record.parent)) for record in sorted(at.unsent.glob(f"*/{RECORD}")))
     return [(folder, unsent) for folder, unsent in found if unsent]
-
-
-class Busy(Exception):
-    """Another process is sending."""
-
-
-@contextmanager
-def locked(at: Path) -> Iterator[None]:
-    """Let only one process send at a time. Raises Busy if another process is sending."""
-    with (at / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy from None
-        yield
 
 
 def described(at: Workspace) -> list[str]:

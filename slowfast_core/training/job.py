@@ -12,10 +12,6 @@ from slowfast_core.recipe.load import Recipe
 REFUSAL_BYTES = 4096  # longest message in `Job.refusal`
 
 
-class Stopped(Exception):
-    """The training was stopped early and saved; run again, it resumes."""
-
-
 @dataclass(frozen=True)
 class Job:
     """Everything a training worker needs; paths are on storage that every worker sees."""

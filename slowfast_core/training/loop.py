@@ -13,6 +13,7 @@ from torch import nn
 from slowfast_core.data.loading.dataset import Batch, TrainingClips, training_loader
 from slowfast_core.data.manifest import read_manifest
 from slowfast_core.errors import FULL, InputError
+from slowfast_core.json_lines import JsonLines
 from slowfast_core.model.weights import save_weights
 from slowfast_core.training.batch_norm import (
     average_running_statistics,
@@ -23,7 +24,6 @@ from slowfast_core.training.batch_norm import (
 from slowfast_core.training.checkpoint import Saver, checkpoint_of, is_whole, load_checkpoint
 from slowfast_core.training.checkpoint_store import Uploader
 from slowfast_core.training.collective import Action, Collective
-from slowfast_core.training.follow import JsonLines
 from slowfast_core.training.guards import BadClips, Divergence
 from slowfast_core.training.job import Job
 from slowfast_core.training.meter import Meter
@@ -70,7 +70,7 @@ class Worker:
         _configure_torch(recipe.compute.cpus_per_worker, recipe.compute.deterministic)
         self.job, self.collective, self.device, self.measured = job, collective, device, measured
         self.train, self.model, self.seed = recipe.train, recipe.model, recipe.seed
-        self.log = JsonLines(job.log, rank == 0)
+        self.log = JsonLines(job.log, enabled=rank == 0)
         self.samples_log = JsonLines(job.folder / f"samples-{rank}.jsonl", enabled=recipe.train.log_samples)
         manifest = read_manifest(job.store / "manifest.parquet")
         cuda = device.type == "cuda"

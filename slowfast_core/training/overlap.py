@@ -58,9 +58,10 @@ def check_overlap(recipe: Recipe, manifest: Manifest, start: Path) -> list[str]:
 
 
 def data_name(recipe: Recipe) -> str:
-    """Name of the data set; official Kinetics data is named by its number of classes, not by the recipe."""
+    """Name of the data set; published data is named by its format and number of classes, not by the recipe."""
     classes = recipe.model.classes
-    return f"kinetics{classes}" if recipe.data.format == "kinetics" and classes in (400, 600, 700) else recipe.data.name
+    is_published = classes in recipe.data.annotation_format.published_classes
+    return f"{recipe.data.format}{classes}" if is_published else recipe.data.name
 
 
 def _learned_from(start: Path) -> Hashes:

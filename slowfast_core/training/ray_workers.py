@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from slowfast_core.files import on_sigterm
 from slowfast_core.parallel.ray_connection import connected
 from slowfast_core.recipe.load import parse_recipe
+from slowfast_core.stopping import on_sigterm
 from slowfast_core.training.job import Job
 from slowfast_core.workspace import Workspace
 

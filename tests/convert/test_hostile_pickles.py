@@ -23,7 +23,7 @@ READ = """
 import json, os, resource, sys
 from pathlib import Path
 from slowfast_core.errors import InputError
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.convert.pickles import read_peer_file
 
 def read(path):

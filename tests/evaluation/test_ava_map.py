@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slowfast_core.data.annotations.boxes import KeyFrame
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.ava import (
     DetectionResult,
     Detections,
     GroundTruth,
-    KeyFrame,
     average_precision,
-    box_iou,
     evaluate_detections,
     write_detections,
 )
@@ -240,12 +239,6 @@ def test_people_have_a_row_for_each_class() -> None:
     assert detections.classes.tolist() == [0, 1, 2, 0, 1, 2]
     assert detections.boxes[:, 0].tolist() == [0.0] * 3 + [0.5] * 3
     assert detections.scores.tolist() == scores.reshape(-1).tolist()
-
-
-def test_iou_by_hand() -> None:
-    boxes = np.array([[0, 0, 2, 2]])
-    others = np.array([[0, 0, 2, 2], [1, 1, 3, 3], [0, 0, 1, 2], [5, 5, 6, 6]])
-    np.testing.assert_allclose(box_iou(boxes, others), [[1.0, 1 / 7, 0.5, 0.0]])
 
 
 def test_examples_name_the_classes_of_the_box() -> None:

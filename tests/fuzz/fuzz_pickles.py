@@ -23,7 +23,7 @@ import edits
 import pickle_seeds
 
 from slowfast_core.convert.pickles import read_peer_file
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.errors import InputError
 
 LIMIT = 5  # seconds of CPU time per file

@@ -29,12 +29,14 @@ from videos import ava_row
 
 from slowfast_core.convert.convert import translate
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
-from slowfast_core.data.annotations.ava import AvaOptions
-from slowfast_core.data.annotations.charades import read_annotations as read_charades
-from slowfast_core.data.annotations.common import Table, TextFile, Videos, read_names
+from slowfast_core.data.annotations.class_names import read_names
+from slowfast_core.data.annotations.formats import format_named
+from slowfast_core.data.annotations.interface import ReaderInput, Table
 from slowfast_core.data.annotations.label_map import read_label_map
-from slowfast_core.data.annotations.person_boxes import read_person_boxes
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.evaluation.measure import measure
 from slowfast_core.evaluation.predictions import (
     DETECTION,
@@ -46,8 +48,7 @@ from slowfast_core.evaluation.predictions import (
 from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.once import RECORD, StageResult, read_result
 from slowfast_core.recipe.load import RECIPES as FOLDER
-from slowfast_core.recipe.load import Data, load_recipe, recipe_names
-from slowfast_core.stages.ingest import _read
+from slowfast_core.recipe.load import load_recipe, recipe_names
 from slowfast_core.training.checks import read_record
 
 CELLS = "S,Kitchen,6,7,Yes,script,objects,descriptions"
@@ -91,8 +92,8 @@ def annotations(folder: Path) -> Target:
         what = data.draw(st.integers(0, 3))
         file = TextFile("a.txt", text(data, [whole.encode(), *seeds[:1]]) if what else whole)
         label_file = labels and TextFile("labels", text(data, [labels, *names]) if what != 1 else labels.decode())
-        settings = Data.model_validate({"name": "own", "format": format_, "source": "x", "holdout": 0.5})
-        _read(settings, [Table(file, None)], label_file or None, "x", VIDEOS, AvaOptions())
+        given = ReaderInput([Table(file, None)], label_file or None, VIDEOS, root="x", holdout=0.5)
+        format_named(format_).read(given)
 
     return target
 
@@ -102,8 +103,7 @@ def folders(folder: Path) -> Target:
     keys = st.lists(st.text(st.sampled_from("ab/._0é\n\\"), max_size=20).map(lambda name: f"{name}.mp4"), max_size=20)
 
     def target(data: st.DataObject) -> None:
-        settings = Data.model_validate({"name": "own", "format": "folders", "source": "x", "holdout": 0.5})
-        _read(settings, [], None, "x", Videos(data.draw(keys)), AvaOptions())
+        format_named("folders").read(ReaderInput([], None, Videos(data.draw(keys)), root="x", holdout=0.5))
 
     return target
 
@@ -111,10 +111,11 @@ def folders(folder: Path) -> Target:
 def label_files(folder: Path) -> Target:
     """Label files: text, JSON, pbtxt and the classes of Charades."""
     seeds = [b"run\njump\n", TEMPLATES, b'["a", "b"]', PBTXT, CLASSES, b'label { name: "a" label_id: 3 } # c\n']
+    charades = [Table(TextFile("a", ANNOTATIONS[5][1]), None)]
     readers: list[Callable[[TextFile], object]] = [
         read_names,
         read_label_map,
-        lambda labels: read_charades([Table(TextFile("a", ANNOTATIONS[5][1]), None)], labels, 0.5, VIDEOS),
+        lambda labels: format_named("charades").read(ReaderInput(charades, labels, VIDEOS, holdout=0.5)),
     ]
 
     def target(data: st.DataObject) -> None:

@@ -1,7 +1,8 @@
 """Validates Kubernetes manifests by their schemas, and finds the pods in them."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ import jsonschema
 import kubernetes_validate
 
 Document = dict[str, Any]
+Build = Callable[[Path], list[Document]]  # from the folder of a kustomization
+MANIFESTS = Path(__file__).resolve().parents[2] / "infra" / "kubernetes"
 KUBERNETES = "1.32"
 SCHEMAS = Path(__file__).parent / "schemas"
 
@@ -29,21 +32,29 @@ class Pod:
 
 def validate(document: Document) -> None:
     """Validate by the schema of the kind. Raises jsonschema.ValidationError; unknown fields are errors."""
-    if document["apiVersion"].startswith("ray.io/"):
-        jsonschema.Draft202012Validator(_strict_schema(document["kind"])).validate(document)
-        if document["kind"] == "RayJob":  # whose schema leaves the cluster to this one
-            cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
-            jsonschema.Draft202012Validator(_strict_schema("RayCluster")).validate(cluster)
-        for template in ray_templates(document).values():
-            pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
-    else:
+    schema = SCHEMAS / f"{document['kind'].lower()}.json"
+    if not schema.is_file():
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        return
+    jsonschema.Draft202012Validator(_strict_schema(schema)).validate(document)
+    if document["kind"] == "RayJob":  # whose schema leaves the cluster to this one
+        cluster = {**document, "kind": "RayCluster", "spec": document["spec"]["rayClusterSpec"]}
+        jsonschema.Draft202012Validator(_strict_schema(SCHEMAS / "raycluster.json")).validate(cluster)
+    for template in _templates(document):
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def _templates(document: Document) -> list[Document]:
+    """The templates of pods in a custom resource; its own schema leaves them to that of Kubernetes."""
+    if document["kind"] == "InferenceService":
+        return [{"spec": predictor_pod(document)}]
+    return list(ray_templates(document).values()) if document["kind"] in ("RayCluster", "RayJob") else []
 
 
 @cache
-def _strict_schema(kind: str) -> Document:
-    schema: Document = _strict(json.loads((SCHEMAS / f"{kind.lower()}.json").read_text(encoding="utf-8")))
+def _strict_schema(path: Path) -> Document:
+    schema: Document = _strict(json.loads(path.read_text(encoding="utf-8")))
     schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
     return schema
 
@@ -73,6 +84,12 @@ def ray_templates(document: Document) -> dict[str, Document]:
     return {"head": spec["headGroupSpec"]["template"], **groups}
 
 
+def predictor_pod(document: Document) -> Document:
+    """The part of an InferenceService's predictor that is a pod's specification."""
+    fields = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "timeout", "canaryTrafficPercent", "labels")
+    return {key: value for key, value in document["spec"]["predictor"].items() if key not in (*fields, "annotations")}
+
+
 def pods(documents: list[Document]) -> Iterator[Pod]:
     for document in documents:
         where, spec = f"{document['kind']}/{document['metadata']['name']}", document.get("spec", {})
@@ -80,6 +97,9 @@ def pods(documents: list[Document]) -> Iterator[Pod]:
             yield _pod(where, spec["template"], document["kind"] != "Job")
         elif document["kind"] == "CronJob":
             yield _pod(where, spec["jobTemplate"]["spec"]["template"], False)
+        elif document["kind"] == "InferenceService":
+            labels = spec["predictor"].get("labels", {})
+            yield _pod(where, {"metadata": {"labels": labels}, "spec": predictor_pod(document)}, True)
         elif document["kind"] in ("RayCluster", "RayJob"):
             stays = document["kind"] == "RayCluster"
             for group, template in ray_templates(document).items():
@@ -98,3 +118,31 @@ def _labels_of_kuberay(cluster: str, group: str) -> dict[str, str]:
 
 def named(documents: list[Document], kind: str, name: str) -> Document:
     return next(each for each in documents if each["kind"] == kind and each["metadata"]["name"] == name)
+
+
+def quantity(text: str) -> float:
+    """A number of Kubernetes' notation, such as 500m or 8Gi."""
+    number, unit = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", text).groups()  # type: ignore[union-attr]
+    factors = {"": 1, "m": 1e-3, "M": 1e6, "G": 1e9, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    return float(number) * factors[unit]
+
+
+FREE = {
+    "labels", "annotations", "matchLabels", "selector", "data", "hard", "requests", "limits", "nodeSelector", "default",
+    "defaultRequest", "rayStartParams", "metadata", "nodeLabels",
+}  # fmt: skip
+
+
+def typos(node: Any) -> list[Any]:
+    """Copies of the document, each with one misspelt field name; keys that users choose are not changed."""
+    if isinstance(node, list):
+        return [[*node[:i], each, *node[i + 1 :]] for i, value in enumerate(node) for each in typos(value)]
+    if not isinstance(node, dict):
+        return []
+    broken: list[Any] = []
+    for key, value in node.items():
+        if key not in ("apiVersion", "kind"):
+            broken.append({key + "s" if name == key else name: each for name, each in node.items()})
+        if key not in FREE:
+            broken += [{**node, key: each} for each in typos(value)]
+    return broken

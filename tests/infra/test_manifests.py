@@ -1,16 +1,15 @@
 """Both overlays are valid for Kubernetes and KubeRay, and misspelt fields are found in documents of every kind."""
 
-from typing import Any
-
 import jsonschema
 import pytest
-from manifests import Document, named, ray_templates, validate
+from manifests import MANIFESTS, Document, named, ray_templates, typos, validate
 
 KINDS = [
     "ConfigMap", "CronJob", "Deployment", "Job", "LimitRange", "Namespace", "NetworkPolicy", "PersistentVolumeClaim",
     "PodDisruptionBudget", "RayCluster", "ResourceQuota", "Role", "RoleBinding", "Service", "ServiceAccount",
     "StatefulSet",
 ]  # fmt: skip
+COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
 
 def test_every_document_is_valid(documents: list[Document]) -> None:
@@ -24,40 +23,32 @@ def test_the_overlays_have_documents_of_all_kinds(built: dict[str, list[Document
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_typo_is_found_in_every_kind(kind: str, built: dict[str, list[Document]]) -> None:
-    typos = _with_a_typo(next(document for document in built["dev"] if document["kind"] == kind))
-    for broken in typos[:: len(typos) // 4 + 1]:
+    broken_documents = typos(next(document for document in built["dev"] if document["kind"] == kind))
+    for broken in broken_documents[:: len(broken_documents) // 4 + 1]:
         with pytest.raises(jsonschema.ValidationError):
             validate(broken)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_are_valid_and_a_typo_is_found_in_each_of_their_kinds(
+    component: str, built: dict[str, list[Document]], with_components: dict[str, list[Document]]
+) -> None:
+    standard = {(document["kind"], document["metadata"]["name"]) for document in built["gpu"]}
+    for document in with_components[component]:
+        validate(document)
+        if (document["kind"], document["metadata"]["name"]) not in standard:
+            for broken in typos(document):
+                with pytest.raises(jsonschema.ValidationError):
+                    validate(broken)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_typo_is_found_in_every_field(kind: str, built: dict[str, list[Document]]) -> None:
     for document in built["gpu"] + built["dev"]:
-        for broken in _with_a_typo(document) if document["kind"] == kind else []:
+        for broken in typos(document) if document["kind"] == kind else []:
             with pytest.raises(jsonschema.ValidationError):
                 validate(broken)
-
-
-def _with_a_typo(node: Any) -> list[Any]:
-    """Copies of the document, each with one misspelt field name; keys that users choose are not changed."""
-    if isinstance(node, list):
-        return [[*node[:i], each, *node[i + 1 :]] for i, value in enumerate(node) for each in _with_a_typo(value)]
-    if not isinstance(node, dict):
-        return []
-    broken: list[Any] = []
-    for key, value in node.items():
-        if key not in ("apiVersion", "kind"):
-            broken.append({key + "s" if name == key else name: each for name, each in node.items()})
-        if key not in FREE:
-            broken += [{**node, key: each} for each in _with_a_typo(value)]
-    return broken
-
-
-FREE = {
-    "labels", "annotations", "matchLabels", "selector", "data", "hard", "requests", "limits", "nodeSelector", "default",
-    "defaultRequest", "rayStartParams", "metadata",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,8 @@ def test_stages_may_only_manage_rayjobs(documents: list[Document]) -> None:
 def test_only_the_head_of_the_cluster_has_a_token_of_kubernetes(documents: list[Document]) -> None:
     holders = [pod.where for pod in pods(documents) if pod.spec["automountServiceAccountToken"]]
     assert holders == ["RayCluster/slowfast/head"]
+
+
+def test_istio_puts_no_proxy_into_a_pod(documents: list[Document]) -> None:
+    """Istio's webhook selects pods by this label; an annotation of that name is its older, second choice."""
+    assert [pod.where for pod in pods(documents) if pod.labels.get("sidecar.istio.io/inject") != "false"] == []

@@ -47,16 +47,16 @@ def test_prepare_applies_changed_parameters_and_checks_the_recipe_again(tmp_path
 
 
 def test_prepare_refuses_more_workers_than_the_pod_has_resources_for(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="training wants 2 CPUs, its pod has 1"):
+    with pytest.raises(InputError, match="training needs 2 CPUs, but its pod has 1"):
         prepare(tmp_path, workers=2)
-    with pytest.raises(InputError, match="training wants 2 GPUs, its pod has 1"):
+    with pytest.raises(InputError, match="training needs 2 GPUs, but its pod has 1"):
         prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(2, 1))
     prepare(tmp_path, "compute.gpus_per_worker=1", workers=2, granted=(0, 0))  # a Ray cluster has the resources
 
 
 def test_prepare_refuses_unresolved_automatic_gpus(tmp_path: Path) -> None:
     for part in ("", "finetune."):
-        with pytest.raises(InputError, match="gpus_per_worker is 'auto', but the pods were compiled before"):
+        with pytest.raises(InputError, match="gpus_per_worker is 'auto', but the resources of the pods are fixed"):
             prepare(tmp_path, f"{part}compute.gpus_per_worker=auto")
 
 
@@ -135,11 +135,11 @@ def test_training_is_skipped_with_the_reason(trained_workspace: tuple) -> None:
     recipe, at, extract = trained_workspace
     again = check(recipe.to_json(), str(at.root), "one.dir", "")
     assert (again.train, again.data_version) == ("no", "one.dir")
-    assert "data version one.dir and recipe are as before: weights w1 stay" in again.reason
+    assert "up to date with data version one.dir and the recipe; weights w1 are reused" in again.reason
     assert trained_already(recipe, at)
     extract("two.dir")
     moved = check(recipe.to_json(), str(at.root), "", "")
-    assert (moved.train, moved.reason) == ("yes", "the data version was one.dir, is two.dir")
+    assert (moved.train, moved.reason) == ("yes", "the data version changed: one.dir -> two.dir")
     assert trained_already(recipe, at) is None
 
 
@@ -227,7 +227,7 @@ def test_a_changed_or_new_recipe_is_trained(trained_workspace: tuple) -> None:
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3})})
     assert check(longer.to_json(), str(at.root), "", "")[:2] == (
         "yes",
-        "the recipe or the weights it starts from changed",
+        "the recipe or its start weights changed",
     )
     new = recipe.model_copy(update={"name": "new"})
     assert "no finished training" in check(new.to_json(), str(at.root), "", "").reason
@@ -235,7 +235,7 @@ def test_a_changed_or_new_recipe_is_trained(trained_workspace: tuple) -> None:
 
 def test_a_data_version_other_than_the_requested_one_stops_the_run(trained_workspace: tuple) -> None:
     recipe, at, _ = trained_workspace
-    with pytest.raises(InputError, match=r"the data version is one\.dir, asked for zero\.dir"):
+    with pytest.raises(InputError, match=r"the data version is one\.dir, but zero\.dir was requested"):
         check(recipe.to_json(), str(at.root), "zero.dir", "")
 
 
@@ -279,11 +279,12 @@ def test_an_unsuccessful_run_has_a_cause(state: str, tmp_path: Path) -> None:
 
 STAGE = """
 import sys, time
-from components.run_stage import watched
+from components.run_stage import report_start_and_failure
 from slowfast_core.recipe.schema import Tracking
 from slowfast_core.tracking.runs import open_run
 from slowfast_core.workspace import Workspace
-with watched("train", sys.argv[1], "tiny"), open_run(Tracking(), Workspace.at(sys.argv[1]), sys.argv[2], sys.argv[2]):
+at = Workspace.at(sys.argv[1])
+with report_start_and_failure("train", sys.argv[1], "tiny"), open_run(Tracking(), at, sys.argv[2], sys.argv[2]):
     print("in the stage", flush=True)
     time.sleep(60)
 """
@@ -316,9 +317,9 @@ def test_a_refused_model_is_reported_as_the_cause(trained_workspace: tuple, monk
     recipe, at, _ = trained_workspace
     monkeypatch.delenv("SLOWFAST_PIPELINE_RUN", raising=False)
     monkeypatch.setenv("SLOWFAST_PROGRESS", str(at.root / "pod.jsonl"))
-    with pytest.raises(SystemExit, match="another run left w1 there, not w2"):
+    with pytest.raises(SystemExit, match="another run replaced the result w2 by w1"):
         select_model.python_func(recipe.to_json(), str(at.root), "w2", None)
-    assert "select_model: another run left w1" in cause_of(at.root)
+    assert "select_model: another run replaced the result w2 by w1" in cause_of(at.root)
 
 
 def test_the_cause_is_the_last_message_of_a_stage(tmp_path: Path) -> None:

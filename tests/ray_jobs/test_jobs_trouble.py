@@ -90,7 +90,7 @@ import sys
 from pathlib import Path
 from slowfast_core.ray_jobs.jobs_api import run_by_jobs_api
 from slowfast_core.ray_jobs.stage_job import StageJob
-from slowfast_core.training.job import Stopped
+from slowfast_core.stopping import Stopped
 folder = Path(sys.argv[1])
 job = StageJob(folder.name, "train", folder)
 try:

@@ -24,8 +24,8 @@ from slowfast_core import once as stage_module
 from slowfast_core.errors import InputError
 from slowfast_core.once import run_once
 from slowfast_core.ray_jobs.dispatch import run_stage
-from slowfast_core.ray_jobs.rayjob import run_rayjob
-from slowfast_core.ray_jobs.rayjob_manifest import rayjob_of
+from slowfast_core.ray_jobs.rayjob import GONE_SECONDS, run_rayjob
+from slowfast_core.ray_jobs.rayjob_manifest import GRACE_SECONDS, rayjob_of
 from slowfast_core.ray_jobs.rayjob_settings import VARIABLE, RayJobSettings
 from slowfast_core.ray_jobs.stage_job import StageJob
 from slowfast_core.recipe.load import Recipe, load_recipe
@@ -119,7 +119,8 @@ def test_resources_of_training_follow_the_recipe(job: StageJob) -> None:
     resource = _resource(job, *compute, "compute.loader_workers=6", "compute.frame_cache_mb=2000", shm_gb=32)
     pods, container = _workers(resource)
     assert pods == 2
-    assert container["resources"]["limits"] == {"cpu": "80", "memory": "80Gi", "nvidia.com/gpu": "8"}
+    # 8 workers with 6 loaders each; 0.5 GB and a frame cache of 2 GB for each loader, and 32 GB of shared memory
+    assert container["resources"]["limits"] == {"cpu": "32", "memory": "184Gi", "nvidia.com/gpu": "8"}
     assert container["resources"]["requests"] == container["resources"]["limits"]
     assert container["image"] == SETTINGS["gpu_image"]
     spec = resource["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
@@ -139,6 +140,16 @@ def test_the_rayjob_is_deleted_with_its_owner_and_limited_in_time(job: StageJob)
     assert resource["spec"]["shutdownAfterJobFinishes"]
     assert resource["spec"]["backoffLimit"] == 0
     assert resource["spec"]["activeDeadlineSeconds"] == 240 * 3600
+
+
+def test_the_pods_of_ray_have_time_to_save_a_checkpoint(job: StageJob) -> None:
+    """Kubernetes' default is 30 seconds, Ray's for a stopped job 3. A retried stage waits for the earlier pods."""
+    spec = _resource(job)["spec"]
+    cluster = spec["rayClusterSpec"]
+    templates = [group["template"] for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]]
+    assert [each["spec"]["terminationGracePeriodSeconds"] for each in templates] == [GRACE_SECONDS, GRACE_SECONDS]
+    assert json.loads(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == str(GRACE_SECONDS)
+    assert GONE_SECONDS > GRACE_SECONDS
 
 
 def test_istio_leaves_every_pod_alone(job: StageJob) -> None:

@@ -131,6 +131,10 @@ def test_the_attribute_name_in_python_is_not_a_key(tmp_path: Path) -> None:
         ({"data": {}}, "data.name: is missing"),
         ({"data": {"name": "../x"}}, "data.name: '../x' is not a valid folder name: use "),
         ({"finetune": {**AVA, "finetune": {**AVA, "name": "x"}}}, "a finetune branch may not have a finetune branch"),
+        (
+            {"finetune": {**AVA, "tracking": {"uri": "sqlite:///elsewhere.db"}}},
+            "finetune.tracking.uri differs from tracking.uri: a run has one tracking store",
+        ),
         ({"finetune": {**AVA, "name": "tiny"}}, "finetune has the same name as the recipe, 'tiny'"),
         ({"finetune": {**AVA, "train": {"batch": "x"}}}, "finetune.train.batch: must be a whole number, is 'x'"),
     ],
@@ -318,3 +322,13 @@ def test_recipes_of_charades_and_something_use_the_official_files() -> None:
             assert recipe.clip.sampling == ("segments" if name.endswith("v2") else "dense")
         else:
             assert recipe.evaluate.aggregation == "mean"
+
+
+@pytest.mark.parametrize("section", [{}, {"tracking": {}}, {"tracking": {"experiment": "actors"}}])
+def test_the_branch_is_tracked_where_its_recipe_is(section: dict[str, Any], tmp_path: Path) -> None:
+    recipe = write(tmp_path, "both", finetune={**AVA, **section})
+    changed = load_recipe(str(recipe), ["tracking.uri=http://mlflow:5000"])
+    assert changed.finetune
+    assert changed.finetune.tracking.uri == changed.tracking.uri == "http://mlflow:5000"
+    assert changed.finetune.tracking.experiment == section.get("tracking", {}).get("experiment", "slowfast")
+    assert parse_recipe(changed.to_json()) == changed

@@ -16,7 +16,7 @@ from slowfast_core.model.weights import weights_digest
 from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, parse_recipe
 from slowfast_core.stages.register import register
-from slowfast_core.tracking.runs import open_run
+from slowfast_core.tracking.runs import open_run, points_of
 from slowfast_core.workspace import Workspace
 
 DATA_VERSION = "0123456789abcdef0123456789abcdef.dir"
@@ -40,7 +40,7 @@ class Flow:
         folder = self.root / f"train-{weights}"
         folder.mkdir()
         with open_run(self.recipe.tracking, self.at, "train", weights) as run:
-            run.log_metrics({"loss": 1.0}, step=0)
+            run.log_points(points_of({"loss": 1.0}, 0))
         save_file({"w": values(weights)}, folder / "model.safetensors")
         record = {
             **json.loads(self.recipe.to_json()), "labels": ["left", "right"], "data_version": DATA_VERSION,
@@ -58,7 +58,7 @@ class Flow:
         folder = self.root / f"{name}-{weights}"
         folder.mkdir()
         with open_run(self.recipe.tracking, self.at, "evaluate", f"{name}-{weights}") as run:
-            run.log_metrics({"top1": top1}, step=0)
+            run.log_points(points_of({"top1": top1}, 0))
         (folder / "run.json").write_text(json.dumps({"run_id": run.id}))
         metrics = {"top1": top1, "top5": 1.0}
         measured = {**metrics, "samples": samples, "lower_bound": 0.8 * top1, "chance": 0.125}

@@ -9,7 +9,7 @@ import pytest
 
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.load import Tracking, Train
-from slowfast_core.tracking.runs import connect, open_run, read_environment, run_exists
+from slowfast_core.tracking.runs import connect, open_run, points_of, read_environment, run_exists
 from slowfast_core.tracking.ui import serve_ui
 from slowfast_core.workspace import Workspace
 
@@ -22,12 +22,12 @@ def at(tmp_path: Path, workspace: Callable[[Path], Workspace]) -> Workspace:
 def test_run_with_the_same_key_is_continued(at: Workspace) -> None:
     first = open_run(Tracking(), at, "demo train", "key-1", {"stage": "train"})
     first.log_params(train=Train(epochs=3))
-    first.log_metrics({"loss": 2.0}, step=1)
+    first.log_points(points_of({"loss": 2.0}, 1))
 
     again = open_run(Tracking(), at, "demo train", "key-1", {"stage": "train"})
-    again.log_params(train=Train(epochs=4))  # MLflow cannot change a parameter, so the first value stays
-    again.log_metrics({"loss": 2.0}, step=1)
-    again.log_metrics({"loss": 1.0}, step=2)
+    again.log_params(train=Train(epochs=4))  # MLflow cannot change a parameter: the first value stays
+    again.log_points(points_of({"loss": 2.0}, 1))
+    again.log_points(points_of({"loss": 1.0}, 2))
     again.finish()
 
     other = open_run(Tracking(), at, "demo train", "key-2")
@@ -64,7 +64,7 @@ def test_run_has_data_version_environment_and_files_in_the_workspace(at: Workspa
     run = pickle.loads(pickle.dumps(open_run(Tracking(experiment="tiny"), at, "demo", "key")))
     run.log_dataset("motion", version, str(at.root), "training")
     run.log_artifact(report)
-    run.log_metrics({f"m{i}": float(i) for i in range(1500)}, step=0)
+    run.log_points(points_of({f"m{i}": float(i) for i in range(1500)}, 0))
 
     client = connect(run.uri)
     stored = client.get_run(run.id)

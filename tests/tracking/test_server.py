@@ -22,7 +22,7 @@ from test_simultaneous import check, run_rounds
 
 from slowfast_core.recipe.load import Tracking
 from slowfast_core.tracking.registry import download_version
-from slowfast_core.tracking.runs import connect, open_run, read_environment, run_exists, send_unsent
+from slowfast_core.tracking.runs import connect, open_run, points_of, read_environment, run_exists, send_unsent
 from slowfast_core.tracking.unsent import all_of, described
 from slowfast_core.workspace import Workspace
 
@@ -73,7 +73,7 @@ def test_remote_run_is_tracked_and_continued(at: Workspace, uri: str, tmp_path: 
     report.write_text("<p>")
     tracking = Tracking(uri=uri, experiment="remote")
     with open_run(tracking, at, "remote", "remote") as remote:
-        remote.log_metrics({"loss": 1.0}, step=0)
+        remote.log_points(points_of({"loss": 1.0}, 0))
         remote.log_artifact(report)
     assert open_run(tracking, at, "remote", "remote") == remote
     assert read_environment(uri, remote.id) is not None
@@ -136,7 +136,7 @@ def test_data_that_an_unreachable_server_missed_is_sent_later(
     with Forwarder(uri) as forwarder:
         tracking = Tracking(uri=forwarder.address, experiment="away")
         run = open_run(tracking, here, "tiny train", "away")
-        run.log_metrics({"loss": 3.0}, 1)
+        run.log_points(points_of({"loss": 3.0}, 1))
     with run:
         run.rest.add({"loss": 2.0, "accuracy": 0.5}, 2)
         run.rest.add({"loss": float("nan")}, 3)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from slowfast_core.json_lines import CHUNK, JsonLines
 from slowfast_core.progress import progress
 from slowfast_core.tracking.unsent import Point
-from slowfast_core.training.follow import CHUNK, Delivery, Display, JsonLines, last_metrics
+from slowfast_core.training.follow import Delivery, Display, last_metrics
 
 Sent = list[int]
 METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
@@ -20,11 +21,12 @@ METRICS = {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5, "clips_per_second": 9.0}
 
 def follow(log: Path) -> tuple[Sent, list[str]]:
     """Read the log as a new process does; return the steps that were sent to MLflow, and the notes."""
-    steps, notes = Sent(), list[str]()
+    steps = Sent()
     with progress("train", 100) as advance:
-        Display(log, "run", notes, advance).catch_up()
-        Delivery(log, "run", lambda points: steps.extend(steps_of(points))).catch_up()
-    return steps, notes
+        display = Display(log, "run", advance)
+        display.catch_up()
+        Delivery(log, "run", lambda points: steps.extend(steps_of(points)), advance).catch_up()
+    return steps, display.notes
 
 
 def steps_of(points: Sequence[Point]) -> list[int]:
@@ -35,7 +37,7 @@ def steps_of(points: Sequence[Point]) -> list[int]:
 SHORT = """
 import resource, signal, sys
 from pathlib import Path
-from slowfast_core.training.follow import JsonLines
+from slowfast_core.json_lines import JsonLines
 
 log = JsonLines(Path(sys.argv[1]), enabled=True)
 log(step=2, epoch=0.5, loss=2.0, accuracy=0.5, clips_per_second=9.0)
@@ -84,9 +86,10 @@ def test_a_log_that_lost_sent_lines_in_a_power_cut(tmp_path: Path) -> None:
     first, second, _ = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(first + second[:9])
     steps = Sent()
-    delivery = Delivery(log, "run", lambda points: steps.extend(steps_of(points)))
-    restarted = JsonLines(log, enabled=True)
-    for step in (2, 3, 4):
-        restarted(step=step, **METRICS)
-    delivery.catch_up()
+    with progress("train", 100) as advance:
+        delivery = Delivery(log, "run", lambda points: steps.extend(steps_of(points)), advance)
+        restarted = JsonLines(log, enabled=True)
+        for step in (2, 3, 4):
+            restarted(step=step, **METRICS)
+        delivery.catch_up()
     assert steps == [2, 3, 4]

@@ -1,4 +1,4 @@
-"""Put a file under PREFIX/<UTC time>-<name> of $SLOWFAST_BUCKET, and see that all of it arrived."""
+"""Uploads a file to PREFIX/<UTC time>-<name> in $SLOWFAST_BUCKET and checks the size of the stored object."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ def main(file: Path, prefix: str) -> None:
     s3.upload_file(str(file), bucket, key)
     stored = s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
     if stored != file.stat().st_size:
-        raise SystemExit(f"s3://{bucket}/{key} has {stored} bytes of {file.stat().st_size}")
+        raise SystemExit(f"s3://{bucket}/{key} has {stored} of {file.stat().st_size} bytes")
     print(f"s3://{bucket}/{key}: {stored} bytes")
 
 

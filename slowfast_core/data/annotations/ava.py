@@ -8,46 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from slowfast_core.data.annotations.common import (
-    Annotations,
-    Item,
-    Split,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.boxes import Box, KeyFrame, PersonBoxes, box_iou
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split
 from slowfast_core.data.annotations.label_map import read_label_map
-from slowfast_core.data.annotations.person_boxes import Box, KeyFrame, PersonBoxes, overlap, whole_second
+from slowfast_core.data.annotations.text_file import TextFile
 from slowfast_core.errors import InputError
 
 COLUMNS = ("video_id", "second", "x1", "y1", "x2", "y2", "action_id", "person_id")
-EXCLUDED = ("video_id", "second")
-
-
-@dataclass(frozen=True)
-class AvaOptions:
-    """Optional AVA inputs of a recipe in addition to the annotations."""
-
-    seconds: tuple[int, int] | None = None  # first and last timestamp of valid key frames
-    excluded: Sequence[TextFile] = ()
-    boxes: Mapping[Split, PersonBoxes] = field(default_factory=dict)
-    iou: float = 0.9  # a predicted box with a larger IoU takes the actions of the true box
-
-
-@dataclass(frozen=True)
-class _Times:
-    starts: float  # timestamp of the start of a video file
-    span: tuple[int, int] | None  # first and last timestamp of key frames
-
-    def is_valid(self, second: int) -> bool:
-        first, last = self.span or (0, second)
-        return second >= self.starts and first <= second <= last
+NO_HEADER = "correct the value; the file has no header"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,73 +33,59 @@ class _Row:
     person: str
 
 
-def read_annotations(
-    tables: Sequence[Table],
-    labels: TextFile | None,
-    holdout: float,
-    first_second: float,
-    videos: Videos,
-    options: AvaOptions = AvaOptions(),
-) -> Annotations:
-    """Read AVA tables; in a table without a split, `holdout` is the share of videos that go to `val`.
-
-    Raises InputError.
-    """
-    names = read_label_map(labels) if labels else None
-    times = _Times(first_second, options.seconds)
-    rows = [row for index, table in enumerate(tables) for row in _read(index, table, names, times)]
-    if labels and names:
-        _check_any_listed(rows, names, labels)
-    val = held_out((row.video for row in rows if row.split is None), holdout)
-    frames: dict[tuple[int, str, int], list[_Row]] = defaultdict(list)
-    for row in rows:
-        frames[row.table, row.video, row.second].append(row)
-    for (index, _, _), people in frames.items():
-        _check_duplicates(people, tables[index].file)
-    items = [
-        _item(people, "val" if people[0].video in val else "train", first_second, videos) for people in frames.values()
-    ]
-    check_splits(items, tables)
-    excluded = _excluded(options.excluded, {item.video for item in items})
+def _read(given: ReaderInput) -> Annotations:
+    names = read_label_map(given.labels) if given.labels else None
+    rows = [row for index in range(len(given.tables)) for row in _rows(index, names, given)]
+    if given.labels and names:
+        _check_any_listed(rows, names, given.labels)
+    items = _items(rows, given)
+    given.check_splits(items)
+    excluded = _excluded(given.excluded, {item.video for item in items})
     items = [item for item in items if (item.video, item.second) not in excluded]
-    check_splits(items, tables)
-    if "train" in options.boxes:
-        items = _with_train_boxes(items, options.boxes["train"], options.iou)
-    if "val" in options.boxes:
-        items = _with_val_boxes(items, options.boxes["val"], excluded, times)
+    given.check_splits(items)
+    if "train" in given.person_boxes:
+        items = _with_train_boxes(items, given.person_boxes["train"], given.person_box_iou)
+    if "val" in given.person_boxes:
+        items = _with_val_boxes(items, given.person_boxes["val"], excluded, given)
     if names is None:
         names = tuple(f"action_{action + 1}" for action in range(max((row.action or 0 for row in rows), default=0)))
-    return Annotations(with_unique_ids(items), names)
+    return Annotations(items, names)
 
 
-def _read(index: int, table: Table, names: tuple[str, ...] | None, times: _Times) -> Iterator[_Row]:
+AVA = AnnotationFormat(name="ava", reader=_read, suite="ava", has_boxes=True, synthetic=True)
+
+
+def _rows(index: int, names: tuple[str, ...] | None, given: ReaderInput) -> Iterator[_Row]:
+    table = given.tables[index]
     file = table.file
-    columns = 0
-    for line, fields in file.rows():
-        columns = columns or (7 if len(fields) == 7 else len(COLUMNS))  # as in the first line
-        if len(fields) != columns:
-            raise file.error(line, f"{len(fields)} fields instead of {columns}", f"a line is {','.join(COLUMNS)}")
+    for line, fields in file.rows_without_header(COLUMNS, optional=1):
         video, second, x1, y1, x2, y2, action, *person = fields
         yield _Row(
             index,
             line,
             table.split,
             file.video_id(line, video),
-            _second(file, line, second, times),
+            _second(file, line, second, given),
             _box(file, line, (x1, y1, x2, y2)),
             _action(file, line, action, names) if action else None,
             *person or [""],
         )
 
 
-def _second(file: TextFile, line: int, text: str, times: _Times) -> int:
-    if (second := whole_second(text)) is None:
-        raise file.error(line, f"second {text!r} is not a whole number", "correct the value; the file has no header")
-    if second < times.starts:
+def _second(file: TextFile, line: int, text: str, given: ReaderInput) -> int:
+    second = file.whole_number(line, "second", text, NO_HEADER)
+    if second < given.first_second:
         raise file.error(line, f"second {text} is before the file starts", "lower data.first_second")
-    if not times.is_valid(second):
-        raise file.error(line, f"second {text} is not a key frame", f"data.key_seconds is {list(times.span or ())}")
+    if not _is_valid(second, given):
+        allowed = list(given.key_seconds or ())
+        raise file.error(line, f"second {text} is not a key frame", f"data.key_seconds is {allowed}")
     return second
+
+
+def _is_valid(second: int, given: ReaderInput) -> bool:
+    """Whether there may be a key frame at this timestamp."""
+    first, last = given.key_seconds or (0, second)
+    return second >= given.first_second and first <= second <= last
 
 
 def _box(file: TextFile, line: int, texts: Sequence[str]) -> Box:
@@ -170,22 +127,27 @@ def _excluded(files: Iterable[TextFile], videos: Collection[str]) -> set[KeyFram
     excluded: set[KeyFrame] = set()
     for file in files:
         keys: set[KeyFrame] = set()
-        for line, fields in file.rows():
-            if len(fields) != len(EXCLUDED):
-                raise file.error(
-                    line, f"{len(fields)} fields instead of {len(EXCLUDED)}", f"a line is {','.join(EXCLUDED)}"
-                )
-            if (second := whole_second(fields[1])) is None:
-                fix = "correct the value; the file has no header"
-                raise file.error(line, f"second {fields[1]!r} is not a whole number", fix)
-            keys.add((file.video_id(line, fields[0]), second))
+        for line, (video, text) in file.rows_without_header(COLUMNS[:2]):
+            second = file.whole_number(line, "second", text, NO_HEADER)
+            keys.add((file.video_id(line, video), second))
         if keys and not any(video in videos for video, _ in keys):
             raise InputError("excludes no annotated video", file.name, "name the exclusion file of these annotations")
         excluded |= keys
     return excluded
 
 
-def _item(rows: Sequence[_Row], default: Split, first_second: float, videos: Videos) -> Item:
+def _items(rows: Sequence[_Row], given: ReaderInput) -> list[Item]:
+    """One item for each key frame of each table."""
+    val = given.held_out(row.video for row in rows if row.split is None)
+    frames: dict[tuple[int, str, int], list[_Row]] = defaultdict(list)
+    for row in rows:
+        frames[row.table, row.video, row.second].append(row)
+    for (index, _, _), people in frames.items():
+        _check_duplicates(people, given.tables[index].file)
+    return [_item(people, "val" if people[0].video in val else "train", given) for people in frames.values()]
+
+
+def _item(rows: Sequence[_Row], default: Split, given: ReaderInput) -> Item:
     """The item of one key frame, with the actions grouped by person."""
     people: dict[tuple[str, Box], set[int]] = defaultdict(set)
     for row in rows:
@@ -193,12 +155,12 @@ def _item(rows: Sequence[_Row], default: Split, first_second: float, videos: Vid
         if row.action is not None:
             actions.add(row.action - 1)
     first = rows[0]
-    key = first.second - first_second
+    key = first.second - given.first_second
     split = first.split or default
     return Item(
         id=f"{first.video}_{first.second:04d}",
         video=first.video,
-        object=videos.find(first.video, (split,)),
+        object=given.videos.find(first.video, (split,)),
         split=split,
         labels=sorted(set().union(*people.values())),
         start=key,
@@ -217,21 +179,22 @@ def _with_train_boxes(items: Sequence[Item], predicted: PersonBoxes, iou: float)
 
 
 def _with_matching(item: Item, predicted: PersonBoxes, iou: float) -> Item:
+    import numpy as np
+
     boxes, box_labels = list(item.boxes or ()), list(item.box_labels or ())
-    truth = list(zip(boxes, box_labels, strict=True))
-    for *box, _ in predicted.found.get((item.video, item.second or 0), ()):
-        nearest, actions = max(truth, key=lambda true: overlap(box, true[0]))
-        if overlap(box, nearest) > iou and box not in boxes:
+    found = [box for *box, _ in predicted.found.get((item.video, item.second or 0), ())]
+    if not found:
+        return item
+    iou_DG = box_iou(np.array(found), np.array(boxes))
+    for box, true, overlap in zip(found, iou_DG.argmax(axis=1).tolist(), iou_DG.max(axis=1).tolist(), strict=True):
+        if overlap > iou and box not in boxes:
             boxes.append(box)
-            box_labels.append(actions)
+            box_labels.append(box_labels[true])
     return replace(item, boxes=boxes, box_labels=box_labels)
 
 
 def _with_val_boxes(
-    items: Sequence[Item],
-    predicted: PersonBoxes,
-    excluded: Collection[KeyFrame],
-    times: _Times,
+    items: Sequence[Item], predicted: PersonBoxes, excluded: Collection[KeyFrame], given: ReaderInput
 ) -> list[Item]:
     """Set the predicted boxes of the `val` items, and add items for key frames that have only predicted boxes.
 
@@ -248,8 +211,8 @@ def _with_val_boxes(
     of_video = {item.video: item for item in items if item.split == "val"}
     for video, second in sorted(predicted.found):
         known = (video, second) in annotated or (video, second) in excluded
-        if video in of_video and times.is_valid(second) and not known:
-            key = second - times.starts
+        if video in of_video and _is_valid(second, given) and not known:
+            key = second - given.first_second
             alike = replace(of_video[video], id=f"{video}_{second:04d}", start=key, end=key, second=second, key=key)
             proposals = predicted.found[video, second]
             scored.append(replace(alike, labels=[], boxes=[], box_labels=[], proposals=proposals))

@@ -1,27 +1,18 @@
 """Reads the official Charades csv: id, ..., actions, length; actions are `c092 11.90 21.20;c147 0.00 12.60` in seconds.
 
 Each row is one video, with any number of simultaneous actions. The labels of a video are all of its actions; the labels
-of a clip are the actions that overlap with it.
+of a clip are the actions that overlap with it. The label file is `Charades_v1_classes.txt`; without it, the class ids
+are the names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    Annotations,
-    Item,
-    Split,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    nearest,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import nearest
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 COLUMNS = ("id", "actions", "length")
@@ -29,15 +20,11 @@ CLASSES = tuple(f"c{number:03d}" for number in range(157))
 CLASS = re.compile(r"(?P<id>c[0-9]{3})(?:\s+(?P<name>\S.*))?")
 
 
-def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """Read Charades tables; `labels` is `Charades_v1_classes.txt`, without it the class ids are the names.
-
-    Raises InputError.
-    """
-    names = _names(labels) if labels else {id_: id_ for id_ in CLASSES}
+def _read(given: ReaderInput) -> Annotations:
+    names = _names(given.labels) if given.labels else {id_: id_ for id_ in CLASSES}
     classes = {id_: index for index, id_ in enumerate(names)}
-    rows = [(table, line, row) for table in tables for line, row in table.file.records(COLUMNS, strict=False)]
-    val = held_out((row["id"] for table, _, row in rows if table.split is None), holdout)
+    rows = [(table, line, row) for table in given.tables for line, row in table.file.records(COLUMNS, strict=False)]
+    val = given.held_out(row["id"] for table, _, row in rows if table.split is None)
     first_lines: dict[str, int] = {}
     items = []
     for table, line, row in rows:
@@ -46,9 +33,11 @@ def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: 
             raise table.file.error(line, f"video {video!r} is already in line {first_lines[video]}", "keep one row")
         first_lines[video] = line
         spans = [_span(table.file, line, text, classes) for text in row["actions"].split(";") if text.strip()]
-        items.append(_item(video, spans, table.split or ("val" if video in val else "train"), videos))
-    check_splits(items, tables)
-    return Annotations(with_unique_ids(items), tuple(names.values()))
+        items.append(_item(video, spans, table.split or ("val" if video in val else "train"), given.videos))
+    return Annotations(items, tuple(names.values()))
+
+
+CHARADES = AnnotationFormat(name="charades", reader=_read, suite="charades", multi_label=True)
 
 
 def _span(file: TextFile, line: int, text: str, classes: dict[str, int]) -> list[float]:
@@ -66,7 +55,7 @@ def _span(file: TextFile, line: int, text: str, classes: dict[str, int]) -> list
 
 def _item(video: str, spans: list[list[float]], split: Split, videos: Videos) -> Item:
     labels = sorted({int(label) for label, _, _ in spans})
-    return Item(video, video, videos.find(video, (split,)), split, labels, 0.0, NAN, spans=spans)
+    return Item(video, video, videos.find(video, (split,)), split, labels, spans=spans)
 
 
 def _names(labels: TextFile) -> dict[str, str]:

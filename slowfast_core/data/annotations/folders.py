@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    Annotations,
-    Item,
-    Split,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    nearest,
-    read_names,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split
 from slowfast_core.errors import InputError
 
 SPLITS: dict[str, Split] = {"train": "train", "training": "train"}
@@ -22,12 +11,9 @@ SPLITS |= dict.fromkeys(("val", "valid", "validate", "validation"), "val")
 TEST = ("test", "testing")
 
 
-def read_annotations(root: str, labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """Read class folders; without split folders, `holdout` is the share of videos that go to `val`.
-
-    `root` is used in error messages only. Raises InputError.
-    """
-    found = sorted(videos)
+def _read(given: ReaderInput) -> Annotations:
+    root = given.root
+    found = sorted(given.videos)
     split_by_folder = any(video.partition("/")[0].lower() in SPLITS for video in found)
     total = len(found)
     if split_by_folder:
@@ -35,19 +21,21 @@ def read_annotations(root: str, labels: TextFile | None, holdout: float, videos:
     if not found:
         raise InputError("no video", root, "data.source needs a folder per class, or train/ and val/ with such folders")
     labelled = [_label(video, split_by_folder, root) for video in found]
-    names = read_names(labels) if labels else tuple(sorted({label for _, label in labelled}))
+    names = read_names(given.labels) if given.labels else tuple(sorted({label for _, label in labelled}))
     classes = {name: index for index, name in enumerate(names)}
     classes = {name.replace(" ", "_"): index for name, index in classes.items()} | classes
-    val = held_out((video for video, (split, _) in zip(found, labelled, strict=True) if split is None), holdout)
+    val = given.held_out(video for video, (split, _) in zip(found, labelled, strict=True) if split is None)
     items = []
     for video, (split, label) in zip(found, labelled, strict=True):
         if label not in classes:
             raise InputError(f"folder {label!r} is not in data.labels", f"{root}/{video}", nearest(label, classes))
-        name = videos.name(video)
+        name = given.videos.name(video)
         split = split or ("val" if video in val else "train")
-        items.append(Item(name, name, video, split, [classes[label]], 0.0, NAN))
-    check_splits(items, (), root)
-    return Annotations(with_unique_ids(items), names, total - len(found))
+        items.append(Item(name, name, video, split, [classes[label]]))
+    return Annotations(items, names, total - len(found))
+
+
+FOLDERS = AnnotationFormat(name="folders", reader=_read, suite="kinetics", has_files=False, names_from_rows=True)
 
 
 def _label(video: str, split_by_folder: bool, root: str) -> tuple[Split | None, str]:

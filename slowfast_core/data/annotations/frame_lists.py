@@ -2,31 +2,21 @@
 
 The columns are separated by spaces, and each frame of each video has a line. Labels are class indices separated by
 commas, in quotes; `""` for a frame without labels. The source holds a folder of frames per video, or the video file.
+`data.frame_rate` converts frame numbers to seconds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    Annotations,
-    Item,
-    Split,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    read_names,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import read_names
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split, Table
+from slowfast_core.data.annotations.text_file import TextFile
 
 COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
-INDEX = re.compile(r"[0-9]{1,9}")
 LABELS = re.compile(r"(?:[0-9]{1,5}(?:,[0-9]{1,5})*)?")
 
 
@@ -39,32 +29,29 @@ class _Video:
     labelled: list[tuple[int, int]] = field(default_factory=list)  # (label, frame)
 
 
-def read_annotations(
-    tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, videos: Videos
-) -> Annotations:
-    """Read frame lists; `frame_rate` (frames per second) converts frame numbers to seconds. Raises InputError."""
-    names = read_names(labels) if labels else None
-    found = [(name, video) for table in tables for name, video in _read(table, names).items()]
+def _read(given: ReaderInput) -> Annotations:
+    names = read_names(given.labels) if given.labels else None
+    found = [(name, video) for table in given.tables for name, video in _videos(table, names).items()]
     if not any(video.labelled for _, video in found):
         fix = "labels of Something-Something are in its json files: set data.format to something"
-        raise tables[0].file.error(1, "no frame has a label", fix)
-    val = held_out((name for name, video in found if video.table.split is None), holdout)
-    items = [_item(name, video, "val" if name in val else "train", frame_rate, videos) for name, video in found]
-    check_splits(items, tables)
+        raise given.tables[0].file.error(1, "no frame has a label", fix)
+    val = given.held_out(name for name, video in found if video.table.split is None)
+    items = [_item(name, video, "val" if name in val else "train", given) for name, video in found]
     if names is None:
         names = tuple(str(index) for index in range(max(max(item.labels, default=0) for item in items) + 1))
-    return Annotations(with_unique_ids(items), names)
+    return Annotations(items, names)
 
 
-def _read(table: Table, names: tuple[str, ...] | None) -> dict[str, _Video]:
+FRAME_LIST = AnnotationFormat(name="frame_list", reader=_read, suite="charades", multi_label=True)
+
+
+def _videos(table: Table, names: tuple[str, ...] | None) -> dict[str, _Video]:
     file = table.file
     found: dict[str, _Video] = {}
     for line, row in file.records(COLUMNS, " "):
         name = file.video_id(line, row["original_vido_id"])
         folder = file.video_id(line, row["path"]).rpartition("/")[0]
-        if not INDEX.fullmatch(row["frame_id"]):
-            raise file.error(line, f"frame_id {row['frame_id']!r} is not a whole number", "correct the value")
-        number = int(row["frame_id"])
+        number = file.whole_number(line, "frame_id", row["frame_id"])
         video = found.setdefault(name, _Video(table, folder, number))
         if not folder or folder != video.folder:
             what = f"frame {row['path']!r} of {name!r} is not in {video.folder or 'a folder'}"
@@ -87,11 +74,11 @@ def _labels(file: TextFile, line: int, text: str, names: tuple[str, ...] | None)
         yield label
 
 
-def _item(name: str, video: _Video, default: Split, frame_rate: float, videos: Videos) -> Item:
+def _item(name: str, video: _Video, default: Split, given: ReaderInput) -> Item:
     split = video.table.split or default
-    found = videos.find(video.folder, (split,)) or videos.find(name, (split,))
+    found = given.videos.find(video.folder, (split,)) or given.videos.find(name, (split,))
     labels = sorted({label for label, _ in video.labelled})
-    return Item(name, name, found, split, labels, 0.0, NAN, spans=list(_spans(video, frame_rate)))
+    return Item(name, name, found, split, labels, spans=list(_spans(video, given.frame_rate)))
 
 
 def _spans(video: _Video, frame_rate: float) -> Iterator[list[float]]:

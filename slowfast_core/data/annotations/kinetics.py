@@ -6,24 +6,14 @@ Rows of the split `test` in a file with several splits are ignored. The official
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    Annotations,
-    Item,
-    Split,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    nearest,
-    read_names,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 SPLITS: dict[str, Split | Literal["test"]] = {
@@ -51,22 +41,27 @@ class _Row:
         return f"{self.video}_{_seconds(self.start)}_{_seconds(self.end)}"
 
 
-def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """Read Kinetics tables; for rows without a split, `holdout` is the share of videos that go to `val`.
-
-    Raises InputError.
-    """
-    found = [row for table in tables for row in _read(table)]
+def _read(given: ReaderInput) -> Annotations:
+    found = [row for table in given.tables for row in _rows(table)]
     rows = [row for row in found if row is not None]
-    names = read_names(labels) if labels else tuple(sorted({row.label for row in rows}))
+    names = read_names(given.labels) if given.labels else tuple(sorted({row.label for row in rows}))
     classes = {name: index for index, name in enumerate(names)}
-    val = held_out((row.video for row in rows if row.split is None), holdout)
-    items = [_item(row, classes, "val" if row.video in val else "train", videos) for row in rows]
-    check_splits(items, tables)
-    return Annotations(with_unique_ids(items), names, len(found) - len(rows))
+    val = given.held_out(row.video for row in rows if row.split is None)
+    items = [_item(row, classes, "val" if row.video in val else "train", given.videos) for row in rows]
+    return Annotations(items, names, len(found) - len(rows))
 
 
-def _read(table: Table) -> Iterator[_Row | None]:
+KINETICS = AnnotationFormat(
+    name="kinetics",
+    reader=_read,
+    suite="kinetics",
+    names_from_rows=True,
+    synthetic=True,
+    published_classes=(400, 600, 700),
+)
+
+
+def _rows(table: Table) -> Iterator[_Row | None]:
     """Yield the rows, None for a row of the test split."""
     file = table.file
     for line, row in _records(file):
@@ -122,13 +117,10 @@ def _item(row: _Row, classes: dict[str, int], default: Split, videos: Videos) ->
         raise row.file.error(row.line, f"label {row.label!r} is not in data.labels", nearest(row.label, classes))
     split = row.split or default
     folders = (row.label, row.label.replace(" ", "_"), split)
-    start, end = row.start, row.end
-    found = videos.find(row.name, folders)
-    if found:
-        start, end = 0.0, NAN
-    else:
-        found = videos.find(row.video, folders)
-    return Item(row.name, row.video, found, split, [classes[row.label]], start, end)
+    labels = [classes[row.label]]
+    if clip := videos.find(row.name, folders):
+        return Item(row.name, row.video, clip, split, labels)
+    return Item(row.name, row.video, videos.find(row.video, folders), split, labels, row.start, row.end)
 
 
 def _seconds(value: float) -> str:

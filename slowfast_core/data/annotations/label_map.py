@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from slowfast_core.data.annotations.common import TextFile
+from slowfast_core.data.annotations.text_file import TextFile, is_whole_number
 from slowfast_core.errors import InputError
 
 # No two alternatives start with the same character, so that even damaged files are read in linear time.
@@ -29,7 +29,7 @@ def read_label_map(labels: TextFile) -> tuple[str, ...]:
         fields = dict(reversed([*pairwise(block)]))  # the first value of a repeated field
         name = fields.get("name", "")
         number = next((fields[key] for key in IDS if key in fields), "")
-        if name[:1] not in ('"', "'") or not re.fullmatch("[0-9]{1,9}", number) or int(number) < 1:
+        if name[:1] not in ('"', "'") or not is_whole_number(number) or int(number) < 1:
             shown = " ".join(block)[:LONGEST_SHOWN]
             raise InputError(f"label without a name or an id: {shown}", labels.name, "add both")
         if int(number) > LAST:

@@ -2,30 +2,19 @@
 
 Lines are `path label` (PySlowFast, PyTorchVideo, MMAction2; separated by a space, tab, comma or semicolon), or
 `folder frames label` (raw frames of MMAction2). Labels are class indices from 0, or names. Paths are relative to the
-source.
+source, or start with its path.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    SEPARATORS,
-    Annotations,
-    Item,
-    Split,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    held_out,
-    nearest,
-    read_names,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput, Split, Table
+from slowfast_core.data.annotations.text_file import SEPARATORS, TextFile
 from slowfast_core.data.annotations.videos import VIDEO
 
 PATHS = ("path", "video", "video_path", "file", "filename", "file_name", "video_id", "id", "name")
@@ -46,17 +35,11 @@ class _Row:
     frames: int | None = None
 
 
-def read_annotations(
-    tables: Sequence[Table], labels: TextFile | None, holdout: float, frame_rate: float, root: str, videos: Videos
-) -> Annotations:
-    """Read lists; in a table without a split, `holdout` is the share of videos that go to `val`.
-
-    Paths may start with `root`, the path of the source. Raises InputError.
-    """
-    rows = [row for table in tables for row in _read(table, root.rstrip("/") + "/")]
-    names = read_names(labels) if labels else _names(rows)
+def _read(given: ReaderInput) -> Annotations:
+    rows = [row for table in given.tables for row in _rows(table, given.root.rstrip("/") + "/")]
+    names = read_names(given.labels) if given.labels else _names(rows)
     classes = {name: index for index, name in enumerate(names)}
-    val = held_out((row.path for row in rows if row.split is None), holdout)
+    val = given.held_out(row.path for row in rows if row.split is None)
     seen: dict[tuple[str, Split], tuple[int, _Row]] = {}
     items = []
     for row in rows:
@@ -67,14 +50,16 @@ def read_annotations(
             what = f"{row.path!r} has the label {row.label!r}, but {before.label!r} in line {before.line}"
             raise row.file.error(row.line, what, "keep one of the lines")
         match = VIDEO.fullmatch(row.path)
-        end = row.frames / frame_rate if row.frames else NAN
-        found = videos.find(row.path, (split,))
+        end = row.frames / given.frame_rate if row.frames else math.nan
+        found = given.videos.find(row.path, (split,))
         items.append(Item(match["name"] if match else row.path, row.path, found, split, [label], 0.0, end))
-    check_splits(items, tables)
-    return Annotations(with_unique_ids(items), names)
+    return Annotations(items, names)
 
 
-def _read(table: Table, root: str) -> Iterator[_Row]:
+LIST = AnnotationFormat(name="list", reader=_read, suite="kinetics", names_from_rows=True)
+
+
+def _rows(table: Table, root: str) -> Iterator[_Row]:
     file = table.file
     separator = _separator(file)
     for line, path, label in _spaced(file) if separator == " " else _columns(file, separator):

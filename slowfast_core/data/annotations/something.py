@@ -1,40 +1,29 @@
 """Reads Something-Something V1 and V2.
 
-V2: json lists of `id` and `template`, a json of labels, and .webm videos. V1: `id;label` lines, a label file, and
-folders of frames `{id}/00001.jpg`.
+V2: json lists of `id` and `template`, `labels.json`, and .webm videos. V1: `id;label` lines, a label file with one name
+per line, and folders of frames `{id}/00001.jpg`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from slowfast_core.data.annotations.common import (
-    NAN,
-    Annotations,
-    Item,
-    Table,
-    TextFile,
-    Videos,
-    check_splits,
-    checked_video,
-    held_out,
-    nearest,
-    read_names,
-    with_unique_ids,
-)
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import AnnotationFormat, Annotations, Item, ReaderInput
+from slowfast_core.data.annotations.text_file import TextFile, checked_video
 from slowfast_core.errors import InputError
 
 Row = tuple[str, str, str]  # where in the file, video, label
 
 
-def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: float, videos: Videos) -> Annotations:
-    """Read the tables; `labels` is `labels.json` (V2) or a file with one name per line (V1). Raises InputError."""
-    if labels is None:
-        raise InputError("no label file", tables[0].file.name, "set data.labels to the label file of the data set")
-    names = read_names(labels)
+def _read(given: ReaderInput) -> Annotations:
+    if given.labels is None:
+        where = given.tables[0].file.name
+        raise InputError("no label file", where, "set data.labels to the label file of the data set")
+    names = read_names(given.labels)
     classes = {name: index for index, name in enumerate(names)}
-    rows = [(table, row) for table in tables for row in (_v2 if _is_json(table.file) else _v1)(table.file)]
-    val = held_out((video for table, (_, video, _) in rows if table.split is None), holdout)
+    rows = [(table, row) for table in given.tables for row in (_v2 if _is_json(table.file) else _v1)(table.file)]
+    val = given.held_out(video for table, (_, video, _) in rows if table.split is None)
     found: dict[str, str] = {}
     items = []
     for table, (where, video, label) in rows:
@@ -44,9 +33,11 @@ def read_annotations(tables: Sequence[Table], labels: TextFile | None, holdout: 
         if label not in classes:
             raise InputError(f"label {label!r} is not in data.labels", where, nearest(label, classes))
         split = table.split or ("val" if video in val else "train")
-        items.append(Item(video, video, videos.find(video, (split,)), split, [classes[label]], 0.0, NAN))
-    check_splits(items, tables)
-    return Annotations(with_unique_ids(items), names)
+        items.append(Item(video, video, given.videos.find(video, (split,)), split, [classes[label]]))
+    return Annotations(items, names)
+
+
+SOMETHING = AnnotationFormat(name="something", reader=_read, suite="kinetics")
 
 
 def _is_json(file: TextFile) -> bool:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from slowfast_core.data.annotations.boxes import Box
 from slowfast_core.recipe.load import Clip
-
-Box = tuple[float, float, float, float]
 
 
 class Pick(NamedTuple):

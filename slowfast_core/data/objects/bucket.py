@@ -10,16 +10,17 @@ import hashlib
 import mimetypes
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slowfast_core.data.objects.object import CHUNK, OnBytes, StoredObject, Transfer, ignore_bytes, write_chunks
+from slowfast_core.data.objects.object import CHUNK, OnBytes, StoredObject, Transfer, ignore_bytes, md5s_of_parts
 from slowfast_core.data.objects.partial_file import PartialFile
 from slowfast_core.data.objects.s3_errors import (
     TornError,
@@ -29,7 +30,7 @@ from slowfast_core.data.objects.s3_errors import (
     s3_in_one_line,
 )
 from slowfast_core.errors import InputError
-from slowfast_core.files import disk_in_one_line, md5_of, whole_file
+from slowfast_core.files import disk_in_one_line, md5_of, sha256_of, whole_file
 
 T = TypeVar("T")
 TRANSFER = Transfer()
@@ -51,9 +52,7 @@ class Bucket:
         self._payer = {"RequestPayer": "requester"} if requester_pays else {}
         self._transfer = transfer
         self._requests = threading.BoundedSemaphore(transfer.workers)
-        self._connecting = threading.Lock()
-        self._multipart_upload = threading.Lock()
-        self._client: Any = None
+        self._uploading = threading.Lock()
 
     def objects(self, missing_ok: bool = False) -> list[StoredObject]:
         with s3_in_one_line(self.root):
@@ -84,11 +83,11 @@ class Bucket:
 
     def remove(self, key: str) -> None:
         with s3_in_one_line(f"{self.root}, {key!r}"), self._requests:
-            self._connected().delete_object(Bucket=self._name, Key=self._prefix + key, **self._payer)
+            self._client.delete_object(Bucket=self._name, Key=self._prefix + key, **self._payer)
 
     def _listed(self) -> list[dict[str, Any]]:
         """List all entries. Only botocore retries the first page, so that a wrong address is reported quickly."""
-        page_of = partial(self._connected().list_objects_v2, Bucket=self._name, Prefix=self._prefix, **self._payer)
+        page_of = partial(self._client.list_objects_v2, Bucket=self._name, Prefix=self._prefix, **self._payer)
         page = page_of()
         entries = list(page.get("Contents", ()))
         while page.get("IsTruncated"):
@@ -98,13 +97,13 @@ class Bucket:
 
     def _fetch_whole(self, item: StoredObject, target: Path) -> str:
         with whole_file(target) as temporary:
-            with self._reply(item) as reply:
-                size, sha256, md5 = write_chunks(reply["Body"].iter_chunks(CHUNK), temporary)
-            if size != item.size:
+            with self._reply(item) as reply, temporary.open("wb") as file:
+                file.writelines(reply["Body"].iter_chunks(CHUNK))
+            if (size := temporary.stat().st_size) != item.size:
                 raise TornError(f"{size} of {item.size} bytes arrived")
             if not is_opaque(reply):
-                self._compare(item, md5, temporary)
-        return sha256
+                self._compare(item, md5_of(temporary), temporary)
+            return sha256_of(temporary)
 
     def _fetch_parts(self, item: StoredObject, target: Path, on_bytes: OnBytes) -> str:
         """Fetch the parts that earlier calls for the same content have not finished."""
@@ -139,7 +138,7 @@ class Bucket:
     @contextmanager
     def _reply(self, item: StoredObject, **arguments: str) -> Iterator[dict[str, Any]]:
         with self._requests:
-            reply = self._connected().get_object(
+            reply = self._client.get_object(
                 Bucket=self._name, Key=self._prefix + item.key, IfMatch=f'"{item.identity}"', **arguments, **self._payer
             )
             with reply["Body"]:
@@ -184,31 +183,25 @@ class Bucket:
         return StoredObject(key, size, found)
 
     def _upload(self, source: Path, key: str, parts: list[range]) -> None:
-        """Upload the file; only one multipart upload runs at a time, because it uses all workers."""
+        """Upload the file; only one upload runs at a time, because it may use all workers."""
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
-        kind = mimetypes.guess_type(source.name)[0] or "binary/octet-stream"
-        named = {"Bucket": self._name, "Key": self._prefix + key, "ContentType": kind, **self._payer}
-        if len(parts) == 1:
-            with self._requests, source.open("rb") as body:
-                self._connected().put_object(Body=body, **named)
-            return
         config = TransferConfig(
-            multipart_threshold=1,
-            multipart_chunksize=len(parts[0]),
+            multipart_threshold=1 if len(parts) > 1 else sys.maxsize,
+            multipart_chunksize=max(len(parts[0]), self._transfer.part_bytes),  # an empty file has a part of 0 bytes
             max_concurrency=self._transfer.workers,
             preferred_transfer_client="classic",
         )
-        bucket, name = named.pop("Bucket"), named.pop("Key")
-        with self._multipart_upload, create_transfer_manager(self._connected(), config) as manager:
-            manager.upload(str(source), bucket, name, extra_args=named).result()
+        extra = {"ContentType": mimetypes.guess_type(source.name)[0] or "binary/octet-stream", **self._payer}
+        with self._uploading, create_transfer_manager(self._client, config) as manager:
+            manager.upload(str(source), self._name, self._prefix + key, extra_args=extra).result()
 
     def _head(self, key: str, missing_ok: bool = False, **arguments: int) -> Mapping[str, Any]:
         from botocore.exceptions import ClientError
 
         try:
             with self._requests:
-                reply: Mapping[str, Any] = self._connected().head_object(
+                reply: Mapping[str, Any] = self._client.head_object(
                     Bucket=self._name, Key=self._prefix + key, **arguments, **self._payer
                 )
         except ClientError as error:
@@ -228,13 +221,8 @@ class Bucket:
             time.sleep(pause * random.uniform(0.5, 1))
         return work()
 
-    def _connected(self) -> Any:
-        with self._connecting:
-            if self._client is None:
-                self._client = self._connect()
-        return self._client
-
-    def _connect(self) -> Any:
+    @cached_property
+    def _client(self) -> Any:
         import boto3
         from botocore.config import Config
 
@@ -256,14 +244,7 @@ OF_PARTS = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
 def etag_of_parts(path: Path, sizes: Iterable[int]) -> str:
     """ETag of the file if it is uploaded in consecutive parts of these sizes in bytes."""
-    digests = []
-    with path.open("rb") as file:
-        for size in sizes:
-            md5 = hashlib.md5(usedforsecurity=False)
-            while size > 0 and (chunk := file.read(min(size, CHUNK))):
-                md5.update(chunk)
-                size -= len(chunk)
-            digests.append(md5.digest())
+    digests = md5s_of_parts(path, sizes)
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
 
 

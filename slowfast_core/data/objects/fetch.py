@@ -16,6 +16,7 @@ from slowfast_core.data.objects.object import StoredObject
 from slowfast_core.data.objects.partial_file import partial_paths
 from slowfast_core.data.objects.store import ObjectStore, fetch_all, place
 from slowfast_core.files import disk_in_one_line, require_space, write_whole
+from slowfast_core.json_lines import JsonLines, read_lines
 from slowfast_core.progress import progress
 
 VIDEOS = "videos"
@@ -55,7 +56,7 @@ def _kept(partial: Path, previous: Path, named: list[StoredObject]) -> dict[str,
     for entry in before.values():
         _link(previous / VIDEOS / entry.key, place(partial / VIDEOS, entry.key))
     kept.update(before)
-    write_whole(partial / JOURNAL, "".join(_line(entry) for entry in kept.values()))
+    write_whole(partial / JOURNAL, "".join(json.dumps(asdict(entry)) + "\n" for entry in kept.values()))
     return kept
 
 
@@ -64,10 +65,8 @@ def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str,
     finished = sum(entry.size for entry in kept.values())
     expected = len(kept) + len(rest)
     wanted = ((item, place(partial / VIDEOS, item.key)) for item in rest.values())
-    with (
-        progress("ingest", finished + sum(item.size for item in rest.values()), "bytes") as advance,
-        (partial / JOURNAL).open("a", encoding="utf-8") as journal,
-    ):
+    note = JsonLines(partial / JOURNAL)
+    with progress("ingest", finished + sum(item.size for item in rest.values()), "bytes") as advance:
 
         def on_bytes(size: int) -> None:
             advance(size, f"{len(kept)} of {expected} files")
@@ -75,8 +74,7 @@ def _fetch(store: ObjectStore, rest: Mapping[str, StoredObject], kept: dict[str,
         on_bytes(finished)
         for item, sha256 in fetch_all(store, wanted, on_bytes):
             kept[item.key] = Entry(item.key, item.identity, item.size, sha256)
-            journal.write(_line(kept[item.key]))
-            journal.flush()
+            note(**asdict(kept[item.key]))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -89,12 +87,11 @@ def _link(source: Path, target: Path) -> None:
 def _finished(folder: Path, named: Iterable[StoredObject]) -> dict[str, Entry]:
     """Journal entries of the complete files in `folder` that match the current version of a named object."""
     identities = {item.key: item.identity for item in named}
-    journal = folder / JOURNAL
-    entries = [_parse(line) for line in journal.read_text(encoding="utf-8").splitlines()] if journal.is_file() else []
+    entries = [Entry(**fields) for fields in read_lines(folder / JOURNAL)]
     return {
         entry.key: entry
         for entry in entries
-        if entry and identities.get(entry.key) == entry.identity and _size(folder / VIDEOS / entry.key) == entry.size
+        if identities.get(entry.key) == entry.identity and _size(folder / VIDEOS / entry.key) == entry.size
     }
 
 
@@ -109,18 +106,6 @@ def _clear_torn(videos: Path, kept: Mapping[str, Entry], rest: Iterable[StoredOb
             elif path.relative_to(videos).as_posix() not in kept:
                 path.unlink()
     return size
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(asdict(entry)) + "\n"
-
-
-def _parse(line: str) -> Entry | None:
-    """The entry, or None for a truncated line."""
-    try:
-        return Entry(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
 
 
 def _size(path: Path) -> int | None:

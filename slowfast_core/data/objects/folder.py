@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_core.data.objects.object import CHUNK, OnBytes, StoredObject, ignore_bytes, write_chunks
+from slowfast_core.data.objects.object import OnBytes, StoredObject, ignore_bytes
 from slowfast_core.data.objects.s3_errors import changed_error
 from slowfast_core.errors import InputError
-from slowfast_core.files import disk_in_one_line, inside, sha256_of, whole_file
+from slowfast_core.files import copy_whole, disk_in_one_line, inside, sha256_of, whole_file
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Folder:
 
     def fetch(self, item: StoredObject, target: Path, on_bytes: OnBytes = ignore_bytes) -> str:
         source = inside(self.path, item.key)
-        failures = disk_in_one_line(f"{self.root}, {item.key!r}", target)
-        with failures, source.open("rb") as file, whole_file(target) as temporary:
-            _, sha256, _ = write_chunks(iter(lambda: file.read(CHUNK), b""), temporary)
+        with disk_in_one_line(f"{self.root}, {item.key!r}", target), whole_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+            sha256 = sha256_of(temporary)
             if _identity(source.stat()) != item.identity:
                 raise changed_error(f"{self.root}, {item.key!r}")
         on_bytes(item.size)
@@ -55,8 +56,7 @@ class Folder:
         with disk_in_one_line(f"{self.root}, {key!r}", target):
             if not target.is_file() or sha256_of(target) != sha256_of(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with source.open("rb") as file, whole_file(target) as temporary:
-                    write_chunks(iter(lambda: file.read(CHUNK), b""), temporary)
+                copy_whole(source, target)
             status = target.stat()
         return StoredObject(key, status.st_size, _identity(status))
 

@@ -41,15 +41,14 @@ def ignore_bytes(size: int) -> None:
     """Callback that does nothing."""
 
 
-def write_chunks(chunks: Iterable[bytes], path: Path) -> tuple[int, str, str]:
-    """Write the chunks to `path`; return their size, SHA-256 and MD5."""
-    size = 0
-    sha256 = hashlib.sha256()
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            size += len(chunk)
-            sha256.update(chunk)
-            md5.update(chunk)
-    return size, sha256.hexdigest(), md5.hexdigest()
+def md5s_of_parts(path: Path, sizes: Iterable[int]) -> list[bytes]:
+    """MD5s of consecutive parts of the file, which have these sizes in bytes."""
+    found = []
+    with path.open("rb") as file:
+        for size in sizes:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while size > 0 and (chunk := file.read(min(size, CHUNK))):
+                md5.update(chunk)
+                size -= len(chunk)
+            found.append(md5.digest())
+    return found

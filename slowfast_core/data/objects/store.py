@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from slowfast_core.data.objects.bucket import Bucket
 from slowfast_core.data.objects.folder import Folder
 from slowfast_core.data.objects.object import OnBytes, StoredObject, Transfer, ignore_bytes
 from slowfast_core.errors import InputError
 from slowfast_core.files import disk_in_one_line, inside
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class ObjectStore(Protocol):
@@ -79,32 +76,15 @@ def fetch_all(
             raise CancelledError
         on_bytes(size)
 
-    def fetch(one: tuple[StoredObject, Path]) -> tuple[StoredObject, str]:
-        item, target = one
+    def fetch(item: StoredObject, target: Path) -> tuple[StoredObject, str]:
         return item, store.fetch(item, target, check_stopped)
 
-    return _in_threads(fetch, wanted, store.workers, stopped)
-
-
-def fetch_tree(store: ObjectStore, folder: Path) -> Iterator[tuple[StoredObject, str]]:
-    """Fetch all objects of the store into `folder`; yield each with its SHA-256."""
-    return fetch_all(store, ((item, place(folder, item.key)) for item in store.objects()))
-
-
-def put_tree(store: ObjectStore, folder: Path) -> Iterator[StoredObject]:
-    """Upload all files below `folder`, except those that the store already has; yield their objects."""
-    files = [item.key for item in Folder(str(folder)).objects()]
-    return _in_threads(lambda key: store.put(inside(folder, key), key), files, store.workers, threading.Event())
-
-
-def _in_threads(work: Callable[[T], R], todo: Iterable[T], workers: int, stopped: threading.Event) -> Iterator[R]:
-    """Yield each result as soon as it is available; consumes `todo` lazily and sets `stopped` at the end."""
-    rest = iter(todo)
-    pending: set[Future[R]] = set()
-    pool = ThreadPoolExecutor(workers)
+    rest = iter(wanted)
+    pending: set[Future[tuple[StoredObject, str]]] = set()
+    pool = ThreadPoolExecutor(store.workers)
     try:
         while True:
-            pending.update(pool.submit(work, one) for one in islice(rest, 2 * workers - len(pending)))
+            pending.update(pool.submit(fetch, *one) for one in islice(rest, 2 * store.workers - len(pending)))
             if not pending:
                 return
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -114,5 +94,5 @@ def _in_threads(work: Callable[[T], R], todo: Iterable[T], workers: int, stopped
         pool.shutdown(cancel_futures=True)
 
 
-def _failed(future: Future[R]) -> bool:
+def _failed(future: Future[tuple[StoredObject, str]]) -> bool:
     return future.exception() is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from slowfast_core.data.video.decoding import inspect
 from slowfast_core.data.video.frames_folder import is_frames
 from slowfast_core.data.video.info import DecodeError, Inspection, VideoInfo
 from slowfast_core.files import inside
+from slowfast_core.json_lines import JsonLines, read_lines
 from slowfast_core.parallel.processes import Failed, run_isolated
 from slowfast_core.progress import progress
 from slowfast_core.recipe.load import Validation
@@ -66,14 +66,14 @@ def _inspect_files(
 ) -> dict[str, Inspection | Failed]:
     found: dict[str, Inspection | Failed] = dict(_recorded(journal))
     todo = [(path, *target) for path, target in files.items() if path not in found]
-    with progress("validate", len(files)) as advance, journal.open("a", encoding="utf-8") as notes:
+    note = JsonLines(journal)
+    with progress("validate", len(files)) as advance:
         advance(len(files) - len(todo))
         seconds, megabytes = limits.decode_timeout_seconds, limits.decode_memory_mb
         for (path, _, _), outcome in run_isolated(_inspect, todo, limit_seconds=seconds, limit_mb=megabytes):
             found[path] = outcome
             if isinstance(outcome, Inspection):  # failures are tried again: a file may be repaired in place
-                notes.write(json.dumps({"path": path, **asdict(outcome)}) + "\n")
-                notes.flush()
+                note(path=path, **asdict(outcome))
             advance(1, path)
     return found
 
@@ -88,11 +88,7 @@ def _inspect(item: tuple[str, Path, float]) -> Inspection | Failed:
 
 def _recorded(journal: Path) -> dict[str, Inspection]:
     noted: dict[str, Inspection] = {}
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
-        try:
-            note = json.loads(line)
-        except ValueError:
-            continue  # truncated when the run was killed
+    for note in read_lines(journal):
         path, info = note.pop("path"), VideoInfo(**note.pop("info"))
         damaged = tuple((first, stop) for first, stop in note.pop("damaged"))
         noted[path] = Inspection(info, damaged=damaged, **note)

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from slowfast_core.recipe.data import Data
 
-NAMED_BY_ROWS = ("kinetics", "list", "folders")  # formats whose rows define the classes if there is no label file
 CLOSE = 0.9  # difflib's similarity above which two names are reported
 RARE = 0.1  # share of the other class's clips; for rarer classes, CLOSE_OF_RARE applies
 CLOSE_OF_RARE = 0.8
 
 
 def names_come_from_rows(data: Data) -> bool:
-    return data.labels is None and data.format in NAMED_BY_ROWS and data.source != "synthetic"
+    return data.labels is None and data.annotation_format.names_from_rows and data.source != "synthetic"
 
 
 def doubtful_names(clips: Mapping[str, int]) -> list[str]:

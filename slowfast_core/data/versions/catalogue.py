@@ -103,15 +103,17 @@ def located(at: Workspace, asked: Address | None = None) -> list[tuple[Version, 
 def _places(version: Version, at: Workspace, cached: set[str], remotes: list[str]) -> list[str]:
     """Locations of a version, including the recorded remotes, which are not checked."""
     pushed = [address.url for address in version.remotes if address.url]
-    here = ["store"] * _is_extracted(version, at) + ["cache"] * (version.hash in cached)
+    is_extracted = extracted_version(at.data(version.data, "extract")) == version.hash
+    here = ["store"] * is_extracted + ["cache"] * (version.hash in cached)
     return [*here, *dict.fromkeys([*remotes, *pushed])]
 
 
-def _is_extracted(version: Version, at: Workspace) -> bool:
+def extracted_version(output: Path) -> str | None:
+    """The version of the extracted data in `output`, if any."""
     try:
-        return read_result(at.data(version.data, "extract")).data_version == version.hash
+        return read_result(output).data_version
     except InputError:
-        return False
+        return None
 
 
 def _in_cache(version: str, remote: Remote) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,16 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from slowfast_core.data.versions.catalogue import Version, in_remote, in_repository, is_kept, keep
+from slowfast_core.data.versions.catalogue import Version, extracted_version, in_remote, in_repository, is_kept, keep
 from slowfast_core.data.versions.remote import Address, Entry, Remote, open_remote
 from slowfast_core.data.versions.track import data_version
 from slowfast_core.errors import InputError
-from slowfast_core.files import inside, sync, write_whole
-from slowfast_core.once import StageResult, read_result, restore
+from slowfast_core.files import inside, md5_of, sync, write_whole
+from slowfast_core.once import StageResult, restore
 from slowfast_core.progress import progress
 from slowfast_core.workspace import Workspace
 
-CHUNK = 1 << 20
 THREADS = 4
 TRIES = 2  # per object: from the cache, then fetched again
 WHOLE_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -89,7 +87,7 @@ def _to_folder(version: str, folder: Path, remote: Remote) -> StageResult:
 def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Address) -> StageResult:
     output = at.data(record.data, "extract")
     repository = at.below("data")
-    if (present := _present(output)) == record.hash and data_version(output / STORE) == record.hash:
+    if (present := extracted_version(output)) == record.hash and data_version(output / STORE) == record.hash:
         return _result(record.hash, output / STORE, "unchanged", "is already there")
     if output.exists() and present not in in_repository(repository):
         fix = "record it with `slowfast extract`, or name another folder with --to"
@@ -107,13 +105,6 @@ def _to_workspace(record: Version, at: Workspace, remote: Remote, address: Addre
     if not is_kept(record.hash, repository, address):
         keep(record, repository, remote, address)
     return _result(record.hash, output / STORE, "done", outcome)
-
-
-def _present(output: Path) -> str | None:
-    try:
-        return read_result(output).data_version
-    except InputError:
-        return None
 
 
 def _result(version: str, folder: Path, status: Any, outcome: str) -> StageResult:
@@ -151,14 +142,11 @@ def _listing(version: str, remote: Remote) -> list[Entry]:
 
 def _copy(entry: Entry, folder: Path, remote: Remote) -> bool:
     """Copy the object from the cache; if its MD5 is wrong, remove it from the cache and return False."""
-    source, target = remote.path_in_cache(entry.md5), inside(folder, entry.path)
+    source = remote.path_in_cache(entry.md5)
+    target = inside(folder, entry.path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    md5 = hashlib.md5(usedforsecurity=False)
-    with source.open("rb") as read, target.open("wb") as written:
-        while chunk := read.read(CHUNK):
-            md5.update(chunk)
-            written.write(chunk)
-    if md5.hexdigest() == entry.md5:
+    shutil.copyfile(source, target)
+    if md5_of(target) == entry.md5:
         sync(target)
         return True
     source.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,68 +84,70 @@ class Remote:
         if missing := set(wanted) - self._there(wanted):
             what = f"{len(missing)} objects of this version are not in the remote, for example {min(missing)}"
             raise InputError(what, self.where, "name its remote with --remote, or push it again from its workspace")
-        failed = self._transfer("fetch", self.objects, self.cache, wanted)
-        for md5 in failed:  # DVC may leave incomplete files of failed objects
-            self.path_in_cache(md5).unlink(missing_ok=True)
-        self._raise_first(failed)
+        self._transfer("fetch", self.objects, self.cache, wanted)
 
-    def push(self, md5s: Collection[str], listing: str) -> int:
-        """Upload the objects that the remote does not have, then their list `listing`; return the number of uploads."""
+    def push(self, md5s: Collection[str], listing: str) -> None:
+        """Upload the objects that the remote does not have, then their list `listing`. Raises InputError."""
         there = self._there([*set(md5s), listing])
         wanted = [md5 for md5 in sorted(set(md5s)) if md5 not in there]
         self._refuse_damaged(wanted)
-        last = [] if listing in there else [listing]
-        for md5s in (wanted, last):
-            self._raise_first(self._transfer("push", self.cache, self.objects, md5s))
-        return len(wanted) + len(last)
+        self._transfer("push", self.cache, self.objects, wanted)
+        if listing not in there:
+            self._transfer("push", self.cache, self.objects, [listing])
 
     def _there(self, md5s: list[str]) -> set[str]:
         """The objects that the remote has."""
-        with in_one_line(self.where, Path(self.cache.path)):
+        with self._in_one_line():
             return set(self.objects.oids_exist(md5s)) if md5s else set()
 
     def exists(self) -> bool:
         """Whether the bucket or folder exists."""
         place = self.root.partition("/")[0] if self.where.startswith("s3://") else self.root
-        with in_one_line(self.where, Path(self.cache.path)):
+        with self._in_one_line():
             return bool(self.objects.fs.exists(place))
 
     def records(self) -> dict[str, bytes]:
         """The records in the remote, by file name."""
         files = self.objects.fs
         folder = files.join(self.root, RECORDS)
-        with in_one_line(self.where, Path(self.cache.path)):
+        with self._in_one_line():
             found = sorted(files.find(folder)) if files.exists(folder) else []
             return {files.name(path): files.cat_file(path) for path in found if path.endswith(".json")}
 
     def read_record(self, name: str) -> bytes | None:
         files = self.objects.fs
         path = files.join(self.root, RECORDS, name)
-        with in_one_line(self.where, Path(self.cache.path)):
+        with self._in_one_line():
             return files.cat_file(path) if files.exists(path) else None
 
     def record(self, file: Path, name: str) -> None:
-        with in_one_line(self.where, Path(self.cache.path)):
+        with self._in_one_line():
             self.objects.fs.put_file(str(file), self.objects.fs.join(self.root, RECORDS, name))
 
-    def _transfer(self, what: str, source: Any, target: Any, md5s: list[str]) -> dict[str, BaseException]:
-        """Transfer objects, which DVC retries several times; return the errors of the failed ones."""
-        failed: dict[str, BaseException] = {}
-        if md5s:
-            with in_one_line(self.where, Path(self.cache.path)), progress(what, len(md5s)) as advance:
-                paths = [source.oid_to_path(md5) for md5 in md5s]
-                bar = _callback(advance)
-                try:
-                    target.add(paths, source.fs, md5s, check_exists=False, on_error=failed.__setitem__, callback=bar)
-                except FileNotFoundError:  # DVC tries to move the file of an object even if nothing was received
-                    if not failed:
-                        raise
-        return failed
+    def _transfer(self, what: str, source: Any, target: Any, md5s: list[str]) -> None:
+        """Transfer objects, which DVC retries several times. Raises InputError with the error of the first that fails.
 
-    def _raise_first(self, failed: Mapping[str, BaseException]) -> None:
-        for error in failed.values():
-            with in_one_line(self.where, Path(self.cache.path)):
+        DVC's own `transfer` only logs such errors.
+        """
+        failed: dict[str, BaseException] = {}
+        if not md5s:
+            return
+        with self._in_one_line(), progress(what, len(md5s)) as advance:
+            paths = [source.oid_to_path(md5) for md5 in md5s]
+            bar = _callback(advance)
+            try:
+                target.add(paths, source.fs, md5s, check_exists=False, on_error=failed.__setitem__, callback=bar)
+            except FileNotFoundError:  # DVC tries to move the file of an object even if nothing was received
+                if not failed:
+                    raise
+            if target is self.cache:
+                for md5 in failed:  # DVC may leave incomplete files of failed objects
+                    self.path_in_cache(md5).unlink(missing_ok=True)
+            for error in failed.values():
                 raise error
+
+    def _in_one_line(self) -> AbstractContextManager[None]:
+        return in_one_line(self.where, Path(self.cache.path))
 
     def _refuse_damaged(self, md5s: list[str]) -> None:
         """Remove objects damaged in the cache, and raise InputError; `dvc add` restores them from the store."""
@@ -153,9 +155,8 @@ class Remote:
         for md5 in damaged:
             self.path_in_cache(md5).unlink()
         if damaged:
-            raise InputError(
-                f"object {damaged[0]} was damaged and is removed", self.cache.path, "run the command again"
-            )
+            what = f"object {damaged[0]} was damaged and is removed"
+            raise InputError(what, self.cache.path, "run the command again")
 
 
 @contextmanager
@@ -164,8 +165,11 @@ def open_remote(repository: Path, default: Path, address: Address) -> Iterator[R
 
     Raises InputError for an address that DVC does not support.
     """
+    from dvc.logger import set_loggers_level
+
     repository = repository.resolve()
-    with _quiet(), _opened(repository, default, address) as repo:
+    # The level also hides DVC's progress bars: commands show their own progress.
+    with set_loggers_level(logging.CRITICAL), _opened(repository, default, address) as repo:
         with in_one_line(address.url or repository):
             remote = repo.cloud.get_remote(ASKED if address.url else None)
             objects = remote.odb
@@ -235,19 +239,3 @@ def _callback(advance: Callable[..., None]) -> Any:
             advance(inc)
 
     return Advance()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress DVC's progress bars and messages: commands show their own progress."""
-    import dvc.repo  # noqa: F401  it configures its loggers on import
-
-    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from slowfast_core.data.annotations.ava import AvaOptions, read_annotations
-from slowfast_core.data.annotations.common import Annotations, Item, Table, TextFile, Videos
-from slowfast_core.data.annotations.person_boxes import PersonBoxes
+from slowfast_core.data.annotations.ava import AVA
+from slowfast_core.data.annotations.boxes import PersonBoxes
+from slowfast_core.data.annotations.interface import Annotations, Item, ReaderInput, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 MAP = TextFile("map.pbtxt", 'item {\n  name: "bend/bow {at} the \\"waist\\""\n  id: 1\n}\nitem { name: "run" id: 4 }\n')
@@ -20,15 +24,16 @@ def read(
     labels: TextFile | None = MAP,
     holdout: float = 0.0,
     first: float = 900.0,
-    options: AvaOptions = AvaOptions(),  # noqa: B008
+    **options: Any,
 ) -> Annotations:
     tables = [Table(TextFile("t.csv", train), "train" if val else None)]
     tables += [Table(TextFile("v.csv", val), "val")] if val else []
-    return read_annotations(tables, labels, holdout, first, Videos(["one.mkv", "movies/two.mp4"]), options)
+    videos = Videos(["one.mkv", "movies/two.mp4"])
+    return AVA.read(ReaderInput(tables, labels, videos, holdout=holdout, first_second=first, **options))
 
 
-def items_of(options: AvaOptions, **files: str) -> dict[str, Item]:
-    return {item.id: item for item in read(options=options, **files).items}  # type: ignore[arg-type]
+def items_of(**options: Any) -> dict[str, Item]:
+    return {item.id: item for item in read(**options).items}
 
 
 def test_lines_become_key_frames_with_boxes_by_person() -> None:
@@ -159,21 +164,21 @@ def test_files_without_person_ids_are_read() -> None:
 
 
 def test_key_frames_out_of_range_are_reported() -> None:
-    assert len(read(options=AvaOptions(seconds=(902, 1798))).items) == 3
+    assert len(read(key_seconds=(902, 1798)).items) == 3
     for second in ("0901", "1799"):
         with pytest.raises(InputError, match=rf"second {second} is not a key frame \(t\.csv:5\).*\[902, 1798\]"):
-            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", options=AvaOptions(seconds=(902, 1798)))
+            read(TRAIN + f"one,{second},0,0,1,1,1,0\n", key_seconds=(902, 1798))
 
 
 def test_excluded_key_frames_are_left_out() -> None:
     excluded = [TextFile("train.csv", "one,0903\none,1000\n"), TextFile("val.csv", "two,1797\n")]
-    assert list(items_of(AvaOptions(excluded=excluded))) == ["one_0902", "two_1798"]
-    assert len(items_of(AvaOptions(excluded=[TextFile("none.csv", "")]))) == 3
+    assert list(items_of(excluded=excluded)) == ["one_0902", "two_1798"]
+    assert len(items_of(excluded=[TextFile("none.csv", "")])) == 3
 
 
 def test_exclusions_that_leave_nothing_are_reported() -> None:
     with pytest.raises(InputError, match="split 'val' is empty"):
-        items_of(AvaOptions(excluded=[TextFile("x.csv", "two,1798\n")], boxes={"val": predicted(two_1798=[])}))
+        items_of(excluded=[TextFile("x.csv", "two,1798\n")], person_boxes={"val": predicted(two_1798=[])})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_exclusions_that_leave_nothing_are_reported() -> None:
 )
 def test_malformed_exclusions_are_reported(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(options=AvaOptions(excluded=[TextFile("x.csv", text)]))
+        read(excluded=[TextFile("x.csv", text)])
 
 
 def predicted(**found: list[list[float]]) -> PersonBoxes:
@@ -198,7 +203,7 @@ def predicted(**found: list[list[float]]) -> PersonBoxes:
 def test_predicted_boxes_of_val_become_proposals() -> None:
     people = [[0.2, 0.0, 0.9, 1.0, 0.95], [0.0, 0.0, 0.1, 0.1, 0.81]]
     boxes = predicted(two_1798=people, two_1797=people[:1], two_0901=people, three_1000=people, one_0902=people)
-    items = items_of(AvaOptions((902, 1798), boxes={"val": boxes}))
+    items = items_of(key_seconds=(902, 1798), person_boxes={"val": boxes})
     assert list(items) == ["one_0902", "one_0903", "two_1798", "two_1797"]
     assert items["one_0902"].proposals is None
     assert (items["two_1798"].boxes, items["two_1798"].proposals) == ([[0.25, 0.0, 1.0, 1.0]], people)
@@ -206,13 +211,13 @@ def test_predicted_boxes_of_val_become_proposals() -> None:
     assert (empty.boxes, empty.box_labels, empty.labels, empty.proposals) == ([], [], [], people[:1])
     assert (empty.key, empty.second, empty.split, empty.object) == (897.0, 1797, "val", "movies/two.mp4")
     excluded = [TextFile("x.csv", "two,1797\n")]
-    assert "two_1797" not in items_of(AvaOptions((902, 1798), excluded, {"val": boxes}))
+    assert "two_1797" not in items_of(key_seconds=(902, 1798), excluded=excluded, person_boxes={"val": boxes})
 
 
 def test_a_val_key_frame_without_predictions_has_no_proposals() -> None:
     val = VAL + "two,1700,0.25,0,1.0,1.0,4,0\n"
     boxes = predicted(two_1798=[[0.2, 0.0, 0.9, 1.0, 0.95]])
-    assert items_of(AvaOptions(boxes={"val": boxes}), val=val)["two_1700"].proposals == []
+    assert items_of(person_boxes={"val": boxes}, val=val)["two_1700"].proposals == []
 
 
 def test_predicted_boxes_of_train_get_the_labels_of_the_annotated_box_they_overlap() -> None:
@@ -220,14 +225,14 @@ def test_predicted_boxes_of_train_get_the_labels_of_the_annotated_box_they_overl
     near, far, idle = [0.1, 0.2, 0.5, 0.88, 0.9], [0.1, 0.2, 0.46, 0.88, 0.9], [0.4, 0.2, 0.8, 0.9, 0.99]
     near_idle = [0.4, 0.2, 0.8, 0.89, 0.9]
     boxes = predicted(one_0902=[near, far, idle, near_idle], one_0904=[near])
-    items = items_of(AvaOptions(boxes={"train": boxes}))
+    items = items_of(person_boxes={"train": boxes})
     frame = items["one_0902"]
     assert frame.boxes == [[0.1, 0.2, 0.5, 0.9], [0.4, 0.2, 0.8, 0.9], near[:4], near_idle[:4]]
     assert frame.box_labels == [[0, 3], [], [0, 3], []]
     assert (frame.proposals, frame.labels) == (None, [0, 3])
     assert items["one_0903"].boxes == [[0, 0, 1, 1]]
     assert "one_0904" not in items
-    wider = items_of(AvaOptions(boxes={"train": boxes}, iou=0.85))
+    wider = items_of(person_boxes={"train": boxes}, person_box_iou=0.85)
     assert far[:4] in (wider["one_0902"].boxes or [])
 
 
@@ -238,5 +243,5 @@ def test_boxes_of_other_key_frames_are_reported(split: str) -> None:
         rf"no person box is in a key frame of the {split} split; the first box is in elsewhere,0902 \(boxes\.csv\)"
     )
     with pytest.raises(InputError, match=message) as error:
-        read(options=AvaOptions(boxes={split: boxes}))  # type: ignore[dict-item]
+        read(person_boxes={split: boxes})
     assert "\n" not in str(error.value)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.charades import read_annotations
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
+from slowfast_core.data.annotations.charades import CHARADES
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
@@ -18,7 +20,7 @@ def row(video: str, actions: str) -> str:
 
 def read(train: str, val: str, labels: TextFile | None = CLASSES) -> Annotations:
     tables = [Table(TextFile("train.csv", HEADER + train), "train"), Table(TextFile("test.csv", HEADER + val), "val")]
-    return read_annotations(tables, labels, 0.0, Videos(KEYS))
+    return CHARADES.read(ReaderInput(tables, labels, Videos(KEYS)))
 
 
 def test_a_video_has_all_its_actions_and_their_times() -> None:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, TextFile, Videos
-from slowfast_core.data.annotations.folders import read_annotations
+from slowfast_core.data.annotations.folders import FOLDERS
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 FLAT = [f"{label}/{number}.mp4" for label in ("arm_wrestling", "jumping") for number in range(5)]
 
 
 def read(keys: list[str], labels: str = "", holdout: float = 0.0) -> Annotations:
-    return read_annotations("/data", TextFile("labels.txt", labels) if labels else None, holdout, Videos(keys))
+    label_file = TextFile("labels.txt", labels) if labels else None
+    return FOLDERS.read(ReaderInput([], label_file, Videos(keys), root="/data", holdout=holdout))
 
 
 def test_train_and_val_folders_have_a_folder_per_class() -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.frame_lists import read_annotations
+from slowfast_core.data.annotations.frame_lists import FRAME_LIST
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.loading.sampling import labels_within
 from slowfast_core.errors import InputError
 
@@ -18,7 +20,7 @@ def rows(video: str, number: int, labels: list[str]) -> str:
 
 def read(train: str, val: str, labels: TextFile | None = None, header: str = HEADER) -> Annotations:
     tables = [Table(TextFile("train.csv", header + train), "train"), Table(TextFile("val.csv", header + val), "val")]
-    return read_annotations(tables, labels, 0.0, 24.0, Videos(KEYS))
+    return FRAME_LIST.read(ReaderInput(tables, labels, Videos(KEYS), frame_rate=24.0))
 
 
 TRAIN = rows("46GP8", 0, ["", "3,5", "3", "", "3", "5"])

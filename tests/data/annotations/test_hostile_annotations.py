@@ -13,9 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from videos import ava_row
 
-from slowfast_core.data.annotations import kinetics, lists, something
-from slowfast_core.data.annotations.common import Item, Table, TextFile, Videos, nearest, read_names, with_unique_ids
+from slowfast_core.data.annotations.class_names import nearest, read_names
+from slowfast_core.data.annotations.interface import Item, ReaderInput, Table, with_unique_ids
+from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.data.annotations.label_map import read_label_map
+from slowfast_core.data.annotations.lists import LIST
+from slowfast_core.data.annotations.something import SOMETHING
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.data.objects.store import open_store
 from slowfast_core.data.quality.report import quarantined, write_quarantine
@@ -59,7 +64,7 @@ def test_a_label_map_of_both_kinds_with_comments_is_read() -> None:
 
 def test_a_frame_count_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"9{40} frames \(a.txt:1\)"):
-        lists.read_annotations([Table(TextFile("a.txt", f"folder {DIGITS} 1\n"), None)], None, 0.5, 30, "", Videos(()))
+        LIST.read(ReaderInput([Table(TextFile("a.txt", f"folder {DIGITS} 1\n"), None)], None, Videos(()), holdout=0.5))
 
 
 def test_json_numbers_of_thousands_of_digits_are_refused() -> None:
@@ -67,10 +72,9 @@ def test_json_numbers_of_thousands_of_digits_are_refused() -> None:
         read_names(TextFile("labels.json", f'{{"a": {DIGITS}}}'))
     with pytest.raises(InputError, match=r"label 'a' has the index '9999"):
         read_names(TextFile("labels.json", f'{{"a": "{DIGITS}"}}'))
+    tables = [Table(TextFile("a.json", f'[{{"id": {DIGITS}}}]'), None)]
     with pytest.raises(InputError, match="thousands of digits"):
-        something.read_annotations(
-            [Table(TextFile("a.json", f'[{{"id": {DIGITS}}}]'), None)], TextFile("l", "x"), 0.5, Videos(())
-        )
+        SOMETHING.read(ReaderInput(tables, TextFile("l", "x"), Videos(()), holdout=0.5))
 
 
 def test_an_empty_label_without_an_index_is_refused() -> None:
@@ -80,8 +84,9 @@ def test_an_empty_label_without_an_index_is_refused() -> None:
 
 def test_nesting_inside_an_entry_is_refused() -> None:
     entry = {"annotations": {"label": [[[]]], "segment": [0, 1]}, "subset": "train"}
+    tables = [Table(TextFile("a", json.dumps({"v": entry})), None)]
     with pytest.raises(InputError, match="no segment with a start and an end"):
-        kinetics.read_annotations([Table(TextFile("a", json.dumps({"v": entry})), None)], None, 0.5, Videos(()))
+        KINETICS.read(ReaderInput(tables, None, Videos(()), holdout=0.5))
 
 
 @pytest.mark.timeout(60)

@@ -5,8 +5,10 @@ import math
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.kinetics import read_annotations
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.kinetics import KINETICS
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -16,7 +18,7 @@ LABELS = TextFile("labels.txt", "jumping\narm wrestling\n\n")
 
 def read(text: str, *more: Table, labels: TextFile | None = None, split=None, holdout=0.0, keys=KEYS) -> Annotations:
     tables = [Table(TextFile("k.csv", text), split), *more]
-    return read_annotations(tables, labels, holdout, Videos(keys))
+    return KINETICS.read(ReaderInput(tables, labels, Videos(keys), holdout=holdout))
 
 
 def test_rows_become_pre_cut_clips_or_segments_of_whole_videos() -> None:

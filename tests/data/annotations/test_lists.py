@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.lists import read_annotations
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.lists import LIST
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 KEYS = ["videos/abseiling/a b.mp4", "videos/jumping/c,d.webm", "videos/e.avi"]
@@ -17,7 +19,7 @@ VAL = "videos/e.avi 1\n"
 
 def read(train: str, val: str = VAL, labels: TextFile | None = None, keys: list[str] = KEYS) -> Annotations:
     tables = [Table(TextFile("train.csv", train), "train"), Table(TextFile("val.csv", val), "val")]
-    return read_annotations(tables, labels, 0.0, 12.0, "/data/k", Videos(keys))
+    return LIST.read(ReaderInput(tables, labels, Videos(keys), root="/data/k", frame_rate=12.0))
 
 
 def found(annotations: Annotations) -> list[tuple[str | None, list[int]]]:
@@ -69,7 +71,7 @@ def test_the_suffix_distinguishes_files_of_one_name() -> None:
 
 def test_a_single_list_is_split_by_holdout() -> None:
     text = "".join(f"v{number}.mp4 0\n" for number in range(10))
-    items = read_annotations([Table(TextFile("all.txt", text), None)], None, 0.3, 30.0, "", Videos([])).items
+    items = LIST.read(ReaderInput([Table(TextFile("all.txt", text), None)], None, Videos([]), holdout=0.3)).items
     assert sum(item.split == "val" for item in items) == 3
 
 

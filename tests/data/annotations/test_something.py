@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from slowfast_core.data.annotations.common import Annotations, Table, TextFile, Videos
-from slowfast_core.data.annotations.something import read_annotations
+from slowfast_core.data.annotations.interface import Annotations, ReaderInput, Table
+from slowfast_core.data.annotations.something import SOMETHING
+from slowfast_core.data.annotations.text_file import TextFile
+from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
 
 LABELS = TextFile("labels.json", '{\n "Holding something next to something":"1",\n "Bending something":"0"\n}')
@@ -27,12 +29,12 @@ def read_v2(train: object, val: object, labels: TextFile | None = LABELS) -> Ann
         Table(TextFile("train.json", texts[0]), "train"),
         Table(TextFile("validation.json", texts[1]), "val"),
     ]
-    return read_annotations(tables, labels, 0.0, Videos(KEYS))
+    return SOMETHING.read(ReaderInput(tables, labels, Videos(KEYS)))
 
 
 def read_v1(train: str, val: str) -> Annotations:
     tables = [Table(TextFile("train.csv", train), "train"), Table(TextFile("validation.csv", val), "val")]
-    return read_annotations(tables, V1_LABELS, 0.0, Videos(V1_KEYS))
+    return SOMETHING.read(ReaderInput(tables, V1_LABELS, Videos(V1_KEYS)))
 
 
 def test_templates_become_labels_without_their_brackets() -> None:

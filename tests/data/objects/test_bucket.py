@@ -14,12 +14,13 @@ from pathlib import Path
 import boto3
 import pytest
 from faulty_proxy import BODY_FAULTS, REQUEST_FAULTS, FaultyProxy, SeededFaults
+from object_trees import fetch_tree, put_tree
 from s3_fixtures import ENDPOINT
 
 from slowfast_core.data.objects.bucket import Bucket
 from slowfast_core.data.objects.object import StoredObject, Transfer
 from slowfast_core.data.objects.partial_file import partial_paths
-from slowfast_core.data.objects.store import fetch_all, fetch_tree, put_tree
+from slowfast_core.data.objects.store import fetch_all
 from slowfast_core.errors import InputError
 
 QUICK = Transfer(workers=4, attempts=4, backoff_seconds=0.01, timeout_seconds=20, part_bytes=100_000)

@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from object_trees import fetch_tree, put_tree
 
 from slowfast_core.data.objects.object import StoredObject, Transfer
-from slowfast_core.data.objects.store import ObjectStore, fetch_all, fetch_tree, open_store, place, put_tree
+from slowfast_core.data.objects.store import ObjectStore, fetch_all, open_store, place
 from slowfast_core.errors import InputError
 
 Upload = Callable[..., str]  # see conftest.py

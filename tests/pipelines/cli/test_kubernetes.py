@@ -118,7 +118,7 @@ def test_a_recipe_is_not_scheduled_twice_without_replace(api: KubeflowPipelines)
 @pytest.mark.parametrize(
     ("cron", "message"),
     [
-        ("0 0 2 * * *", "6 fields"),
+        ("0 0 2 * * *", "five fields, not 6"),
         ("60 2 * * *", "minute"),
         ("0 2 * * FUN", "day of the week"),
         ("*/0 * * * *", "'*/0'"),
@@ -235,7 +235,7 @@ def test_the_choice_of_gpus_by_the_settings_is_printed(
     ("old", "new", "message"),
     [
         ("namespace: videos", "name_space: videos", "name_space"),
-        ("@sha256:0000000000000000000000000000000000000000000000000000000000000001", ":latest", "moves"),
+        ("@sha256:0000000000000000000000000000000000000000000000000000000000000001", ":latest", "may change"),
         ("AWS_ENDPOINT_URL: ", "AWS_SECRET_ACCESS_KEY: ", "is a secret"),
         ("host: http", "host: ftp", "host"),
     ],

@@ -215,8 +215,9 @@ def test_training_gets_the_gpus_of_the_recipe_and_the_nodes_that_have_them(one: 
     assert counts == {"train": "2", "evaluate": "1"}
     assert {item["image"] for item in with_gpu.values()} == {GPU}
     assert {images[name]["image"] for name in images.keys() - with_gpu.keys()} == {CPU}
-    assert images["train"]["resources"]["resourceCpuLimit"] == "16"  # 2 workers x (4 CPUs + 3 loaders) + 2
-    assert images["train"]["resources"]["resourceMemoryLimit"] == "17G"  # 2 x (4 GB + the cache of 100 MB) + 8
+    assert images["train"]["resources"]["resourceCpuLimit"] == "10"  # 2 workers x 4 CPUs + 2
+    # 2 workers x (4 GB + 3 loaders x (0.5 GB + the cache of 100 MB)) + 8 GB of shared memory + 8
+    assert images["train"]["resources"]["resourceMemoryLimit"] == "28G"
     for name, config in kubernetes_of.items():
         on_gpu = name.removeprefix("exec-") in with_gpu
         assert dict(config.node_selector.labels) == ({"accelerator": "h100"} if on_gpu else {})

@@ -7,30 +7,18 @@ columns x1 y1 x2 y2 score. Coordinates are fractions of the frame.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slowfast_core.data.annotations.common import TextFile
+from slowfast_core.data.annotations.boxes import Box, KeyFrame, PersonBoxes
+from slowfast_core.data.annotations.text_file import TextFile, is_whole_number
 from slowfast_core.errors import InputError
 
 COLUMNS = ("video_id", "second", "x1", "y1", "x2", "y2", "action_id", "score")
 PICKLES = (".pkl", ".pickle")
 SLACK = 0.01  # tolerated excess of a predicted box over the border; pixel coordinates exceed it
 LAYOUT = 'the format is {"video_id,second": array of x1 y1 x2 y2 score}'
-
-KeyFrame = tuple[str, int]  # video id, second
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class PersonBoxes:
-    """Predicted boxes `[x1, y1, x2, y2, score]` by key frame, in the order of the file."""
-
-    name: str  # of the file, in error messages
-    found: Mapping[KeyFrame, list[list[float]]]
 
 
 def read_person_boxes(path: Path, name: str, min_score: float) -> PersonBoxes:
@@ -46,18 +34,6 @@ def read_person_boxes(path: Path, name: str, min_score: float) -> PersonBoxes:
     if not found:
         raise InputError(f"no box has a score of {min_score:g} or more", name, "use another file, or lower min_score")
     return PersonBoxes(name, {key: [[*box, score] for box, score in boxes.items()] for key, boxes in found.items()})
-
-
-def overlap(box: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union (IoU) of two boxes."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return shared / ((box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - shared)
-
-
-def whole_second(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def _inside(box: Box, where: str) -> Box:
@@ -80,14 +56,10 @@ def _from_csv(path: Path, name: str) -> Iterator[tuple[str, KeyFrame, Box, float
         file = TextFile(name, path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError("not a UTF-8 text file", name, f"name a pickle {' or '.join(PICKLES)}") from None
-    for line, fields in file.rows():
-        if len(fields) != len(COLUMNS):
-            raise file.error(line, f"{len(fields)} fields instead of {len(COLUMNS)}", f"a line is {','.join(COLUMNS)}")
-        video, second, *box, action, score = fields
-        if (number := whole_second(second)) is None:
-            raise file.error(line, f"second {second!r} is not a whole number", "the file has no header")
-        if action and whole_second(action) is None:
-            raise file.error(line, f"action id {action!r} is not a whole number", "leave it empty")
+    for line, (video, second, *box, action, score) in file.rows_without_header(COLUMNS):
+        number = file.whole_number(line, "second", second, "the file has no header")
+        if action:
+            file.whole_number(line, "action id", action, "leave it empty")
         x1, y1, x2, y2 = (file.number(line, column, text) for column, text in zip(COLUMNS[2:6], box, strict=True))
         key = file.video_id(line, video), number
         yield f"{name}:{line}", key, (x1, y1, x2, y2), file.number(line, "score", score)
@@ -102,10 +74,10 @@ def _from_pickle(path: Path, name: str) -> Iterator[tuple[str, KeyFrame, Box, fl
         raise InputError(f"contains a {type(content).__name__}", name, LAYOUT)
     for key, boxes_N5 in content.items():
         video, comma, second = key.rpartition(",") if isinstance(key, str) else ("", "", "")
-        number = whole_second(second)
-        if not (video and comma) or number is None:
+        if not (video and comma and is_whole_number(second)):
             raise InputError(f"key {str(key)[:40]!r} is not a key frame", name, LAYOUT)
-        yield from ((f"{name}: {key}", (video, number), box, score) for box, score in _people(boxes_N5, name, key))
+        frame = video, int(second)
+        yield from ((f"{name}: {key}", frame, box, score) for box, score in _people(boxes_N5, name, key))
 
 
 def _people(boxes_N5: Any, name: str, key: str) -> list[tuple[Box, float]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slowfast_core.data.annotations.person_boxes import overlap, read_person_boxes
+from slowfast_core.data.person_boxes import read_person_boxes
 from slowfast_core.errors import InputError
 
 CSV = (
@@ -131,10 +131,3 @@ def test_a_truncated_pickle_is_reported(tmp_path: Path) -> None:
     path = write_pickle(tmp_path, ARRAYS)
     path.write_bytes(path.read_bytes()[:-20])
     assert "not a complete pickle" in refusal(path)
-
-
-def test_overlap_equals_values_computed_by_hand() -> None:
-    assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
-    assert overlap((0, 0, 1, 1), (0, 0, 1, 1)) == 1
-    assert overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
-    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
