@@ -161,8 +161,8 @@ def _check(predictions: Predictions) -> None:
         _check_labels(labels, predictions.origin, name)
         if single and len(labels) != 1:
             raise ValueError(f"the number of labels of {name} is {len(labels)}, not 1")
-    if not np.isfinite(predictions.scores).all():
-        raise ValueError("scores are not finite")
+    if not _are_scores(predictions.scores):
+        raise ValueError("scores are not from 0 to 1")
 
 
 def _check_key_frames(predictions: Predictions) -> None:
@@ -174,8 +174,13 @@ def _check_key_frames(predictions: Predictions) -> None:
         _check_labels([label for labels in row["true_labels"] for label in labels], predictions.origin, row["id"])
         if [len(box) for box in row["true_boxes"]] != [4] * len(row["true_labels"]):
             raise ValueError(f"true boxes and labels of {row['id']} differ in number")
-        if not (np.isfinite(boxes_K4).all() and np.isfinite(scores_KC).all()):
-            raise ValueError(f"numbers of {row['id']} are not finite")
+        if not (np.isfinite(boxes_K4).all() and _are_scores(scores_KC)):
+            raise ValueError(f"boxes of {row['id']} are not finite, or its scores not from 0 to 1")
+
+
+def _are_scores(scores: Floats) -> bool:
+    """Whether all are probabilities, which rounding may leave just above 1; false for NaN."""
+    return bool(((scores >= 0) & (scores <= 1 + 1e-4)).all())
 
 
 def _check_labels(labels: list[int], origin: Origin, name: str) -> None:

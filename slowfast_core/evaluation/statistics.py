@@ -186,7 +186,7 @@ def mcnemar(fixed: int, broken: int) -> float:
 
 def calibration(confidence: Floats, correct: Bools) -> Calibration:
     """Compare the confidence of predictions in [0, 1] with the share of correct ones, in BINS intervals [low, high)."""
-    numbers = np.minimum((np.asarray(confidence, dtype=np.float64) * BINS).astype(np.int64), BINS - 1)
+    numbers = np.clip(np.asarray(confidence, dtype=np.float64) * BINS, 0, BINS - 1).astype(np.int64)
     counts = np.bincount(numbers, minlength=BINS)
     sums = np.bincount(numbers, weights=confidence, minlength=BINS)
     hits = np.bincount(numbers, weights=correct, minlength=BINS)

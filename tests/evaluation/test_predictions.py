@@ -146,7 +146,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         ("labels", [[3]] * 40, "are not all in 3 classes"),
         ("labels", [[]] * 40, "number of labels of video0 is 0, not 1"),
         ("scores", [[0.1, 0.2]] * 40, "a list does not have 3 numbers"),
-        ("scores", [[0.1, 0.2, float("nan")]] * 40, "not finite"),
+        ("scores", [[0.1, 0.2, float("nan")]] * 40, "not from 0 to 1"),
+        ("scores", [[-0.5, 0.2, 1.3]] * 40, "not from 0 to 1"),
         ("scores", [None] * 40, "not predictions"),
         ("id", [None] * 40, "a row has no id"),
     ]:
