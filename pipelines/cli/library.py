@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,10 @@ from slowfast_core.once import StageResult
 from slowfast_core.recipe.load import Recipe, load_recipe, recipe_names
 from slowfast_core.verbosity import report
 from slowfast_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from slowfast_core.evaluation.comparison import Comparison
+    from slowfast_core.evaluation.measure import Measured
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 PIPELINE, DATA, MODELS, KUBERNETES, SETUP = PANELS = ("Run the pipeline", "Data", "Models", "Kubernetes", "Setup")
@@ -243,20 +247,86 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="Video files.")],
     model: Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/3, or a checkpoint folder.")],
     top: Annotated[int, typer.Option(help="Number of labels to print for each video.")] = 5,
+    operating_points: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Calibrate scores and accept classes by this operating_points.json."),
+    ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
     """Predict actions in video files."""
     from slowfast_core.serving.predict import predict as predict_videos
 
-    predictions = predict_videos(videos, model, Workspace.at(at), top)
+    predictions = predict_videos(videos, model, Workspace.at(at), top, operating_points)
     if as_json:
         print(json.dumps(predictions))
         return
     for video in predictions:
         print(video["video"])
+        if "accepted" in video:
+            print(f"  accepted: {', '.join(video['accepted']) or 'none of these'}")
         for guess in video["top"]:
             print(f"  {100 * guess['score']:5.1f} %  {guess['label']}")
+
+
+@app.command("report", rich_help_panel=MODELS)
+def report_(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="A predictions.parquet, or the folder of an evaluation.")
+    ],
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Compare with these predictions for the same data.")
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1.0, help="Choose operating points: thresholds per class for this precision.", metavar="SHARE"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory to write to.", show_default="that of PREDICTIONS")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report and the metrics of an evaluation again, without the model."""
+    from slowfast_core.evaluation.report import report_on
+
+    made = report_on(predictions, against, precision, output)
+    outputs = {name: str(path) for name, path in made.outputs.items()}
+    if as_json:
+        compared = {"comparison": made.comparison.as_json()} if made.comparison else {}
+        chosen = {"operating_points": made.points.model_dump()} if made.points else {}
+        print(json.dumps({"outputs": outputs, "metrics": made.measured.metrics, **compared, **chosen}))
+        return
+    print_table(_metrics_table(made.measured))
+    if made.comparison:
+        print_table(_comparison_table(made.comparison))
+        if flips := made.comparison.flips:
+            counts = f"{len(flips.fixed)} clips fixed, {len(flips.broken)} broken"
+            print(f"{counts} (McNemar's exact test: p = {flips.p_value:.3g})")
+    if points := made.points:
+        reached = "no prediction" if points.precision is None else f"precision {100 * points.precision:.1f} %"
+        print(f"accepted: {reached}, {100 * points.coverage:.1f} % of the videos (cross-validated)")
+    for name, path in outputs.items():
+        print(f"  {name}: {path}")
+
+
+def _metrics_table(measured: Measured) -> Table:
+    table = Table("metric", "value", "95 % interval", box=None)
+    for name, value in measured.result.metrics.items():
+        low, high = measured.intervals[name]
+        table.add_row(name, f"{100 * value:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}")
+    table.add_row("ece", f"{100 * measured.calibration.error:.1f} %", "")
+    return table
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    table = Table("against", "other", "difference", "95 % interval", box=None)
+    for each in comparison.headlines:
+        low, high = each.interval
+        difference = f"{100 * each.difference:+.1f}"
+        table.add_row(each.name, f"{100 * each.other:.1f} %", difference, f"{100 * low:+.1f} to {100 * high:+.1f}")
+    return table
 
 
 @app.command(rich_help_panel=MODELS)

@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError("no manifest", path, "run the stage that writes it first")
     try:
         with pq.ParquetFile(path) as file:
-            _check_size(file.metadata)
+            check_size(file.metadata)
             table = file.read()
         labels = json.loads(table.schema.metadata[b"labels"])
         for name in OPTIONAL:
@@ -84,7 +84,7 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(rows, tuple(labels))
 
 
-def _check_size(metadata: pq.FileMetaData) -> None:
+def check_size(metadata: pq.FileMetaData) -> None:
     """Raises ValueError if the header claims an excessive size."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     size = sum(group.total_byte_size for group in groups)

@@ -85,6 +85,17 @@ class Detections:
 
 
 @dataclass(frozen=True, eq=False)
+class RankedDetections:
+    """All detections that count, in order of decreasing score, and the classes of all true boxes that count."""
+
+    videos: npt.NDArray[np.object_]  # [D] source video of each detection
+    classes: Ints  # [D]
+    scores: Floats  # [D]
+    hit: Bools  # [D]
+    truths: Mapping[KeyFrame, Ints]
+
+
+@dataclass(frozen=True, eq=False)
 class DetectionResult:
     """Result of the AVA protocol; `average_precision[c]` is NaN when class c is not listed or has no ground truth."""
 
@@ -99,6 +110,7 @@ class DetectionResult:
     frames_unknown: int  # with detections, but without ground truth; if many, the two lists do not match
     worst: tuple[Example, ...]  # false positives with the highest scores
     best: tuple[Example, ...]  # hits with the highest scores
+    ranked: RankedDetections
 
     @property
     def mean_average_precision(self) -> float:
@@ -143,7 +155,10 @@ def evaluate_detections(
     truths = np.bincount(np.concatenate([each.classes for each in truth.values()]), minlength=len(names))
     precision = [average_precision(hit[order][classes[order] == c], n) for c, n in enumerate(truths)]
     keys = list(kept)
-    ends = np.cumsum([len(each.scores) for each in kept.values()])
+    lengths = np.array([len(each.scores) for each in kept.values()], dtype=np.int64)
+    ends = lengths.cumsum()
+    videos = np.array([video for video, _ in kept], dtype=object).repeat(lengths)
+    truth_classes = {key: each.classes for key, each in truth.items()}
 
     def example(n: int) -> Example:
         frame = int(np.searchsorted(ends, n, side="right"))
@@ -166,6 +181,7 @@ def evaluate_detections(
         frames_unknown=len(kept.keys() - truth.keys()),
         worst=first(~hit),
         best=first(hit),
+        ranked=RankedDetections(videos[order], classes[order], scores[order], hit[order], truth_classes),
     )
 
 

@@ -75,11 +75,16 @@ def top_k_accuracy(scores: Floats, labels: Ints, k: int) -> float:
 
     Among equal scores the lower class comes first, as in `argmax`, so constant scores gain nothing.
     """
+    return float((label_ranks(scores, labels) < k).mean())
+
+
+def label_ranks(scores: Floats, labels: Ints) -> Ints:
+    """Number of classes [N] that are ranked before the label of each video."""
     scores, labels = _checked(scores, labels)
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = np.arange(scores.shape[1]) < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
-    return float((rank < k).mean())
+    ranks: Ints = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+    return ranks
 
 
 def confusion_matrix(predicted: Ints, labels: Ints, classes: int) -> Ints:

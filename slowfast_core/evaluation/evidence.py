@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slowfast_core.evaluation.statistics import Z, wilson
 from slowfast_core.tracking.gate import Evidence
 
-Z = 1.96  # standard deviations on each side of a 95 % interval
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -39,10 +39,7 @@ def of_average_precision(precision: Floats, chance: Floats, samples: int) -> Evi
 
 def wilson_lower(successes: int, trials: int) -> float:
     """Lower end of Wilson's 95 % interval."""
-    share = successes / trials
-    centre = share + Z**2 / (2 * trials)
-    spread = Z * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    return max(0.0, (centre - spread) / (1 + Z**2 / trials))
+    return wilson(successes / trials, trials).low
 
 
 def random_precision(hits: Ints, ranked: Ints) -> Floats:

@@ -5,6 +5,7 @@ B clips, C channels, T frames, H height, W width, V views, K boxes, A classes.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,17 @@ class Decoded:
     info: VideoInfo
     frames: torch.Tensor  # each frame once
     clips: list[list[int]]  # for each clip, the positions of its frames in `frames`
+    seconds: float = 0.0  # that decoding took
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a video `[A]`, or of the boxes of a key frame `[K, A]`, and the seconds that they took."""
+
+    scores: Floats
+    decode_seconds: float
+    inference_seconds: float
+    boxes: tuple[int, ...] = ()  # detection: indices of the K boxes in view
 
 
 class Scorer:
@@ -81,7 +93,7 @@ class Scorer:
         """Softmax or sigmoid scores `[A]`, averaged (or maximum) over clips x crops. The video is decoded once."""
         return self._score(self.read(path))
 
-    def score_videos(self, paths: Sequence[Path], readers: int = 1) -> Iterator[Floats]:
+    def score_videos(self, paths: Sequence[Path], readers: int = 1) -> Iterator[Scored]:
         """`score_video` for each video, in order, while `readers` threads decode the next ones."""
         remaining = iter(paths)
         reading = deque[Future[Decoded]]()
@@ -90,13 +102,16 @@ class Scorer:
             while reading:
                 video = reading.popleft().result()
                 reading.extend(pool.submit(self.read, path) for path in islice(remaining, 1))
-                yield self._score(video)
+                started = time.perf_counter()
+                scores_A = self._score(video)
+                yield Scored(scores_A, video.seconds, time.perf_counter() - started)
 
     def read(self, path: Path) -> Decoded:
         """Decode the frames of the test clips; memory does not grow with the length of the video.
 
         Raises InputError when the video cannot be decoded.
         """
+        started = time.perf_counter()
         try:
             info = self.probe(path)
             clips = evaluation_indices(self.clip, info.frames, self.test.clips)
@@ -105,7 +120,8 @@ class Scorer:
         except DecodeError as error:
             raise InputError(f"cannot decode: {error.reason}", path, "repair or leave out the video") from None
         position = {frame: i for i, frame in enumerate(unique)}
-        return Decoded(info, frames, [[position[i] for i in indices] for indices in clips])
+        positions = [[position[i] for i in indices] for indices in clips]
+        return Decoded(info, frames, positions, time.perf_counter() - started)
 
     def views(self, video: Decoded) -> Iterator[torch.Tensor]:
         """Rendered clips `[B, C, T, H, W]` on the device, crop by crop, with B at most `batch_views`."""
@@ -123,18 +139,21 @@ class Scorer:
         scores_A: Floats = (views_VA.amax(0) if self.test.aggregation == "max" else views_VA.mean(0)).numpy()
         return scores_A
 
-    def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
-        """Detect actions at `key` seconds in relative boxes: indices of the K boxes in view, and sigmoids `[K, A]`."""
+    def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> Scored:
+        """Detect actions at `key` seconds in those of the relative `boxes` that are in view: sigmoids `[K, A]`."""
+        started = time.perf_counter()
         info = self.probe(path)
         indices = centred_indices(self.clip, round(key * info.fps), info.frames)
+        frames = torch.from_numpy(self.decode(path, indices))
+        decoded = time.perf_counter()
         view = whole_view(info.width, info.height, self.test.size)
         kept = boxes_in_view(boxes, info.width, info.height, view)
-        frames = torch.from_numpy(self.decode(path, indices))
         boxes_K5 = torch.tensor([(0.0, *box) for _, box in kept]).reshape(-1, 5).to(self.device)
         with torch.inference_mode():
             clips_BCTHW = render_batch([frames], [view], self.pixels, self.device)
             logits_KA = self.network(clips_BCTHW, boxes_K5)
-        return [i for i, _ in kept], logits_KA.sigmoid().cpu().numpy()
+        scores_KA: Floats = logits_KA.sigmoid().cpu().numpy()
+        return Scored(scores_KA, decoded - started, time.perf_counter() - decoded, tuple(i for i, _ in kept))
 
     def _scores(self, clips_BCTHW: torch.Tensor) -> torch.Tensor:
         clips_BCTHW = clips_BCTHW.contiguous(memory_format=torch.channels_last_3d)

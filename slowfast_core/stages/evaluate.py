@@ -1,10 +1,13 @@
-"""The evaluation stage: scores a trained model on the held-out split; writes metrics, a report and an MLflow run."""
+"""The evaluation stage: scores a trained model on the held-out split.
+
+It writes the predictions, the metrics and the report that are computed from them, and an MLflow run.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,37 +19,42 @@ from slowfast_core.recipe.load import Evaluate, Recipe
 from slowfast_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import pandas as pd
 
     from slowfast_core.data.manifest import Manifest
-    from slowfast_core.evaluation.ava import DetectionResult
-    from slowfast_core.evaluation.classification import ClassificationResult
-    from slowfast_core.evaluation.multi_label import MultiLabelResult
+    from slowfast_core.evaluation.measure import Measured
+    from slowfast_core.evaluation.predictions import Origin, Predictions, Protocol
     from slowfast_core.evaluation.scoring import Scorer
     from slowfast_core.tracking.runs import Run
 
+SHARDS = "shards"  # folder of finished rows, while the stage runs
+
 
 def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: Workspace) -> StageResult:
-    """Score the `val` split of the clip store with the trained weights; write metrics.json, report.html, run.json."""
+    """Score the `val` split of the clip store with the trained weights.
+
+    Writes predictions.parquet, metrics.json, report.html, timings.parquet and run.json, and for detection the official
+    detections.csv. A killed evaluation continues after the rows that it has written.
+    """
     data_version = read_result(extracted).data_version or ""
     digest = read_result(training).weights_digest or ""
 
     def work(partial: Path) -> Mapping[str, Any]:
         with _open_run(recipe, at, partial, data_version) as run:
-            result = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
-            run.rest.add(result.metrics, 0)
+            measured = _evaluate(recipe, extracted / "store", training, partial, data_version, digest)
+            run.rest.add(measured.metrics, 0)
             run.rest.files.append(partial / "report.html")
         write_whole(partial / "run.json", json.dumps({"run_id": run.id}))
-        summary = ", ".join(f"{name} {100 * value:.1f} %" for name, value in result.metrics.items())
+        shutil.rmtree(partial / SHARDS)
+        summary = ", ".join(f"{name} {100 * value:.1f} %" for name, value in measured.result.metrics.items())
         return {
-            "outputs": {"report": "report.html", "metrics": "metrics.json"},
+            "outputs": {"report": "report.html", "metrics": "metrics.json", "predictions": "predictions.parquet"},
             "summary": summary,
             "digest": digest,
             "weights_digest": digest,
             "data_version": data_version,
             "versions": read_result(extracted).versions | read_result(training).versions,
-            "metrics": result.metrics,
+            "metrics": measured.metrics,
         }
 
     return run_once("evaluate", output, evaluate_inputs(recipe, data_version, digest), work)
@@ -62,96 +70,100 @@ def evaluate_inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str
     return {**settings, "data_version": data_version, "weights": weights}
 
 
-def _evaluate(
-    recipe: Recipe, store: Path, training: Path, folder: Path, data_version: str, digest: str
-) -> ClassificationResult | MultiLabelResult | DetectionResult:
+def _evaluate(recipe: Recipe, store: Path, training: Path, folder: Path, data_version: str, digest: str) -> Measured:
     from slowfast_core.data.manifest import read_manifest
-    from slowfast_core.evaluation.report import (
-        ReportContext,
-        write_classification_report,
-        write_detection_report,
-        write_multi_label_report,
-    )
+    from slowfast_core.evaluation.ava import write_detections
+    from slowfast_core.evaluation.measure import detections_of
+    from slowfast_core.evaluation.predictions import Origin
+    from slowfast_core.evaluation.report import write_results
     from slowfast_core.evaluation.scoring import Scorer
 
     manifest = read_manifest(store / "manifest.parquet").split("val")
     if manifest.rows.empty:
         where = store / "manifest.parquet"
         raise InputError("the val split is empty", where, "set validation annotations or data.holdout")
-    context = ReportContext(recipe=recipe.name, data_version=data_version, weights_digest=digest)
-    scorer = Scorer(training, recipe.evaluate, recipe.compute.precision, recipe.data.store)
-    readers = max(recipe.compute.loader_workers, 1)
-    result: ClassificationResult | MultiLabelResult | DetectionResult
-    if recipe.model.multi_label:
-        result = _classify_multi_label(scorer, store, manifest, readers)
-        write_multi_label_report(folder / "report.html", context, result)
-    elif recipe.model.head == "classify":
-        result = _classify(scorer, store, manifest, readers)
-        write_classification_report(folder / "report.html", context, result)
-    else:
-        result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
-        write_detection_report(folder / "report.html", replace(context, facts=(("boxes", boxes),)), result)
-    write_whole(folder / "metrics.json", json.dumps({**result.metrics, **asdict(result.evidence)}, indent=1))
-    return result
-
-
-def _classify(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> ClassificationResult:
-    import numpy as np
-
-    from slowfast_core.evaluation.classification import evaluate_classification
-
-    labels = np.array([labels[0] for labels in manifest.rows["labels"]])
-    scores = _score_all(scorer, store, manifest, readers)
-    return evaluate_classification(list(manifest.rows["id"]), scores, labels, manifest.labels)
-
-
-def _classify_multi_label(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> MultiLabelResult:
-    from slowfast_core.evaluation.multi_label import evaluate_multi_label
-
-    rows = manifest.rows
-    return evaluate_multi_label(
-        list(rows["id"]), _score_all(scorer, store, manifest, readers), list(rows["labels"]), manifest.labels
+    test = recipe.evaluate
+    if recipe.model.head == "detect":
+        column = column_to_score(manifest, test, store)
+        test = test.model_copy(update={"boxes": "predicted" if column == "proposals" else "truth"})
+    origin = Origin(
+        recipe=recipe.name,
+        data_version=data_version,
+        weights_digest=digest,
+        protocol=_protocol(recipe),
+        labels=manifest.labels,
+        evaluate=test,
     )
+    scorer = Scorer(training, test, recipe.compute.precision, recipe.data.store)
+    readers = max(recipe.compute.loader_workers, 1)
+    predictions = _predict(scorer, store, manifest, origin, folder, readers)
+    if origin.protocol == "detection":
+        write_detections(folder / "detections.csv", detections_of(predictions)[1])
+    return write_results(folder, predictions)
 
 
-def _score_all(scorer: Scorer, store: Path, manifest: Manifest, readers: int) -> NDArray[np.float32]:
-    """Scores `[videos, classes]`."""
-    import numpy as np
+def _protocol(recipe: Recipe) -> Protocol:
+    if recipe.model.multi_label:
+        return "multi_label"
+    return "classification" if recipe.model.head == "classify" else "detection"
 
-    scores = []
-    with progress("evaluate", len(manifest.rows)) as advance:
-        for scores_A in scorer.score_videos([store / path for path in manifest.rows["path"]], readers):
-            scores.append(scores_A[: len(manifest.labels)])
+
+def _predict(
+    scorer: Scorer, store: Path, manifest: Manifest, origin: Origin, folder: Path, readers: int
+) -> Predictions:
+    """Score all rows of the manifest that a killed evaluation has not scored yet; write predictions and timings."""
+    from slowfast_core.evaluation.predictions import PREDICTIONS, TIMINGS, Predictions, write_predictions, write_timings
+    from slowfast_core.evaluation.shards import Shards
+
+    with Shards(folder / SHARDS, origin.schema) as shards, progress("evaluate", len(manifest.rows)) as advance:
+        advance(shards.finished)
+        rest = manifest.rows.iloc[shards.finished :]
+        scored = _detected if origin.protocol == "detection" else _classified
+        for row in scored(scorer, store, rest, origin, readers):
+            shards.append(row)
             advance()
-    return np.stack(scores)
+    table = shards.table()
+    predictions = Predictions(origin, table.select(origin.schema.names))
+    write_predictions(folder / PREDICTIONS, predictions)
+    write_timings(folder / TIMINGS, table)
+    return predictions
 
 
-def _detect(
-    scorer: Scorer, store: Path, manifest: Manifest, folder: Path, test: Evaluate
-) -> tuple[DetectionResult, str]:
-    """The result, and a description of the boxes that were scored."""
-    import numpy as np
+def _classified(
+    scorer: Scorer, store: Path, rows: pd.DataFrame, origin: Origin, readers: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the predictions, with their seconds."""
+    all_scored = scorer.score_videos([store / path for path in rows["path"]], readers)
+    for row, scored in zip(rows.to_dict("records"), all_scored, strict=True):
+        yield {
+            "id": row["id"],
+            "video": row["video"],
+            "labels": row["labels"],
+            "scores": scored.scores[: len(origin.labels)],  # a model may have more outputs than the data has classes
+            "decode_seconds": scored.decode_seconds,
+            "inference_seconds": scored.inference_seconds,
+        }
 
-    from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections, write_detections
 
-    column = column_to_score(manifest, test, store)
-    people = 0
-    truth = {}
-    found = {}
-    with progress("evaluate", len(manifest.rows)) as advance:
-        for row in manifest.rows.to_dict("records"):
-            key = (row["video"], int(row["second"]))
-            truth[key] = GroundTruth.of_people(row["boxes"], row["box_labels"])
-            boxes = [list(box)[:4] for box in row[column]]
-            people += len(boxes)
-            if boxes:
-                kept, scores_KA = scorer.detect(store / row["path"], row["key"], boxes)
-                boxes_K4 = np.array([boxes[i] for i in kept]).reshape(-1, 4)
-                found[key] = Detections.of_people(boxes_K4, scores_KA[:, : len(manifest.labels)])
-            advance()
-    write_detections(folder / "detections.csv", found)
-    origin = "predicted by a person detector" if column == "proposals" else "from the ground truth"
-    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {origin}"
+def _detected(
+    scorer: Scorer, store: Path, rows: pd.DataFrame, origin: Origin, _readers: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the predictions, with their seconds."""
+    column = "proposals" if origin.evaluate.boxes == "predicted" else "boxes"
+    for row in rows.to_dict("records"):
+        boxes = [list(box)[:4] for box in row[column]]
+        scored = scorer.detect(store / row["path"], row["key"], boxes) if boxes else None
+        yield {
+            "id": row["id"],
+            "video": row["video"],
+            "second": int(row["second"]),
+            "boxes": [boxes[n] for n in scored.boxes] if scored else [],
+            "scores": list(scored.scores[:, : len(origin.labels)]) if scored else [],
+            "true_boxes": [list(box) for box in row["boxes"]],
+            "true_labels": [list(labels) for labels in row["box_labels"]],
+            "decode_seconds": scored.decode_seconds if scored else 0.0,
+            "inference_seconds": scored.inference_seconds if scored else 0.0,
+        }
 
 
 def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal["boxes", "proposals"]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from predicted import classified
 from sklearn.metrics import average_precision_score
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.measure import measure
 from slowfast_core.evaluation.multi_label import average_precision, evaluate_multi_label
-from slowfast_core.evaluation.report import ReportContext, write_multi_label_report
+from slowfast_core.evaluation.report import write_report
 
 NAMES = ("sit", "eat", "never")
 
@@ -49,7 +51,9 @@ def test_the_result_and_its_report(tmp_path) -> None:
     assert (result.videos, result.unlabelled, result.positives.tolist()) == (3, 1, [2, 1, 0])
     assert [(e.id, e.truth, e.predicted) for e in result.worst] == [("c", "none", "eat"), ("b", "sit", "eat")]
     assert [(e.id, e.truth, e.predicted) for e in result.best] == [("a", "sit, eat", "sit")]
-    write_multi_label_report(tmp_path / "report.html", ReportContext("r", "d", "w"), result)
+    measured = measure(classified(scores, [[0, 1], [0], []], NAMES, protocol="multi_label"))
+    assert measured.result.metrics == result.metrics
+    write_report(tmp_path / "report.html", measured)
     page = (tmp_path / "report.html").read_text()
     assert "75.0 %" in page
     assert "1 of them have no action and are ranked last" in page

@@ -18,6 +18,8 @@ from slowfast_core.data.manifest import Manifest, read_manifest
 from slowfast_core.data.synthetic import write_ava
 from slowfast_core.errors import InputError
 from slowfast_core.evaluation.ava import Detections, GroundTruth, evaluate_detections
+from slowfast_core.evaluation.predictions import read_predictions
+from slowfast_core.evaluation.report import report_on
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.once import run_once
@@ -133,6 +135,12 @@ def test_predicted_boxes_are_scored_by_the_official_protocol(source: Path, tmp_p
     )
     assert result.metrics["mAP"] == pytest.approx(again.mean_average_precision)
     assert (again.frames, again.frames_missed, again.frames_unknown) == (4, 1, 1)
+
+    report_on(tmp_path / "predicted", folder=tmp_path / "again")
+    for name in ("metrics.json", "report.html"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "predicted" / name).read_bytes()
+    origin = read_predictions(tmp_path / "predicted" / "predictions.parquet").origin
+    assert (origin.protocol, origin.evaluate.boxes) == ("detection", "predicted")
 
     true = evaluate(of.model_copy(update={"evaluate": of.evaluate.model_copy(update={"boxes": "truth"})}),
                     store, start, tmp_path / "true", at)  # fmt: skip

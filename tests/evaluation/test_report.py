@@ -3,37 +3,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from predicted import classified, origin_of
 
-from slowfast_core.evaluation.ava import DetectionResult, Detections, GroundTruth, evaluate_detections
 from slowfast_core.evaluation.classification import ClassificationResult, evaluate_classification
+from slowfast_core.evaluation.comparison import compare
+from slowfast_core.evaluation.measure import Measured, measure
+from slowfast_core.evaluation.operating_points import choose_operating_points
+from slowfast_core.evaluation.predictions import DETECTION, Predictions, table_of
 from slowfast_core.evaluation.report import (
-    ReportContext,
     class_table,
     confusion_view,
     most_confused,
-    write_classification_report,
-    write_detection_report,
+    write_report,
 )
 
-CONTEXT = ReportContext(
-    "SlowFast on <demo> & co", "demo", "d41d8.dir", "sha256:abc", (("views", "10 clips x 3 crops"),)
-)
+RECIPE = "SlowFast on <demo> & co"
 
 
-def classification(classes: int, videos: int = 300) -> ClassificationResult:
+def classification(classes: int, videos: int = 300, advantage: float = 0.4) -> Measured:
     random = np.random.default_rng(classes)
     labels = random.integers(0, classes, videos)
     scores = random.random((videos, classes))
-    scores[np.arange(videos), labels] += 0.4
+    scores[np.arange(videos), labels] += advantage
     names = [f"<b>class</b> {c}" for c in range(classes)]
-    return evaluate_classification([f"video{n}" for n in range(videos)], scores, labels, names)
+    sources = [f"source{n // 2}" for n in range(videos)]
+    return measure(classified(scores / 2, [[c] for c in labels], names, sources))
 
 
-def detection(strays: int = 0) -> DetectionResult:
-    boxes = np.array([[0.1, 0.1, 0.5, 0.5]])
-    truths = {("v", 902): GroundTruth(boxes, np.array([0])), ("v", 903): GroundTruth(boxes, np.array([2]))}
-    found = {("v", 902 + n): Detections(boxes, np.array([0]), np.array([0.9 - 0.1 * n])) for n in range(1 + strays)}
-    return evaluate_detections(truths, found, ["walk", "", "sit <down>", "never seen"])
+def classification_result(classes: int) -> ClassificationResult:
+    result = classification(classes).result
+    assert isinstance(result, ClassificationResult)
+    return result
+
+
+def detection(strays: int = 0) -> Measured:
+    """Two true boxes, of which the first is found; `strays` detections are in key frames without ground truth."""
+    box = [0.1, 0.1, 0.5, 0.5]
+    true = {902: [[0]], 903: [[2]]}
+    found = {902 + n: 0.9 - 0.1 * n for n in range(1 + strays)}
+    rows = [
+        {
+            "id": f"v_{second}",
+            "video": "v",
+            "second": second,
+            "boxes": [box] if second in found else [],
+            "scores": [[found[second], 0.0, 0.0, 0.0]] if second in found else [],
+            "true_boxes": [box] if second in true else [],
+            "true_labels": true.get(second, []),
+        }
+        for second in sorted({*true, *found})
+    ]
+    names = ["walk", "", "sit <down>", "never seen"]
+    return measure(Predictions(origin_of("detection", names), table_of(rows, DETECTION)))
 
 
 class Checker(HTMLParser):
@@ -75,24 +96,77 @@ def check(path: Path) -> Checker:
 
 
 def test_classification_report(tmp_path: Path) -> None:
-    result = classification(8)
-    write_classification_report(tmp_path / "report.html", CONTEXT, result)
+    measured = classification(8)
+    write_report(tmp_path / "report.html", measured)
     page = check(tmp_path / "report.html")
-    for word in (CONTEXT.title, "demo", "d41d8.dir", "sha256:abc", "10 clips x 3 crops", "<b>class</b> 3"):
+    for word in (f"Evaluation of {RECIPE}", RECIPE, "d41d8.dir", "sha256:abc", "<b>class</b> 3"):
         assert word in page.words
-    assert f"{100 * result.top1:.1f} %" in page.words
+    assert "10 clips x 3 crops of 256 pixels, mean" in page.words
+    result = measured.result
+    assert f"{100 * result.metrics['top1']:.1f} %" in page.words
     assert result.worst[0].id in page.words
     assert result.best[0].id in page.words
 
 
+def test_report_shows_intervals_and_calibration(tmp_path: Path) -> None:
+    measured = classification(8)
+    write_report(tmp_path / "report.html", measured)
+    page = check(tmp_path / "report.html")
+    low, high = measured.intervals["top1"]
+    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f}" in page.words
+    for low, high in measured.class_intervals:
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in page.words
+    text = (tmp_path / "report.html").read_text()
+    assert f"Expected calibration error: {100 * measured.calibration.error:.1f} %" in text
+    for each in measured.calibration.bins:
+        assert f"{each.count} predictions: score {100 * each.confidence:.1f} %" in text
+
+
+def test_comparison_lists_fixed_and_broken_videos_and_classes(tmp_path: Path) -> None:
+    measured, other = classification(8), classification(8, advantage=0.1)
+    comparison = compare(measured, other, tmp_path)
+    write_report(tmp_path / "report.html", measured, comparison)
+    page = check(tmp_path / "report.html")
+    assert comparison.flips is not None
+    assert f"Videos fixed: {len(comparison.flips.fixed)}" in page.words
+    assert comparison.flips.fixed[0].id in page.words
+    top1 = comparison.headlines[0]
+    assert f"{100 * top1.difference:+.1f}" in page.words
+    assert "Comparison" in page.words
+    write_report(tmp_path / "report.html", measured)
+    assert "Comparison" not in check(tmp_path / "report.html").words
+
+
+def test_operating_points_have_a_section(tmp_path: Path) -> None:
+    measured = classification(8)
+    points = choose_operating_points(measured.predictions, 0.9)
+    never = points.classes[0].model_copy(update={"threshold": None, "accepted": 0, "precision": None})
+    points = points.model_copy(update={"classes": (never, *points.classes[1:])})
+    write_report(tmp_path / "report.html", measured, points=points)
+    page = check(tmp_path / "report.html")
+    assert "Operating points for a precision of 90.0 %" in page.words
+    for threshold in [point.threshold for point in points.classes]:
+        assert ("never accepted" if threshold is None else f"{threshold:.3f}") in page.words
+
+
+def test_comparison_of_detections_has_no_videos_to_list(tmp_path: Path) -> None:
+    comparison = compare(detection(), detection(strays=0), tmp_path)
+    write_report(tmp_path / "report.html", detection(), comparison)
+    page = check(tmp_path / "report.html")
+    assert "Comparison" in page.words
+    assert "No class is better." in page.words
+    assert not [word for word in page.words if word.startswith("Videos fixed")]
+
+
 @pytest.mark.parametrize(("classes", "side"), [(2, 2), (60, 60), (61, 20)])
 def test_confusion_shows_all_classes_or_the_worst(classes: int, side: int, tmp_path: Path) -> None:
-    result = classification(classes)
+    measured = classification(classes)
+    result = classification_result(classes)
     view = confusion_view(result)
     assert len(view.names) == len(view.cells) == len(view.cells[0]) == side
     shown = [result.per_class[result.names.index(name)] for name in view.names]
     assert np.nanmax(shown) <= np.sort(result.per_class)[side - 1]
-    write_classification_report(tmp_path / "report.html", CONTEXT, result)
+    write_report(tmp_path / "report.html", measured)
     check(tmp_path / "report.html")
 
 
@@ -121,27 +195,23 @@ def test_class_table_is_best_first_and_without_examples_last() -> None:
 
 
 def test_detection_report(tmp_path: Path) -> None:
-    write_detection_report(tmp_path / "report.html", CONTEXT, detection())
+    write_report(tmp_path / "report.html", detection())
     page = check(tmp_path / "report.html")
     for word in ("50.0 %", "mAP at IoU 0.5", "over 2 of 3 listed classes", "sit <down>", "no example", "v,0902"):
         assert word in page.words
+    assert "1, from the ground truth" in page.words
     assert not [word for word in page.words if "by the official protocol" in word]
 
 
-def test_a_report_without_a_title_is_named_after_its_recipe(tmp_path: Path) -> None:
-    write_detection_report(tmp_path / "report.html", ReportContext("ava/demo", "d41d8.dir", "sha256:abc"), detection())
-    assert "Evaluation of ava/demo" in check(tmp_path / "report.html").words
-
-
 def test_detections_in_frames_without_ground_truth_are_reported(tmp_path: Path) -> None:
-    write_detection_report(tmp_path / "report.html", CONTEXT, detection(strays=4))
+    write_report(tmp_path / "report.html", detection(strays=4))
     words = check(tmp_path / "report.html").words
     assert [word for word in words if word.startswith("3 key frames have detections but no ground truth")]
 
 
 def test_reports_are_the_same_for_the_same_result(tmp_path: Path) -> None:
     for name in ("one.html", "two.html"):
-        write_classification_report(tmp_path / f"c-{name}", CONTEXT, classification(8))
-        write_detection_report(tmp_path / f"d-{name}", CONTEXT, detection())
+        write_report(tmp_path / f"c-{name}", classification(8))
+        write_report(tmp_path / f"d-{name}", detection())
     assert (tmp_path / "c-one.html").read_bytes() == (tmp_path / "c-two.html").read_bytes()
     assert (tmp_path / "d-one.html").read_bytes() == (tmp_path / "d-two.html").read_bytes()

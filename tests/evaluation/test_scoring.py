@@ -57,9 +57,11 @@ def test_reading_ahead_changes_nothing(checkpoint: Path, videos: list[Path], rea
     scorer = Scorer(checkpoint, store=Store())
     ahead = list(scorer.score_videos(videos, readers))
     assert len(ahead) == 5
-    for scores_A, video in zip(ahead, videos, strict=True):
-        assert np.array_equal(scores_A, scorer.score_video(video))
-        assert np.array_equal(scores_A, Scorer(checkpoint).score_video(video))  # decoded like any video file
+    for scored, video in zip(ahead, videos, strict=True):
+        assert scored.decode_seconds > 0
+        assert scored.inference_seconds > 0
+        assert np.array_equal(scored.scores, scorer.score_video(video))
+        assert np.array_equal(scored.scores, Scorer(checkpoint).score_video(video))  # decoded like any video file
 
 
 def test_each_frame_of_a_video_is_decoded_once(checkpoint: Path, videos: list[Path]) -> None:
@@ -102,7 +104,7 @@ def test_a_store_of_every_second_frame_has_the_same_clips(checkpoint: Path, tmp_
 
 def test_an_undecodable_video_is_named(checkpoint: Path, videos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    scores = Scorer(checkpoint, store=Store()).score_videos([videos[0], tmp_path / "bad.mp4", videos[1]])
-    assert next(scores).shape == (3,)
+    scored = Scorer(checkpoint, store=Store()).score_videos([videos[0], tmp_path / "bad.mp4", videos[1]])
+    assert next(scored).scores.shape == (3,)
     with pytest.raises(InputError, match=r"cannot decode: not a readable clip"):
-        next(scores)
+        next(scored)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import edits
+import numpy as np
 import pandas as pd
 import pickle_seeds
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ import pytest
 import torch
 from fuzzing import LONG, PLAIN, Target, fuzz
 from hypothesis import strategies as st
+from predicted import classified, origin_of
 from test_malformed import AVA, CHARADES, CLASSES, FRAMES, KINETICS, PBTXT, TEMPLATES
 from videos import ava_row
 
@@ -35,6 +37,14 @@ from slowfast_core.data.annotations.text_file import TextFile
 from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.data.manifest import SCHEMA, Manifest, read_manifest
 from slowfast_core.data.person_boxes import read_person_boxes
+from slowfast_core.evaluation.measure import measure
+from slowfast_core.evaluation.predictions import (
+    DETECTION,
+    Predictions,
+    read_predictions,
+    table_of,
+    write_predictions,
+)
 from slowfast_core.model.folder import read_checkpoint
 from slowfast_core.once import RECORD, StageResult, read_result
 from slowfast_core.recipe.load import RECIPES as FOLDER
@@ -207,6 +217,29 @@ def manifests(folder: Path) -> Target:
     return target
 
 
+def predictions(folder: Path) -> Target:
+    """Predictions of videos and of key frames with changed bytes, and valid files with a changed origin."""
+    path = folder / "predictions.parquet"
+    videos = classified(np.eye(3), [[0], [1], [1]], ["a", "b", "c"])
+    row = {"id": "v_1", "video": "v", "second": 1, "boxes": [[0.0, 0.0, 1.0, 1.0]], "scores": [[0.5, 0.4]]}
+    frames = table_of([{**row, "true_boxes": row["boxes"], "true_labels": [[1]]}], DETECTION)
+    files, origins = [], []
+    for each in (videos, Predictions(origin_of("detection", ["a", "b"]), frames)):
+        write_predictions(path, each)
+        files.append(path.read_bytes())
+        origins.append(each.origin.model_dump_json().encode())
+    written = pq.read_table(path)
+
+    def target(data: st.DataObject) -> None:
+        if data.draw(st.integers(0, 4)):
+            path.write_bytes(changed(data, files, "pickle"))
+        else:
+            pq.write_table(written.replace_schema_metadata({"slowfast": text(data, origins)}), path)
+        measure(read_predictions(path))
+
+    return target
+
+
 def records(folder: Path) -> Target:
     """checkpoint.json and stage.json."""
     result = StageResult(stage="train", outputs={"weights": "model.safetensors"}, metrics={"loss": 0.5})
@@ -231,6 +264,7 @@ TARGETS = [
     pickles,
     conversions,
     manifests,
+    predictions,
     records,
 ]
 

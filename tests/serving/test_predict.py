@@ -7,13 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from predicted import classified
 
 from slowfast_core.errors import InputError
+from slowfast_core.evaluation.operating_points import (
+    OperatingPoints,
+    choose_operating_points,
+    write_operating_points,
+)
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.once import StageResult, read_result
@@ -73,6 +80,60 @@ def checkpoint(root: Path) -> Path:
     finished(folder, StageResult(stage="train", weights_digest=digest, data_version="d"))
     (folder / "run.json").write_text(json.dumps({"run_id": run.id}))
     return folder
+
+
+@pytest.fixture
+def points(root: Path, checkpoint: Path, video: Path) -> OperatingPoints:
+    """Operating points by which the best class of the video is accepted."""
+    (prediction,) = predict([video], str(checkpoint), Workspace(root))
+    best = LABELS.index(prediction["top"][0]["label"])
+    digest = json.loads((checkpoint / "checkpoint.json").read_text())["weights_digest"]
+    scores = np.tile(np.eye(3)[best] * 0.2 + 0.3, (20, 1))
+    return choose_operating_points(classified(scores, [[best]] * 20, LABELS, weights_digest=digest), 0.9)
+
+
+def test_a_class_is_accepted_by_its_threshold(
+    root: Path, checkpoint: Path, video: Path, points: OperatingPoints
+) -> None:
+    at, path = Workspace(root), root / "points.json"
+    (plain,) = predict([video], str(checkpoint), at, 3)
+    best = plain["top"][0]["label"]
+
+    def decided(threshold: float | None, temperature: float) -> dict[str, Any]:
+        classes = tuple(each.model_copy(update={"threshold": threshold}) for each in points.classes)
+        changed = points.model_copy(update={"classes": classes, "temperature": temperature})
+        write_operating_points(path, changed)
+        (prediction,) = predict([video], str(checkpoint), at, 3, path)
+        return prediction
+
+    assert "accepted" not in plain
+    assert decided(0.0, 1.0)["accepted"] == [best]
+    assert decided(1.0, 1.0)["accepted"] == decided(None, 1.0)["accepted"] == []
+    hot, cold = decided(0.0, 5.0)["top"], decided(0.0, 0.2)["top"]
+    assert [guess["label"] for guess in hot] == [guess["label"] for guess in cold] == [g["label"] for g in plain["top"]]
+    assert hot[0]["score"] < cold[0]["score"]
+    assert sum(guess["score"] for guess in hot) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_command_prints_none_of_these(root: Path, checkpoint: Path, video: Path, points: OperatingPoints) -> None:
+    classes = tuple(each.model_copy(update={"threshold": None}) for each in points.classes)
+    write_operating_points(root / "points.json", points.model_copy(update={"classes": classes}))
+    command = [str(Path(sys.executable).with_name("slowfast")), "predict", str(video), "--model", str(checkpoint)]
+    command += ["--operating-points", str(root / "points.json"), "--workspace", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "  accepted: none of these"
+
+
+def test_operating_points_of_other_weights_are_refused(
+    root: Path, checkpoint: Path, video: Path, points: OperatingPoints
+) -> None:
+    for other in (
+        points.model_copy(update={"weights_digest": "sha256:other"}),
+        points.model_copy(update={"classes": points.classes[:2]}),
+    ):
+        write_operating_points(root / "points.json", other)
+        with pytest.raises(InputError, match="operating points of other weights"):
+            predict([video], str(checkpoint), Workspace(root), 3, root / "points.json")
 
 
 @pytest.fixture(scope="module")

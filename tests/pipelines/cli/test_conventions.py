@@ -14,7 +14,18 @@ import pytest
 
 SLOWFAST = Path(sys.executable).with_name("slowfast")
 TINY = Path(__file__).parents[1] / "tiny.yaml"
-COMMANDS = ("run", "ingest", "train", "predict", "convert", "ui", "doctor", "data versions", "pipeline submit")
+COMMANDS = (
+    "run",
+    "ingest",
+    "train",
+    "predict",
+    "report",
+    "convert",
+    "ui",
+    "doctor",
+    "data versions",
+    "pipeline submit",
+)
 
 
 def slowfast(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
