@@ -20,6 +20,7 @@ NO_ISTIO = {"sidecar.istio.io/inject": "false"}
 # pass only small objects through Ray; /dev/shm is for the batches of the loaders.
 OBJECT_STORE_GB = 1
 RAY_START = {"object-store-memory": str(OBJECT_STORE_GB * 10**9)}
+QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 KEPT_SECONDS = 60  # until KubeRay removes the cluster of a finished job, if this program has not removed it already
 GRACE_SECONDS = 120  # for a stopped job, or a pod of Ray that is deleted or evicted, to finish a step and save
 
@@ -33,16 +34,18 @@ def rayjob_of(
     workers = _training(recipe.compute, image, settings) if training else _extraction(image, settings)
     run = job.environment.get(PIPELINE_VARIABLE)
     variables = job.environment | {"SLOWFAST_IMAGE": image, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
+    labels = {"slowfast/stage": job.stage, RUN_LABEL: run, QUEUE: settings.queue, PRIORITY: settings.priority_class}
     metadata = {
         "name": job.name,
         "namespace": settings.namespace,
-        "labels": LABELS | {"slowfast/stage": job.stage} | ({RUN_LABEL: run} if run else {}),
+        "labels": LABELS | {label: value for label, value in labels.items() if value},
         "ownerReferences": [owner] if owner else [],
     }
     spec = {
         "entrypoint": job.entrypoint,
         "runtimeEnvYAML": json.dumps({"env_vars": variables}),
         "submissionMode": "K8sJobMode",
+        "suspend": settings.queue is not None,  # Kueue starts it
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "preRunningDeadlineSeconds": 60 * recipe.compute.wait_minutes,

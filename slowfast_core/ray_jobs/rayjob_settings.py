@@ -47,6 +47,10 @@ class RayJobPods(Section):
     service_account: Name = "slowfast-services"
     """Service account without permissions: these pods never call Kubernetes."""
     gpus_per_node: Positive = 8
+    queue: Name | None = None
+    """LocalQueue of Kueue, in which RayJobs wait until all their pods fit. null: they start at once."""
+    priority_class: Name | None = None
+    """WorkloadPriorityClass of Kueue. Only with `queue`."""
     scratch_gb: Positive = 20
     """Size of /tmp in GiB."""
     extract_pods: Positive = 4

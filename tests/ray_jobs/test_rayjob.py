@@ -163,6 +163,19 @@ def test_the_objects_of_ray_fit_into_shared_memory(job: StageJob) -> None:
             assert int(group["rayStartParams"]["object-store-memory"]) < room
 
 
+def test_a_rayjob_waits_in_the_queue_of_the_settings(job: StageJob) -> None:
+    waiting = _resource(job, queue="slowfast", priority_class="slowfast-training")
+    validate(waiting)
+    labels = waiting["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "slowfast"
+    assert labels["kueue.x-k8s.io/priority-class"] == "slowfast-training"
+    assert waiting["spec"]["suspend"]
+    assert waiting["spec"]["shutdownAfterJobFinishes"]  # KubeRay suspends no other RayJob
+    at_once = _resource(job)
+    assert not at_once["spec"]["suspend"]
+    assert not [label for label in at_once["metadata"]["labels"] if label.startswith("kueue")]
+
+
 def test_istio_leaves_every_pod_alone(job: StageJob) -> None:
     spec = _resource(job)["spec"]
     cluster = spec["rayClusterSpec"]
