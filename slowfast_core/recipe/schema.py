@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -65,6 +65,23 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added when results of the stages already existed."""
+
+    def inputs(self) -> dict[str, Any]:
+        """The values of all fields, as inputs of a stage.
+
+        Fields that were added later count only if they are not at their default, so that earlier results stay valid.
+        """
+        values = self.model_dump(by_alias=True)
+        for name, field in type(self).model_fields.items():
+            key, value = field.alias or name, getattr(self, name)
+            if name in self.added_later and value == field.get_default():
+                del values[key]
+            elif isinstance(value, Section):
+                values[key] = value.inputs()
+        return values
+
     @model_serializer(mode="wrap")
     def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Remove credentials from addresses, because they are only used to connect and never written."""
@@ -73,6 +90,8 @@ class Section(BaseModel):
 
 class Clip(Section):
     """Frames of a clip: T Slow frames, tau source frames apart, and alpha * T Fast frames (paper, section 3)."""
+
+    added_later = frozenset({"sampling"})
 
     T: Positive = 4
     """Frames of the Slow pathway."""
@@ -356,6 +375,8 @@ class Evaluate(Section):
 
     Detection evaluates one clip around each key frame.
     """
+
+    added_later = frozenset({"boxes", "aggregation"})
 
     clips: Positive = 10
     """Clips per video, evenly spaced. 1 for clip.sampling `segments`."""
