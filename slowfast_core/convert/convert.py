@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowfast_core.convert.config import config_of
 from slowfast_core.convert.names import CAFFE2_SOLVER, Peer, caffe2_name, our_name
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
-from slowfast_core.convert.settings import Settings, clip_of, flat_config, model_of
+from slowfast_core.convert.settings import Settings, clip_of, model_of
 from slowfast_core.data.annotations.ava import AVA
 from slowfast_core.data.annotations.kinetics import KINETICS
 from slowfast_core.errors import InputError
@@ -94,8 +95,7 @@ def convert(
 def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple[Converted, Report]:
     """Convert the peer's weights to ours, and compare them with the network of their shapes and the recipe."""
     weights, unknown = _renamed(peer, file)
-    config = flat_config(file.config) if peer == "pyslowfast" else {}
-    settings = Settings(peer, config, recipe, file.caffe2)
+    settings = Settings(peer, config_of(peer, file.config), recipe, file.caffe2)
     try:
         model = model_of(settings, tuple(file.state), weights)
         if peer == "mmaction2":
@@ -187,7 +187,7 @@ def _decisive(model: Model) -> dict[str, Any]:
         fields |= {"fast_depth": fast_depth, "fast_width": model.fast_width, "fast_input": model.fast_input}
         fields["fast_res4_temporal_blocks"] = fast_blocks
     if model.head == "detect":
-        keys |= {"roi_size", "roi_aligned", "res5_dilation"}
+        keys |= {"roi_size", "roi_aligned", "res5_dilation", "head_temporal_pool"}
     return {**model.model_dump(include=keys), **fields}
 
 

@@ -2,7 +2,8 @@
 
 Weight shapes determine the network: depth, widths, kernels, laterals, classes. The peer determines the frames of the
 Slow pathway, the normalisation of pixels and the pooling of boxes. Other settings (mainly T, tau and alpha) come from
-the configuration in PySlowFast's files or from a recipe given by the user, or are assumed and reported as such.
+the configuration in the files of PySlowFast and MMAction2, or from a recipe given by the user, or are assumed and
+reported as such.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from slowfast_core.convert.config import Config, transform
 from slowfast_core.convert.names import Peer
-from slowfast_core.documents import read_yaml
+from slowfast_core.convert.supported import DILATIONS, ROI, check_supported, per_stage
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import DEPTHS, Clip, Model, NonLocal, Pixels
@@ -33,7 +35,7 @@ class Settings:
     """Sources of the settings of one checkpoint; `assumed` lists the settings without a source."""
 
     peer: Peer
-    config: dict[str, Any]  # PySlowFast's configuration, with keys such as `DATA.MEAN`
+    config: Config  # with keys such as `DATA.MEAN` (PySlowFast) or `model.roi_head.type` (MMAction2)
     recipe: Recipe | None  # given by the user
     caffe2: bool
     assumed: list[str] = field(default_factory=list)
@@ -48,18 +50,6 @@ class Settings:
         return guess
 
 
-def flat_config(text: str) -> dict[str, Any]:
-    """PySlowFast's YAML as dotted keys; empty if it cannot be parsed."""
-    try:
-        tree = read_yaml(text, "cfg")
-    except InputError:
-        return {}
-    sections = tree.items() if isinstance(tree, dict) else ()
-    return {
-        f"{s}.{key}": value for s, section in sections if isinstance(section, dict) for key, value in section.items()
-    }
-
-
 def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
     """The network of the weights `state`, which has our names; `names` are the peer's."""
     two = any(name.startswith("trunk.fast.") for name in state)
@@ -72,6 +62,7 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
         fields |= _fast_fields(state, depth, width, blocks) | _lateral_fields(state)
         fields["slow_frames"] = "strided" if settings.peer == "mmaction2" else "linspace"
     fields["head"] = _head(settings, names, classes)
+    check_supported(settings.peer, settings.config, fields["head"] == "detect")
     if fields["head"] == "detect":
         fields |= _box_fields(settings)
     fields["pixels"] = IMAGENET if settings.peer == "mmaction2" else _pixels(settings, classes)
@@ -88,11 +79,27 @@ def clip_of(settings: Settings, model: Model) -> Clip:
         return Clip(
             T=int(config["DATA.NUM_FRAMES"]) // alpha, tau=int(config["DATA.SAMPLING_RATE"]) * alpha, alpha=alpha
         )
+    if sampled := _mmaction2_clip(config, model):
+        return sampled
     if settings.recipe is not None:
         return settings.recipe.clip
     clip = _usual_clip(settings.peer, model)
     settings.assumed.append(f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}")
     return clip
+
+
+def _mmaction2_clip(config: Config, model: Model) -> Clip | None:
+    """The clip of MMAction2's test pipeline; None without a configuration."""
+    sample = transform(config, "SampleFrames") or transform(config, "SampleAVAFrames")
+    frames, interval = sample.get("clip_len"), sample.get("frame_interval", 1)
+    if not frames:
+        return None
+    if model.pathways == "slow":
+        return Clip(T=frames, tau=interval, alpha=1)
+    stride, alpha = config.get("model.backbone.resample_rate", 8), config.get("model.backbone.speed_ratio", 8)
+    if stride != alpha:
+        raise ValueError(f"the Fast pathway takes every {stride / alpha:g}th frame of its clip")
+    return Clip(T=frames // alpha, tau=interval * alpha, alpha=alpha)
 
 
 def _usual_clip(peer: Peer, model: Model) -> Clip:
@@ -159,13 +166,31 @@ def _head(settings: Settings, names: tuple[str, ...], classes: int) -> str:
 
 def _box_fields(settings: Settings) -> dict[str, Any]:
     """Settings of RoIAlign, which in torchvision and Caffe2 has no half-pixel shift by default."""
+    config = settings.config
     if settings.peer == "mmaction2":
-        return {"res5_dilation": 1, "roi_size": 8, "roi_aligned": True}
+        return _mmaction2_box_fields(settings)
     fields: dict[str, Any] = {"res5_dilation": 2, "roi_size": 7, "roi_aligned": False}
     if settings.peer == "pyslowfast":
-        fields["roi_size"] = settings.config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
+        fields["res5_dilation"] = (per_stage(config.get(f"RESNET.{DILATIONS}")) or (2,))[-1]
+        fields["roi_size"] = config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
         fields["roi_aligned"] = settings.lookup("DETECTION.ALIGNED", "roi_aligned", not settings.caffe2)
     return fields
+
+
+def _mmaction2_box_fields(settings: Settings) -> dict[str, Any]:
+    config = settings.config
+    means = {"avg": "mean", "max": "max"}
+    if config:
+        temporal_pool = means[config.get(f"{ROI}temporal_pool_mode") or "avg"]
+    else:
+        temporal_pool = settings.lookup("", "head_temporal_pool", "mean")
+    dilations = config.get("model.backbone.slow_pathway.dilations") or config.get("model.backbone.dilations") or [1]
+    return {
+        "res5_dilation": dilations[-1],
+        "roi_size": config.get(f"{ROI}output_size", 8),
+        "roi_aligned": config.get(f"{ROI}aligned", True),
+        "head_temporal_pool": temporal_pool,
+    }
 
 
 def _pixels(settings: Settings, classes: int) -> Pixels:

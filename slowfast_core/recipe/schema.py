@@ -161,6 +161,8 @@ class NonLocal(Section):
 class Model(Section):
     """The network."""
 
+    added_later = frozenset({"head_temporal_pool"})
+
     pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
     """Both pathways, or only one of them (paper, Table 5a)."""
     depth: Depth = 50
@@ -203,6 +205,9 @@ class Model(Section):
     """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for formats with boxes (`ava`)."""
     multi_label: bool = False
     """Classifier with one sigmoid per class instead of a softmax over all classes."""
+    head_temporal_pool: Literal["mean", "max"] = "mean"
+    """Pooling over time before RoIAlign, in the `detect` network. `max`: as in MMAction2's models of 26.41 and 26.65
+    mAP."""
     roi_size: Positive = 7
     """Side of the region features of `detect`, in cells."""
     roi_aligned: bool = True
@@ -227,6 +232,8 @@ class Model(Section):
             raise ValueError("non_local needs the Slow pathway, pathways is 'fast'")
         if self.multi_label and self.head == "detect":
             raise ValueError("multi_label needs head 'classify'; detection always has one sigmoid per class")
+        if self.head_temporal_pool != "mean" and self.head != "detect":
+            raise ValueError("head_temporal_pool needs head 'detect'; a classifier averages over time")
         if self.fast_input == "half" and self.head == "detect":
             raise ValueError("fast_input 'half' needs head 'classify', head is 'detect'")
         return self

@@ -1,0 +1,143 @@
+"""`slowfast convert` of files with the configuration of their training: it is obeyed, or the file is refused.
+
+Golden numbers: loops over single frames and cells, or formulas written out here, without the project's pooling code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peers import mmaction2_state, random_network
+from torch import Tensor, nn
+
+from slowfast_core.convert.config import python_config
+from slowfast_core.convert.convert import convert
+from slowfast_core.errors import InputError
+from slowfast_core.model.build import build_model
+from slowfast_core.model.folder import read_checkpoint
+from slowfast_core.model.roi_align import roi_align
+from slowfast_core.model.weights import load_weights
+from slowfast_core.recipe.load import Recipe
+from slowfast_core.recipe.schema import Clip, Model, Pixels
+
+IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CLIP = Clip(T=4, tau=16, alpha=8)
+DETECTOR = Model(
+    depth=50,
+    width=8,
+    beta=0.25,
+    classes=80,
+    head="detect",
+    roi_size=8,
+    res5_dilation=1,
+    lateral_kernel=7,
+    pixels=IMAGENET,
+)
+BOXES_K5 = torch.tensor([[0, 2.0, 2, 30, 30], [0, 5, 4, 28, 31]])
+MMACTION2_CONFIG = """
+model = dict(
+    type='FastRCNN',
+    backbone=dict(
+        type='mmaction.ResNet3dSlowFast', resample_rate=8, speed_ratio=8,
+        slow_pathway=dict(type='resnet3d', dilations=(1, 1, 1, 1), spatial_strides=(1, 2, 2, 1)),
+        fast_pathway=dict(type='resnet3d', spatial_strides=(1, 2, 2, 1))),
+    roi_head=dict(
+        bbox_roi_extractor=dict(type='SingleRoIExtractor3D', output_size=8, with_temporal_pool=True{extractor}),
+        bbox_head=dict(type='BBoxHeadAVA', background_class=True, multilabel=True{head})))
+val_pipeline = [
+    dict(type='SampleAVAFrames', clip_len=32, frame_interval=2, test_mode=True),
+    dict(type='Resize', scale=(-1, 256))]
+"""
+
+
+def write_detector(path: Path, network: nn.Module, config: str | None) -> Path:
+    """An `.pth` file of MMAction2 with the unused first class of its detector."""
+    state = mmaction2_state(network.state_dict(), "roi_head.bbox_head")
+    for name in [name for name in state if "fc_cls" in name]:
+        state[name] = torch.cat([torch.zeros_like(state[name][:1]), state[name]])
+    torch.save({"meta": {"epoch": 10} | ({"cfg": config} if config else {}), "state_dict": state}, path)
+    return path
+
+
+def converted(folder: Path) -> tuple[Recipe, nn.Module]:
+    recipe, _ = read_checkpoint(folder)
+    network = build_model(recipe.model, recipe.clip).eval()
+    network.load_state_dict(load_weights(folder / "model.safetensors"))
+    return recipe, network
+
+
+def clips(frames: int = 32, side: int = 32) -> Tensor:
+    return torch.randn(1, 3, frames, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def test_temporal_max_of_mmaction2_is_the_largest_value_of_any_frame(tmp_path: Path) -> None:
+    network = random_network(DETECTOR, CLIP)
+    config = MMACTION2_CONFIG.format(extractor=", temporal_pool_mode='max'", head=", focal_alpha=3.0, focal_gamma=1.0")
+    convert("mmaction2", write_detector(tmp_path / "m.pth", network, config), tmp_path / "out")
+    recipe, ours = converted(tmp_path / "out")
+    assert recipe.model.head_temporal_pool == "max"
+    assert recipe.clip == CLIP
+    with torch.no_grad():
+        pooled = []
+        for map_BCTHW in network.trunk.features(clips()):
+            largest_BCHW = map_BCTHW[:, :, 0]
+            for t in range(1, map_BCTHW.shape[2]):
+                largest_BCHW = torch.where(map_BCTHW[:, :, t] > largest_BCHW, map_BCTHW[:, :, t], largest_BCHW)
+            pooled.append(roi_align(largest_BCHW, BOXES_K5, 8, 1 / 16).flatten(2).max(dim=2).values)
+        expected_KA = torch.cat(pooled, dim=1) @ network.projection.weight.T + network.projection.bias
+        found_KA = ours(clips(), BOXES_K5)
+        assert not torch.allclose(found_KA, network(clips(), BOXES_K5), atol=1e-3)
+    torch.testing.assert_close(found_KA, expected_KA)
+
+
+@pytest.mark.parametrize("mode", ["", ", temporal_pool_mode='avg'"])
+def test_a_configuration_of_mmaction2_with_the_mean_over_time_is_obeyed(mode: str, tmp_path: Path) -> None:
+    config = MMACTION2_CONFIG.format(extractor=mode, head="")
+    source = write_detector(tmp_path / "m.pth", random_network(DETECTOR, CLIP), config)
+    _, report = convert("mmaction2", source, tmp_path / "out")
+    assert converted(tmp_path / "out")[0].model.head_temporal_pool == "mean"
+    assert not [line for line in report.assumed if "head_temporal_pool" in line]
+
+
+def test_the_temporal_pooling_of_a_file_without_configuration_is_reported_as_assumed(tmp_path: Path) -> None:
+    source = write_detector(tmp_path / "m.pth", random_network(DETECTOR, CLIP), None)
+    _, report = convert("mmaction2", source, tmp_path / "out")
+    assert "model.head_temporal_pool mean" in report.assumed
+
+
+@pytest.mark.parametrize(
+    ("extractor", "head", "key"),
+    [
+        (", with_global=True", "", "with_global True"),
+        (", roi_layer_type='RoIPool'", "", "roi_layer_type 'RoIPool'"),
+        ("", ", mlp_head=True", "mlp_head True"),
+        ("", ", spatial_pool_type='avg'", "spatial_pool_type 'avg'"),
+    ],
+)
+def test_a_configuration_of_mmaction2_that_no_network_computes_is_refused(
+    extractor: str, head: str, key: str, tmp_path: Path
+) -> None:
+    config = MMACTION2_CONFIG.format(extractor=extractor, head=head)
+    source = write_detector(tmp_path / "m.pth", random_network(DETECTOR, CLIP), config)
+    with pytest.raises(InputError, match=key):
+        convert("mmaction2", source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a = dict(b=dict(c=[1, -2.5], d='x'), e=None)", {"a.b.c": [1, -2.5], "a.b.d": "x", "a.e": None}),
+        ("a = {'b': 1}\nimport os\nc = os.system('true')", {"a.b": 1, "c": None}),
+        ("a = dict(", {}),
+        ("(" * 5000, {}),
+        ("a = " + "-" * 100_000 + "1", {}),
+        ("a = 1" + " + 1" * 100_000, {}),
+        ("a = 1\0", {}),
+    ],
+)
+def test_a_configuration_in_python_is_parsed_without_running_it(text: str, found: dict[str, Any]) -> None:
+    assert python_config(text) == found or (not found and set(python_config(text).values()) <= {None})
