@@ -62,6 +62,8 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
         fields |= _fast_fields(state, depth, width, blocks) | _lateral_fields(state)
         fields["slow_frames"] = "strided" if settings.peer == "mmaction2" else "linspace"
     fields["head"] = _head(settings, names, classes)
+    if fields["head"] == "classify":
+        fields["head_pool"] = _head_pool(settings)
     check_supported(settings.peer, settings.config, fields["head"] == "detect")
     if fields["head"] == "detect":
         fields |= _box_fields(settings)
@@ -162,6 +164,14 @@ def _head(settings: Settings, names: tuple[str, ...], classes: int) -> str:
     if "DETECTION.ENABLE" in settings.config:
         return "detect" if settings.config["DETECTION.ENABLE"] else "classify"
     return settings.lookup("", "head", "detect") if classes == AVA else "classify"
+
+
+def _head_pool(settings: Settings) -> str:
+    """Only PySlowFast's multigrid models and those of MMAction2 pool all cells in tests."""
+    if settings.peer == "pytorchvideo":
+        return "convolutional_logits"
+    multigrid = settings.config.get("MULTIGRID.SHORT_CYCLE")
+    return "convolutional" if settings.peer == "pyslowfast" and not multigrid else "global"
 
 
 def _box_fields(settings: Settings) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class NonLocal(Section):
 class Model(Section):
     """The network."""
 
-    added_later = frozenset({"head_temporal_pool"})
+    added_later = frozenset({"head_pool", "head_temporal_pool"})
 
     pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
     """Both pathways, or only one of them (paper, Table 5a)."""
@@ -205,6 +205,10 @@ class Model(Section):
     """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for formats with boxes (`ava`)."""
     multi_label: bool = False
     """Classifier with one sigmoid per class instead of a softmax over all classes."""
+    head_pool: Literal["global", "convolutional", "convolutional_logits"] = "global"
+    """Pooling over space before the classifier of `classify`. `global`: the mean of all cells. `convolutional`: tests
+    classify each window of 7 x 7 cells (one in a view of 224, four in one of 256) and average the scores, as PySlowFast
+    does. `convolutional_logits`: they average the logits, as PyTorchVideo does. Training uses the mean of all cells."""
     head_temporal_pool: Literal["mean", "max"] = "mean"
     """Pooling over time before RoIAlign, in the `detect` network. `max`: as in MMAction2's models of 26.41 and 26.65
     mAP."""
@@ -234,6 +238,8 @@ class Model(Section):
             raise ValueError("multi_label needs head 'classify'; detection always has one sigmoid per class")
         if self.head_temporal_pool != "mean" and self.head != "detect":
             raise ValueError("head_temporal_pool needs head 'detect'; a classifier averages over time")
+        if self.head_pool != "global" and self.head != "classify":
+            raise ValueError("head_pool needs head 'classify'; detection pools each region")
         if self.fast_input == "half" and self.head == "detect":
             raise ValueError("fast_input 'half' needs head 'classify', head is 'detect'")
         return self

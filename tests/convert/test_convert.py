@@ -60,7 +60,7 @@ def logits(network: torch.nn.Module, *boxes: Tensor, frames: int = 32) -> Tensor
 
 
 def decisive(model: Model) -> dict[str, Any]:
-    return model.model_dump(exclude={"dropout", "zero_init_last_bn"})
+    return model.model_dump(exclude={"dropout", "zero_init_last_bn", "head_pool"})
 
 
 ROUND_TRIPS = {

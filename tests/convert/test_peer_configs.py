@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from peers import mmaction2_state, random_network
+from peers import mmaction2_state, random_network, write
 from torch import Tensor, nn
 
 from slowfast_core.convert.config import python_config
 from slowfast_core.convert.convert import convert
+from slowfast_core.convert.names import Peer
 from slowfast_core.errors import InputError
 from slowfast_core.model.build import build_model
 from slowfast_core.model.folder import read_checkpoint
@@ -141,3 +142,59 @@ def test_a_configuration_of_mmaction2_that_no_network_computes_is_refused(
 )
 def test_a_configuration_in_python_is_parsed_without_running_it(text: str, found: dict[str, Any]) -> None:
     assert python_config(text) == found or (not found and set(python_config(text).values()) <= {None})
+
+
+CLASSIFIER = Model(depth=50, width=8, beta=0.25, classes=7, slow_frames="linspace")
+
+
+def window_logits(network: nn.Module, frames: Tensor) -> Tensor:
+    """The logits `[P, A]` of each window of 7 x 7 cells of the res5 maps, cell by cell."""
+    slow, fast = (x_BCTHW[0].double() for x_BCTHW in network.trunk.features(frames))
+    rows = []
+    for y in range(slow.shape[2] - 6):
+        for x in range(slow.shape[3] - 6):
+            cells = [(j, i) for j in range(y, y + 7) for i in range(x, x + 7)]
+            means = [sum(map_CTHW[:, :, j, i].mean(dim=1) for j, i in cells) / 49 for map_CTHW in (slow, fast)]
+            rows.append(network.projection.weight.double() @ torch.cat(means) + network.projection.bias.double())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_fully_convolutional_head_averages_the_scores_of_the_windows(multi_label: bool) -> None:
+    fields = CLASSIFIER.model_dump() | {"multi_label": multi_label}
+    network = random_network(Model(**fields), CLIP)
+    for pool in ("convolutional", "convolutional_logits"):
+        ours = build_model(Model(**{**fields, "head_pool": pool}), CLIP).eval()
+        ours.load_state_dict(network.state_dict())
+        score = torch.sigmoid if multi_label else (lambda logits: logits.softmax(dim=-1))
+        with torch.no_grad():
+            for parameter in (network.projection.weight, ours.projection.weight):
+                parameter.mul_(50)  # windows that differ clearly
+            logits_PA = window_logits(network, clips(side=256))
+            assert len(logits_PA) == 4
+            expected_A = score(logits_PA).mean(0) if pool == "convolutional" else score(logits_PA.mean(0))
+            found_A = score(ours(clips(side=256))[0])
+            assert (score(network(clips(side=256))[0]) - expected_A).abs().max() > 1e-4  # the mean of all cells
+            torch.testing.assert_close(found_A.double(), expected_A, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours(clips(side=224)), network(clips(side=224)))
+            for parameter in (network.projection.weight, ours.projection.weight):
+                parameter.div_(50)
+
+
+@pytest.mark.parametrize(
+    ("peer", "config", "pool"),
+    [
+        ("pyslowfast", None, "convolutional"),
+        ("pyslowfast", "MULTIGRID: {SHORT_CYCLE: false}", "convolutional"),
+        ("pyslowfast", "MULTIGRID: {SHORT_CYCLE: true}", "global"),  # pools adaptively
+        ("mmaction2", None, "global"),
+    ],
+)
+def test_the_pooling_of_the_head_is_that_of_the_other_codebase(
+    peer: Peer, config: str | None, pool: str, tmp_path: Path
+) -> None:
+    source = write(
+        tmp_path / ("m.pth" if peer == "mmaction2" else "m.pyth"), peer, random_network(CLASSIFIER, CLIP), config
+    )
+    convert(peer, source, tmp_path / "out")
+    assert converted(tmp_path / "out")[0].model.head_pool == pool
