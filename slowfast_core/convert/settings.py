@@ -63,7 +63,7 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
         fields["slow_frames"] = "strided" if settings.peer == "mmaction2" else "linspace"
     fields["head"] = _head(settings, names, classes)
     if fields["head"] == "classify":
-        fields["head_pool"] = _head_pool(settings)
+        fields |= {"head_pool": _head_pool(settings), "multi_label": _multi_label(settings, classes)}
     check_supported(settings.peer, settings.config, fields["head"] == "detect")
     if fields["head"] == "detect":
         fields |= _box_fields(settings)
@@ -78,16 +78,34 @@ def clip_of(settings: Settings, model: Model) -> Clip:
     config = settings.config
     if "DATA.NUM_FRAMES" in config and "DATA.SAMPLING_RATE" in config:
         alpha = int(config.get("SLOWFAST.ALPHA", 8)) if model.pathways == "slowfast" else 1
-        return Clip(
-            T=int(config["DATA.NUM_FRAMES"]) // alpha, tau=int(config["DATA.SAMPLING_RATE"]) * alpha, alpha=alpha
-        )
+        T, tau = int(config["DATA.NUM_FRAMES"]) // alpha, int(config["DATA.SAMPLING_RATE"]) * alpha
+        if data_set(config) == "ssv2":
+            return Clip(T=T, tau=tau, alpha=alpha, sampling="segments")
+        # Charades is a list of extracted frames, which are counted whatever their rate.
+        fps = None if data_set(config) == "charades" else config.get("DATA.TARGET_FPS", 30)
+        return Clip(T=T, tau=tau, alpha=alpha, fps=fps)
     if sampled := _mmaction2_clip(config, model):
         return sampled
     if settings.recipe is not None:
         return settings.recipe.clip
     clip = _usual_clip(settings.peer, model)
+    clip = clip.model_copy(update=_usual_sampling(settings.peer, model))
     settings.assumed.append(f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}")
     return clip
+
+
+def data_set(config: Config) -> str:
+    """The data set on which a model of PySlowFast is tested, in lower case."""
+    return str(config.get("TEST.DATASET") or config.get("TRAIN.DATASET", "")).lower()
+
+
+def _usual_sampling(peer: Peer, model: Model) -> dict[str, Any]:
+    """How the model zoos sample: MMAction2 counts frames except in AVA, the others sample at 30 frames a second."""
+    if peer == "mmaction2":
+        return {"fps": 30.0} if model.head == "detect" else {"short": "loop"}
+    if model.classes == SOMETHING:
+        return {"sampling": "segments"}
+    return {} if model.classes == CHARADES else {"fps": 30.0}
 
 
 def _mmaction2_clip(config: Config, model: Model) -> Clip | None:
@@ -96,12 +114,14 @@ def _mmaction2_clip(config: Config, model: Model) -> Clip | None:
     frames, interval = sample.get("clip_len"), sample.get("frame_interval", 1)
     if not frames:
         return None
+    short = "loop" if sample.get("out_of_bound_opt", "loop") == "loop" and model.head == "classify" else "repeat"
+    fields = {"short": short, "fps": 30.0 if model.head == "detect" else sample.get("target_fps")}
     if model.pathways == "slow":
-        return Clip(T=frames, tau=interval, alpha=1)
+        return Clip(T=frames, tau=interval, alpha=1, **fields)
     stride, alpha = config.get("model.backbone.resample_rate", 8), config.get("model.backbone.speed_ratio", 8)
     if stride != alpha:
         raise ValueError(f"the Fast pathway takes every {stride / alpha:g}th frame of its clip")
-    return Clip(T=frames // alpha, tau=interval * alpha, alpha=alpha)
+    return Clip(T=frames // alpha, tau=interval * alpha, alpha=alpha, **fields)
 
 
 def _usual_clip(peer: Peer, model: Model) -> Clip:
@@ -174,6 +194,17 @@ def _head_pool(settings: Settings) -> str:
     return "convolutional" if settings.peer == "pyslowfast" and not multigrid else "global"
 
 
+def _multi_label(settings: Settings, classes: int) -> bool:
+    """Whether scores are sigmoids; only PySlowFast's configuration records it."""
+    if "MODEL.HEAD_ACT" in settings.config:
+        return bool(settings.config["MODEL.HEAD_ACT"] == "sigmoid")
+    if settings.recipe:
+        return settings.recipe.model.multi_label
+    if settings.peer == "pyslowfast" and not settings.config and classes == CHARADES:
+        return settings.lookup("", "multi_label", guess=True)
+    return False
+
+
 def _box_fields(settings: Settings) -> dict[str, Any]:
     """Settings of RoIAlign, which in torchvision and Caffe2 has no half-pixel shift by default."""
     config = settings.config
@@ -217,8 +248,8 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
     config = settings.config
     if config.get("DETECTION.ENABLE"):
         return "bgr" if config.get("AVA.BGR") else "rgb"
-    read_as_bgr = str(config.get("TRAIN.DATASET", "")).lower() in ("charades", "ssv2")
-    if "DATA.REVERSE_INPUT_CHANNEL" in config or "TRAIN.DATASET" in config:
+    read_as_bgr = data_set(config) in ("charades", "ssv2")
+    if "DATA.REVERSE_INPUT_CHANNEL" in config or data_set(config):
         return "bgr" if read_as_bgr != bool(config.get("DATA.REVERSE_INPUT_CHANNEL")) else "rgb"
     if classes not in (CHARADES, SOMETHING):
         return "rgb"

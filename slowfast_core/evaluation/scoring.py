@@ -99,7 +99,7 @@ class Scorer:
         """
         try:
             info = self.probe(path)
-            clips = evaluation_indices(self.clip, info.frames, self.test.clips)
+            clips = evaluation_indices(self.clip, info.frames, self.test.clips, self.test.starts, info.fps)
             unique = sorted({i for indices in clips for i in indices})
             frames = torch.from_numpy(self.decode(path, unique))
         except DecodeError as error:
@@ -126,7 +126,7 @@ class Scorer:
     def detect(self, path: Path, key: float, boxes: Sequence[Sequence[float]]) -> tuple[list[int], Floats]:
         """Detect actions at `key` seconds in relative boxes: indices of the K boxes in view, and sigmoids `[K, A]`."""
         info = self.probe(path)
-        indices = centred_indices(self.clip, round(key * info.fps), info.frames)
+        indices = centred_indices(self.clip, round(key * info.fps), info.frames, info.fps)
         view = whole_view(info.width, info.height, self.test.size)
         kept = boxes_in_view(boxes, info.width, info.height, view)
         frames = torch.from_numpy(self.decode(path, indices))

@@ -91,7 +91,7 @@ class Section(BaseModel):
 class Clip(Section):
     """Frames of a clip: T Slow frames, tau source frames apart, and alpha * T Fast frames (paper, section 3)."""
 
-    added_later = frozenset({"sampling"})
+    added_later = frozenset({"sampling", "fps", "short"})
 
     T: Positive = 4
     """Frames of the Slow pathway."""
@@ -102,6 +102,11 @@ class Clip(Section):
     sampling: Literal["dense", "segments"] = "dense"
     """`dense`: T * tau consecutive source frames. `segments`: one frame from each of T * alpha equal parts of the
     video, for any tau; needs evaluate.clips 1 and a classifier."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """Frame rate at which T * tau frames are counted: a clip takes T * tau / fps seconds of a video of any frame rate,
+    and its frames are spread evenly over them, as in PySlowFast. null: tau counts the frames of the video."""
+    short: Literal["repeat", "loop"] = "repeat"
+    """Past the end of a video: `repeat` its last frame, or `loop` to its first frame, as in MMAction2."""
 
     @model_validator(mode="after")
     def _whole_fast_stride(self) -> Clip:
@@ -124,7 +129,7 @@ class Clip(Section):
 
     def every(self, n: int) -> Clip:
         """Return the same clip with tau counted in the frames of a store that keeps every n-th frame."""
-        return self.model_copy(update={"tau": self.tau // n})
+        return self.model_copy(update={"tau": self.tau // n, "fps": self.fps and self.fps / n})
 
 
 class Pixels(Section):
@@ -389,10 +394,15 @@ class Evaluate(Section):
     Detection evaluates one clip around each key frame.
     """
 
-    added_later = frozenset({"boxes", "aggregation"})
+    added_later = frozenset({"boxes", "aggregation", "starts"})
 
     clips: Positive = 10
     """Clips per video, evenly spaced. 1 for clip.sampling `segments`."""
+    starts: Literal["uniform", "pyslowfast", "offset", "rounded"] = "uniform"
+    """First frames of the clips, where D is the number of frames that a clip leaves. `uniform`: D * i / (clips - 1),
+    rounded down (paper). `pyslowfast`: D * i / clips, rounded up; the last clip ends early. `offset`: i times D /
+    (clips - 1) rounded down, PySlowFast's USE_OFFSET_SAMPLING. `rounded`: D * i / (clips - 1) to the nearest, where the
+    unused frames after a clip's last one count as left: MMAction2, and PySlowFast for Charades."""
     crops: Literal[1, 3] = 3
     """Square crops per clip along the longer side: the middle one, or one at each end too."""
     size: Positive = 256

@@ -234,7 +234,8 @@ def test_the_lateral_kernel_is_read_from_the_weights(suffix: str, kernel: int, c
     peer: Peer = "mmaction2" if suffix == ".pth" else "pyslowfast"
     _, report = convert(peer, write(tmp_path / f"m{suffix}", peer, network), tmp_path / "out")
     recipe, _ = converted(tmp_path / "out")
-    assert (recipe.model.lateral_kernel, recipe.clip) == (kernel, clip)
+    sampling = {"short": "loop"} if peer == "mmaction2" else {"fps": 30.0}
+    assert (recipe.model.lateral_kernel, recipe.clip) == (kernel, clip.model_copy(update=sampling))
     assert report.assumed == (f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}",)
 
 
@@ -243,7 +244,7 @@ def test_the_configuration_in_a_pyslowfast_file_is_used(tmp_path: Path) -> None:
     config = CONFIG.format(alpha=4, detect=False, data=", REVERSE_INPUT_CHANNEL: true")
     _, report = convert("pyslowfast", write(tmp_path / "m.pyth", "pyslowfast", network, config), tmp_path / "out")
     recipe, _ = converted(tmp_path / "out")
-    assert recipe.clip == Clip(T=8, tau=8, alpha=4)
+    assert recipe.clip == Clip(T=8, tau=8, alpha=4, fps=30)
     assert recipe.model.head == "classify"
     assert recipe.model.pixels.order == "bgr"
     assert recipe.model.non_local == NonLocal(attention="softmax", pool_time=2)

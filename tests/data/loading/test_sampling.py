@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from slowfast_core.data.loading.sampling import (
+    Starts,
     View,
     boxes_in_view,
     centred_indices,
@@ -189,3 +190,72 @@ def test_boxes_are_clipped_at_the_border_and_removed_beyond_it() -> None:
 
 def test_no_boxes_give_an_empty_list() -> None:
     assert boxes_in_view([], 200, 100, View(0, 0, 200, 100, 50, 100)) == []
+
+
+SPAN_64_AT_30 = SPAN_64.model_copy(update={"fps": 30.0})
+# Written down from the sources of the other codebases for 300 frames at 30 fps, not computed here.
+STARTS = {
+    "uniform": [0, 26, 52, 78, 104, 131, 157, 183, 209, 236],
+    "pyslowfast": [0, 24, 48, 71, 95, 118, 142, 166, 189, 213],
+    "offset": [0, 26, 52, 78, 104, 130, 156, 182, 208, 234],
+    "rounded": [0, 26, 53, 79, 105, 132, 158, 184, 211, 237],
+}
+
+
+@pytest.mark.parametrize(
+    ("clip", "starts"), [(c, s) for c in (SPAN_64, SPAN_64_AT_30) for s in STARTS if (c.fps, s) != (30.0, "rounded")]
+)
+def test_test_clips_start_where_each_codebase_starts_them(clip: Clip, starts: Starts) -> None:
+    found = [indices[0] for indices in evaluation_indices(clip, 300, 10, starts, 30.0)]
+    assert found == STARTS[starts]
+
+
+def test_clips_of_mmaction2_start_at_the_nearest_frames() -> None:
+    assert [indices[0] for indices in evaluation_indices(SPAN_64, 300, 10, "rounded")] == STARTS["rounded"]
+    assert evaluation_indices(SPAN_64, 300, 1, "rounded")[0][0] == 118  # (300 - 63) // 2
+    assert [indices[0] for indices in evaluation_indices(SPAN_64, 40, 10, "rounded")] == [0] * 10
+
+
+def test_frames_of_a_clip_at_a_frame_rate_are_spread_evenly_and_rounded_down() -> None:
+    # PySlowFast: torch.linspace(0, 63, 32).long() in the frames from 24 to 86 (23.6 to 86.6), clamped to the last.
+    expected = [24 + min(i * 63 // 31, 62) for i in range(32)]
+    assert evaluation_indices(SPAN_64_AT_30, 300, 10, "pyslowfast", 30.0)[1] == expected
+    slow = Clip(T=8, tau=8, alpha=1, fps=30)
+    assert evaluation_indices(slow, 64, 1, "uniform", 30.0) == [[0, 9, 18, 27, 36, 45, 54, 63]]
+
+
+@pytest.mark.parametrize(("fps", "covered_frames"), [(25.0, 53), (30.0, 64), (60.0, 128), (12.5, 26)])
+def test_a_clip_at_a_frame_rate_covers_the_same_time_of_any_video(fps: float, covered_frames: int) -> None:
+    indices = clip_indices(SPAN_64_AT_30, 0, 1000, fps)
+    assert len(indices) == 32
+    assert abs(indices[-1] + 1 - covered_frames) <= 1
+    instants = np.array(indices) / fps
+    assert np.abs(instants - np.linspace(0, 63 / 30, 32)).max() <= 1.5 / fps
+    random = np.random.default_rng(0)
+    drawn = [training_indices(SPAN_64_AT_30, round(10 * fps), random, fps) for _ in range(300)]
+    assert min(each[0] for each in drawn) <= 3 * fps / 25
+    assert 10 * fps - 1 - 3 * fps / 25 <= max(each[-1] for each in drawn) < 10 * fps
+    with pytest.raises(ValueError, match="frame rate"):
+        clip_indices(SPAN_64_AT_30, 0, 1000)
+
+
+@pytest.mark.parametrize("fps", [25.0, 30.0, 60.0])
+def test_a_key_frame_at_a_frame_rate_has_the_same_instants_around_it(fps: float) -> None:
+    centre = round(5 * fps)
+    instants = (np.array(centred_indices(SPAN_64_AT_30, centre, round(10 * fps), fps)) - centre) / fps
+    assert np.abs(instants - np.arange(-32, 32, 2) / 30).max() <= 0.5 / fps
+    if fps == 30:
+        assert centred_indices(SPAN_64_AT_30, centre, 300, fps) == centred_indices(SPAN_64, centre, 300)
+
+
+@pytest.mark.parametrize("clip", [SPAN_64, SPAN_64_AT_30])
+def test_a_short_video_may_loop(clip: Clip) -> None:
+    looped = clip_indices(clip.model_copy(update={"short": "loop"}), 0, 40, 30.0)
+    assert looped == [i % 40 for i in clip_indices(clip, 0, 64, 30.0)]
+    assert looped[:20] == clip_indices(clip, 0, 40, 30.0)[:20]
+
+
+def test_a_store_of_every_second_frame_has_the_same_instants() -> None:
+    whole = np.array(evaluation_indices(SPAN_64_AT_30, 500, 10, "pyslowfast", 50.0)) / 50
+    half = np.array(evaluation_indices(SPAN_64_AT_30.every(2), 250, 10, "pyslowfast", 25.0)) / 25
+    assert np.abs(whole - half).max() <= 2 / 25
