@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from slowfast_core.convert.config import Config, transform
-from slowfast_core.convert.settings import CHARADES, Settings, data_set
+from slowfast_core.convert.settings import Settings, data_set, is_charades
 from slowfast_core.data.annotations.ava import AVA
-from slowfast_core.data.annotations.charades import CHARADES as CHARADES_FORMAT
+from slowfast_core.data.annotations.charades import CHARADES
 from slowfast_core.data.annotations.kinetics import KINETICS
-from slowfast_core.data.annotations.something import SOMETHING as SOMETHING_FORMAT
+from slowfast_core.data.annotations.something import SOMETHING
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.schema import Clip, Evaluate, Model
 
@@ -22,6 +22,8 @@ def evaluate_of(settings: Settings, model: Model, clip: Clip) -> Evaluate:
         fields = {"starts": "rounded"} | _mmaction2(settings)
     else:
         fields = {}
+    if model.head == "detect" and settings.peer == "pyslowfast":
+        fields["protocol"] = "pyslowfast"
     if clip.sampling == "segments":  # every clip would have the same frames
         fields |= {"clips": 1, "starts": "uniform"}
     return Evaluate(**fields)
@@ -32,14 +34,13 @@ def format_of(settings: Settings, model: Model, clip: Clip) -> str:
     if model.head == "detect":
         return AVA.name
     if clip.sampling == "segments":
-        return SOMETHING_FORMAT.name
-    charades = data_set(settings.config) == "charades" or (not settings.config and model.classes == CHARADES)
-    return CHARADES_FORMAT.name if charades and model.multi_label else KINETICS.name
+        return SOMETHING.name
+    return CHARADES.name if is_charades(settings, model) and model.multi_label else KINETICS.name
 
 
 def _pyslowfast(settings: Settings, model: Model) -> dict[str, Any]:
     config = settings.config
-    charades = data_set(config) == "charades" or (not config and model.classes == CHARADES)
+    charades = is_charades(settings, model)
     offset = config.get("DATA.USE_OFFSET_SAMPLING")
     starts = "rounded" if charades else "offset" if offset else "pyslowfast"
     if not config:
@@ -48,7 +49,7 @@ def _pyslowfast(settings: Settings, model: Model) -> dict[str, Any]:
         return {"starts": starts, "aggregation": "max" if charades else "mean"}
     size = config.get("DATA.TEST_CROP_SIZE", 256)
     crops = config.get("TEST.NUM_SPATIAL_CROPS", 3)
-    if crops == 1 and model.head == "classify" and data_set(config) == "kinetics":
+    if crops == 1 and model.head == "classify" and data_set(config) == KINETICS.name:
         _note_scale(settings, size, (config.get("DATA.TRAIN_JITTER_SCALES") or [size])[0])
     return {
         "clips": config.get("TEST.NUM_ENSEMBLE_VIEWS", 10),

@@ -82,7 +82,7 @@ def clip_of(settings: Settings, model: Model) -> Clip:
         if data_set(config) == "ssv2":
             return Clip(T=T, tau=tau, alpha=alpha, sampling="segments")
         # Charades is a list of extracted frames, which are counted whatever their rate.
-        fps = None if data_set(config) == "charades" else config.get("DATA.TARGET_FPS", 30)
+        fps = None if is_charades(settings, model) else config.get("DATA.TARGET_FPS", 30)
         return Clip(T=T, tau=tau, alpha=alpha, fps=fps)
     if sampled := _mmaction2_clip(config, model):
         return sampled
@@ -97,6 +97,13 @@ def clip_of(settings: Settings, model: Model) -> Clip:
 def data_set(config: Config) -> str:
     """The data set on which a model of PySlowFast is tested, in lower case."""
     return str(config.get("TEST.DATASET") or config.get("TRAIN.DATASET", "")).lower()
+
+
+def is_charades(settings: Settings, model: Model) -> bool:
+    """Whether the model is tested on Charades; without a configuration, the number of its classes decides."""
+    if settings.config:
+        return data_set(settings.config) == "charades"
+    return model.classes == CHARADES
 
 
 def _usual_sampling(peer: Peer, model: Model) -> dict[str, Any]:

@@ -394,7 +394,7 @@ class Evaluate(Section):
     Detection evaluates one clip around each key frame.
     """
 
-    added_later = frozenset({"boxes", "aggregation", "starts"})
+    added_later = frozenset({"boxes", "aggregation", "starts", "protocol"})
 
     clips: Positive = 10
     """Clips per video, evenly spaced. 1 for clip.sampling `segments`."""
@@ -413,6 +413,9 @@ class Evaluate(Section):
     """Combination of the scores of a video's views."""
     iou: float = Field(0.5, gt=0, lt=1)
     """Intersection over union from which a detection matches a true box."""
+    protocol: Literal["activitynet", "pyslowfast"] = "activitynet"
+    """mAP of detection. `activitynet`: the official one, with the 50 best detections of each key frame that has any
+    annotation. `pyslowfast`: all detections count, and those in key frames without annotations are wrong."""
     boxes: Literal["truth", "predicted"] | None = None
     """Boxes of people that are scored in detection. null: `predicted` if the data has predicted boxes, else `truth`."""
 

@@ -86,7 +86,11 @@ def _evaluate(
         write_classification_report(folder / "report.html", context, result)
     else:
         result, boxes = _detect(scorer, store, manifest, folder, recipe.evaluate)
-        write_detection_report(folder / "report.html", replace(context, facts=(("boxes", boxes),)), result)
+        write_detection_report(
+            folder / "report.html",
+            replace(context, facts=(("boxes", boxes), ("protocol", recipe.evaluate.protocol))),
+            result,
+        )
     write_whole(folder / "metrics.json", json.dumps({**result.metrics, **asdict(result.evidence)}, indent=1))
     return result
 
@@ -147,7 +151,7 @@ def _detect(
             advance()
     write_detections(folder / "detections.csv", found)
     origin = "predicted by a person detector" if column == "proposals" else "from the ground truth"
-    return evaluate_detections(truth, found, manifest.labels, iou=test.iou), f"{people:,}, {origin}"
+    return evaluate_detections(truth, found, manifest.labels, (), test.iou, test.protocol), f"{people:,}, {origin}"
 
 
 def column_to_score(manifest: Manifest, test: Evaluate, where: Path) -> Literal["boxes", "proposals"]:

@@ -251,7 +251,8 @@ PROTOCOLS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
     ),
     "AVA SHORT": (
         AVA_SHORT_CONFIG, 80,
-        {"evaluate": {"size": 224}, "model": {"head": "detect", "res5_dilation": 2, "roi_aligned": True},
+        {"evaluate": {"size": 224, "protocol": "pyslowfast"},
+         "model": {"head": "detect", "res5_dilation": 2, "roi_aligned": True},
          "clip": {"fps": 30.0}, "data": {"format": "ava"}},
     ),
 }  # fmt: skip

@@ -198,7 +198,8 @@ def _with_val_boxes(
 ) -> list[Item]:
     """Set the predicted boxes of the `val` items, and add items for key frames that have only predicted boxes.
 
-    By the official protocol, detections in those key frames are false positives: omitting them would raise the mAP.
+    Detections in those key frames are false positives in PySlowFast's protocol; the official one ignores them
+    (evaluate.protocol).
     """
     _check_match(items, predicted, "val")
     scored = [
