@@ -279,6 +279,8 @@ class Multigrid(Section):
 class Train(Section):
     """The training."""
 
+    added_later = frozenset({"cosine_after_warmup", "cosine_end", "schedule_per", "warmup_scaling", "warmup_per"})
+
     epochs: Positive = 256
     """Passes over the training split."""
     batch: Positive = 64
@@ -298,10 +300,22 @@ class Train(Section):
     Epochs increase from above 0."""
     absolute_steps: bool = False
     """The rates in `steps` are learning rates, not multiples of `learning_rate`."""
+    cosine_after_warmup: bool = False
+    """The cosine starts at the end of the warm-up instead of at the start of the training."""
+    cosine_end: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine, for a batch of `reference_batch`. Below `learning_rate`."""
+    schedule_per: Literal["iteration", "epoch"] = "iteration"
+    """When the schedule changes the learning rate, apart from the warm-up."""
     warmup_epochs: float = Field(34, ge=0)
     """Epochs of warm-up. At most `epochs`. 0: no warm-up."""
     warmup_from: float = Field(0.01, ge=0)
     """Learning rate at the start of the warm-up."""
+    warmup_scaling: bool = True
+    """Scale `warmup_from` with the batch like `learning_rate`, for warmup `override`. The paper starts at the same rate
+    for all batches."""
+    warmup_per: Literal["iteration", "epoch"] = "iteration"
+    """When the warm-up changes the learning rate. `epoch`: the last of `warmup_epochs` has the full rate, as in
+    MMAction2."""
     warmup: Literal["override", "compose"] = "override"
     """`override`: linear from `warmup_from` to the schedule's rate at the end of the warm-up. `compose`: the schedule
     times a factor that rises linearly from warmup_from / learning_rate to 1."""
@@ -378,6 +392,12 @@ class Train(Section):
             raise ValueError("schedule 'steps' needs steps, [epoch, rate] pairs; other schedules have none")
         if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
             raise ValueError(f"the epochs of steps must increase from above 0, are {epochs}")
+        if self.schedule != "cosine" and (self.cosine_end or self.cosine_after_warmup):
+            raise ValueError("cosine_end and cosine_after_warmup need schedule 'cosine'")
+        if self.cosine_end >= self.learning_rate:
+            raise ValueError(f"cosine_end {self.cosine_end} is not below learning_rate {self.learning_rate}")
+        if self.cosine_after_warmup and self.warmup_epochs >= self.epochs:
+            raise ValueError("cosine_after_warmup needs warmup_epochs below epochs")
         if self.final == "best" and not self.validate_every:
             raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
