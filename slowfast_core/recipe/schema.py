@@ -279,7 +279,18 @@ class Multigrid(Section):
 class Train(Section):
     """The training."""
 
-    added_later = frozenset({"cosine_after_warmup", "cosine_end", "schedule_per", "warmup_scaling", "warmup_per"})
+    added_later = frozenset(
+        {
+            "cosine_after_warmup",
+            "cosine_end",
+            "crop_area",
+            "crop_aspect",
+            "jitter_scale",
+            "schedule_per",
+            "warmup_per",
+            "warmup_scaling",
+        }
+    )
 
     epochs: Positive = 256
     """Passes over the training split."""
@@ -343,7 +354,15 @@ class Train(Section):
     clip_gradient: float = Field(0.0, ge=0)
     """Largest norm of the gradient. 0: no clipping."""
     jitter: tuple[Positive, Positive] = (256, 320)
-    """[shortest, longest] short side in pixels to which clips are scaled, drawn uniformly."""
+    """[shortest, longest] short side in pixels to which clips are scaled."""
+    jitter_scale: Literal["uniform", "inverse"] = "uniform"
+    """Distribution of the short side. `inverse`: its reciprocal is uniform, as in PySlowFast for Charades,
+    Something-Something and AVA."""
+    crop_area: tuple[Part, Part] | None = None
+    """[smallest, largest] share of the picture that a random crop takes, instead of `jitter`, as in MMAction2 for
+    Kinetics. null: crops of `crop` pixels after `jitter`."""
+    crop_aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    """[smallest, largest] width / height of a crop by `crop_area`, which is then resized to a square."""
     crop: Positive = 224
     """Side of the random crop, in pixels."""
     flip: bool = True
@@ -383,6 +402,10 @@ class Train(Section):
     def _usable(self) -> Train:
         if self.jitter[0] > self.jitter[1]:
             raise ValueError(f"jitter must be [shortest, longest], is {list(self.jitter)}")
+        for name in ("crop_area", "crop_aspect"):
+            low, high = getattr(self, name) or (0, 0)
+            if low > high:
+                raise ValueError(f"{name} must be [smallest, largest], is {[low, high]}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.clips_per_video % self.repeat:

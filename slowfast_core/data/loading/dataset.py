@@ -26,6 +26,7 @@ from slowfast_core.data.loading.sampling import (
     centred_indices,
     evaluation_indices,
     labels_within,
+    random_area_view,
     random_view,
     resized_clip,
     spatial_views,
@@ -161,9 +162,14 @@ class TrainingClips(Dataset[list[Sample] | int]):
             indices = centred_indices(clip, round(row["key"] * row["fps"]), total, row["fps"])
         else:
             indices = training_indices(clip, total, random, row["fps"])
-        (shortest, longest), crop = self.train.jitter, pick.side or self.train.crop
-        jitter = (round(shortest * crop / self.train.crop), longest)
-        return indices, random_view(width, height, jitter, crop, self.train.flip, random)
+        train, crop = self.train, pick.side or self.train.crop
+        if train.crop_area:
+            return indices, random_area_view(
+                width, height, train.crop_area, train.crop_aspect, crop, train.flip, random
+            )
+        jitter = (round(train.jitter[0] * crop / train.crop), train.jitter[1])
+        inverse = train.jitter_scale == "inverse"
+        return indices, random_view(width, height, jitter, crop, train.flip, random, inverse)
 
     def _samples(self, index: int, drawn: list[tuple[list[int], View]]) -> list[Sample] | int:
         """Samples of one row from one decoding, or the row's number if it does not decode."""

@@ -148,14 +148,53 @@ def centred_indices(clip: Clip, centre: int, frames: int, fps: float | None = No
 
 
 def random_view(
-    width: int, height: int, jitter: tuple[int, int], crop: int, flip: bool, random: np.random.Generator
+    width: int,
+    height: int,
+    jitter: tuple[int, int],
+    crop: int,
+    flip: bool,
+    random: np.random.Generator,
+    inverse: bool = False,
 ) -> View:
-    """Random view: short side uniform in `jitter`, a random `crop` x `crop` box, mirrored with probability 1/2."""
-    short_side = int(random.integers(jitter[0], jitter[1] + 1))
+    """Random view: a short side in `jitter`, a random `crop` x `crop` box, mirrored with probability 1/2.
+
+    The short side is uniform, or its reciprocal is, if `inverse`.
+    """
+    if inverse:
+        short_side = round(1 / random.uniform(1 / jitter[1], 1 / jitter[0]))
+    else:
+        short_side = int(random.integers(jitter[0], jitter[1] + 1))
     scale = short_side / min(width, height)
     side = min(crop / scale, width, height)
     x, y = random.uniform(0, width - side), random.uniform(0, height - side)
     return View(x, y, side, side, crop, crop, flip and bool(random.random() < 0.5))
+
+
+def random_area_view(
+    width: int,
+    height: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    crop: int,
+    flip: bool,
+    random: np.random.Generator,
+) -> View:
+    """A random box of a share of the picture in `area` and of width / height in `aspect`, as `crop` x `crop` pixels.
+
+    The area is uniform and the logarithm of the aspect, too. After ten boxes that do not fit, the middle square is
+    taken (RandomResizedCrop).
+    """
+    for _ in range(10):
+        ratio = math.exp(random.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        size = random.uniform(*area) * width * height
+        across, down = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            x, y = int(random.integers(0, width - across + 1)), int(random.integers(0, height - down + 1))
+            break
+    else:
+        across = down = min(width, height)
+        x, y = (width - across) // 2, (height - down) // 2
+    return View(x, y, across, down, crop, crop, flip and bool(random.random() < 0.5))
 
 
 def spatial_views(width: int, height: int, size: int, crops: int) -> list[View]:

@@ -13,6 +13,7 @@ from slowfast_core.data.loading.sampling import (
     clip_indices,
     evaluation_indices,
     labels_within,
+    random_area_view,
     random_start,
     random_view,
     spatial_views,
@@ -20,7 +21,7 @@ from slowfast_core.data.loading.sampling import (
     uniform_starts,
     whole_view,
 )
-from slowfast_core.recipe.load import Clip
+from slowfast_core.recipe.load import Clip, load_recipe
 
 SPAN_64 = Clip(T=4, tau=16, alpha=8)  # 32 frames, every second one
 
@@ -259,3 +260,45 @@ def test_a_store_of_every_second_frame_has_the_same_instants() -> None:
     whole = np.array(evaluation_indices(SPAN_64_AT_30, 500, 10, "pyslowfast", 50.0)) / 50
     half = np.array(evaluation_indices(SPAN_64_AT_30.every(2), 250, 10, "pyslowfast", 25.0)) / 25
     assert np.abs(whole - half).max() <= 2 / 25
+
+
+def test_the_reciprocal_of_the_short_side_may_be_uniform() -> None:
+    random = np.random.default_rng(0)
+    views = [random_view(400, 256, (256, 340), 100, False, random, inverse=True) for _ in range(4000)]
+    sides = np.array([256 * 100 / view.width for view in views])
+    assert (sides.min().round(), sides.max().round()) == (256, 340)
+    # the median of a uniform reciprocal between 1/340 and 1/256 is the harmonic mean; a uniform side has 298
+    assert np.median(sides) == pytest.approx(2 / (1 / 256 + 1 / 340), abs=2)
+    assert np.mean(1 / sides) == pytest.approx((1 / 256 + 1 / 340) / 2, rel=2e-3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(340, 256), (256, 340)])
+def test_crops_by_area_have_uniform_areas_and_log_uniform_aspects(width: int, height: int) -> None:
+    random = np.random.default_rng(0)
+    views = [random_area_view(width, height, (0.08, 1), (3 / 4, 4 / 3), 224, True, random) for _ in range(4000)]
+    areas = np.array([view.width * view.height / (width * height) for view in views])
+    aspects = np.array([view.width / view.height for view in views])
+    assert areas.min() == pytest.approx(0.08, abs=0.01)
+    assert areas.max() > 0.9
+    small = areas < 0.5  # boxes that always fit, so that no draw was rejected
+    assert np.median(areas[small]) == pytest.approx(0.29, abs=0.015)
+    assert np.median(np.log(aspects[small])) == pytest.approx(0, abs=0.02)
+    assert np.abs(np.log(aspects)).max() == pytest.approx(np.log(4 / 3), abs=0.02)
+    for view in views:
+        assert 0 <= view.x <= view.x + view.width <= width
+        assert 0 <= view.y <= view.y + view.height <= height
+        assert (view.out_width, view.out_height) == (224, 224)
+    assert {view.flip for view in views} == {True, False}
+
+
+def test_a_picture_that_no_crop_by_area_fits_gives_its_middle_square() -> None:
+    view = random_area_view(1000, 10, (0.9, 1), (3 / 4, 4 / 3), 224, False, np.random.default_rng(0))
+    assert view == View(495, 0, 10, 10, 224, 224)
+
+
+def test_recipes_draw_crops_like_their_codebase() -> None:
+    assert load_recipe("kinetics400/slowfast_8x8_r50_mmaction2").train.crop_area == (0.08, 1.0)
+    charades, something = "charades/slowfast_16x8_r50_pyslowfast", "something/slowfast_16x8_r50_v2"
+    for name in (charades, something, "ava22/slowfast_8x8_r50_pyslowfast"):
+        assert load_recipe(name).train.jitter_scale == "inverse"
+    assert load_recipe("kinetics400/slowfast_8x8_r50_pyslowfast").train.jitter_scale == "uniform"
