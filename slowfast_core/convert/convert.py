@@ -15,7 +15,7 @@ from slowfast_core.convert.config import config_of
 from slowfast_core.convert.names import CAFFE2_SOLVER, Peer, caffe2_name, our_name
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
 from slowfast_core.convert.protocol import evaluate_of, format_of
-from slowfast_core.convert.settings import Settings, clip_of, model_of
+from slowfast_core.convert.settings import Settings, clip_of, model_of, non_local_option
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
 from slowfast_core.model.build import build_model
@@ -103,7 +103,7 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
     try:
         model = model_of(settings, tuple(file.state), weights)
         if peer == "mmaction2":
-            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights)
+            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights, settings)
             model = model.model_copy(update={"classes": len(weights["projection.weight"])})
         clip = clip_of(settings, model)
         test, format_ = evaluate_of(settings, model, clip), format_of(settings, model, clip)
@@ -150,9 +150,11 @@ def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str,
     return {"projection.weight": weight, "projection.bias": bias}
 
 
-def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MMAction2's attention is not scaled by the square root of its width, and its last convolution has no bias."""
-    queries = {name: tensor for name, tensor in weights.items() if ".theta." in name}
+def _mmaction2_non_local(weights: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """MMAction2's last convolution has no bias; `use_scale=False` is no division by the square root of the width."""
+    softmax = non_local_option(settings.config, "mode") != "dot_product"
+    unscaled = softmax and non_local_option(settings.config, "use_scale") is False
+    queries = {name: tensor for name, tensor in weights.items() if unscaled and ".theta." in name}
     scaled = {name: tensor * len(tensor) ** 0.5 for name, tensor in queries.items()}
     outputs = {name: tensor for name, tensor in weights.items() if name.endswith(".out.weight")}
     biases = {name.replace(".weight", ".bias"): torch.zeros(len(tensor)) for name, tensor in outputs.items()}

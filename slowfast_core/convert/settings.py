@@ -68,7 +68,7 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
     if fields["head"] == "detect":
         fields |= _box_fields(settings)
     fields["pixels"] = IMAGENET if settings.peer == "mmaction2" else _pixels(settings, classes)
-    if non_local := _non_local(settings, state, fields["head"]):
+    if non_local := _non_local(settings, names, state, fields["head"]):
         fields["non_local"] = non_local
     return Model(**fields)
 
@@ -266,7 +266,13 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
     return "bgr"
 
 
-def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
+def non_local_option(config: Config, name: str) -> Any:
+    """An option of MMAction2's `NonLocal3d`; None if the configuration has its default."""
+    places = (f"model.backbone.{path}non_local_cfg.{name}" for path in ("", "slow_pathway."))
+    return next((config[key] for key in places if key in config), None)
+
+
+def _non_local(settings: Settings, names: tuple[str, ...], state: State, head: str) -> NonLocal | None:
     """Positions of non-local blocks, and their attention, which only PySlowFast's configuration records."""
     found = re.compile(r"trunk\.\w+\.stages\.([12])\.nonlocal(\d+)\.")
     places = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
@@ -274,7 +280,12 @@ def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
         return None
     res3, res4 = (tuple(sorted(block for s, block in places if s == stage)) for stage in (1, 2))
     pool = settings.config.get("NONLOCAL.POOL")
-    usual = "softmax" if settings.peer == "mmaction2" else "dot_product"
+    if settings.peer == "mmaction2":
+        if any("non_local_block.g.conv." in name for name in names):  # with pooling, it is in a sequence: `g.0.conv`
+            raise ValueError("its non-local blocks do not pool (sub_sample=False)")
+        attention = "dot_product" if non_local_option(settings.config, "mode") == "dot_product" else "softmax"
+        return NonLocal(res3=res3, res4=res4, attention=attention, pool_time=1, pool_after=True)
+    usual = "dot_product"
     attention = settings.config.get("NONLOCAL.INSTANTIATION", usual)
     asked = settings.recipe.model.non_local if settings.recipe else None
     if asked and not settings.config:

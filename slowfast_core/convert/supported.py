@@ -47,6 +47,8 @@ MMACTION2: Values = {
     "model.cls_head.spatial_type": ("avg",),
     "model.cls_head.average_clips": ("prob",),
     "model.test_cfg.average_clips": ("prob",),
+    **{f"{path}non_local_cfg.sub_sample": (True,) for path in PATHWAYS},
+    **{f"{path}non_local_cfg.mode": ("embedded_gaussian", "dot_product") for path in PATHWAYS},
     **{f"{path}style": ("pytorch",) for path in PATHWAYS},
     **{f"{path}conv1_stride_t": (1,) for path in PATHWAYS},
     **{f"{path}pool1_stride_t": (1,) for path in PATHWAYS},

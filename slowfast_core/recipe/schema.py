@@ -153,6 +153,8 @@ class Pixels(Section):
 class NonLocal(Section):
     """Non-local blocks of the Slow pathway."""
 
+    added_later = frozenset({"pool_after"})
+
     res3: tuple[Count, ...] = ()
     """Indices (from 0) of the blocks of res3 that are followed by a non-local block."""
     res4: tuple[Count, ...] = (1, 3, 5)
@@ -161,6 +163,8 @@ class NonLocal(Section):
     """Normalization of the attention weights."""
     pool_time: Literal[1, 2] = 2
     """Stride of the temporal max-pooling of keys and values; their spatial stride is 2."""
+    pool_after: bool = False
+    """Pool keys and values after their convolutions, as in MMAction2, instead of before."""
 
 
 class Model(Section):
