@@ -28,7 +28,7 @@ data:
   store: {short_side: 0}
 clip: {T: 2, tau: 4, alpha: 2}
 model: {depth: 18, width: 8, beta: 0.25, classes: 8}
-train: {epochs: 10, batch: 8, learning_rate: 0.02, warmup_epochs: 1, jitter: [32, 36], crop: 32}
+train: {epochs: 10, batch: 8, learning_rate: 0.02, warmup_epochs: 1, jitter: [32, 36], crop: 32, validate_every: 0}
 evaluate: {clips: 2, crops: 1, size: 32}
 register: {floor: null}
 compute: {workers: 2, gpus_per_worker: 0, frame_cache_mb: 50}

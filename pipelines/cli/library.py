@@ -118,8 +118,15 @@ def recipes(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=SETUP)
 def show(recipe: RecipeName, overrides: Overrides, as_json: Json = False) -> None:
-    """Print a recipe with all defaults and overrides."""
-    resolved = load_recipe(recipe, overrides)
+    """Print a recipe, or the one in a trained-model folder, with all defaults and overrides."""
+    if (Path(recipe) / "checkpoint.json").is_file():
+        from slowfast_core.model.folder import read_checkpoint
+
+        if overrides:
+            raise InputError("a trained model has no overrides", "--set", "name a recipe")
+        resolved, _ = read_checkpoint(Path(recipe))
+    else:
+        resolved = load_recipe(recipe, overrides)
     print(resolved.to_json() if as_json else resolved.to_yaml(), end="")
 
 

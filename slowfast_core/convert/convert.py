@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowfast_core.convert.config import config_of
 from slowfast_core.convert.names import CAFFE2_SOLVER, Peer, caffe2_name, our_name
 from slowfast_core.convert.pickles import PeerFile, read_peer_file
-from slowfast_core.convert.settings import Settings, clip_of, flat_config, model_of
-from slowfast_core.data.annotations.ava import AVA
-from slowfast_core.data.annotations.kinetics import KINETICS
+from slowfast_core.convert.protocol import evaluate_of, format_of
+from slowfast_core.convert.settings import Settings, clip_of, model_of, non_local_option
 from slowfast_core.errors import InputError
 from slowfast_core.files import sha256_of, write_whole
 from slowfast_core.model.build import build_model
 from slowfast_core.model.weights import save_weights, weights_digest
 from slowfast_core.once import RECORD, StageResult, read_result, run_once
 from slowfast_core.recipe.load import Recipe, parse_recipe
-from slowfast_core.recipe.schema import DEPTHS, Clip, Model
+from slowfast_core.recipe.schema import DEPTHS, Clip, Evaluate, Model
 
 STAGE = "convert"
 COUNTER = ".num_batches_tracked"  # of batch norm; missing in Caffe2, and unused
@@ -30,11 +30,16 @@ COUNTER = ".num_batches_tracked"  # of batch norm; missing in Caffe2, and unused
 
 @dataclass(frozen=True)
 class Converted:
-    """A peer's weights by our names, with their settings; `assumed` lists the assumed settings."""
+    """A peer's weights by our names, with their settings; `assumed` lists the assumed settings.
+
+    `format` names the annotation format of the data that the model was made for.
+    """
 
     weights: dict[str, Tensor]
     model: Model
     clip: Clip
+    test: Evaluate
+    format: str
     assumed: tuple[str, ...]
 
 
@@ -94,14 +99,14 @@ def convert(
 def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple[Converted, Report]:
     """Convert the peer's weights to ours, and compare them with the network of their shapes and the recipe."""
     weights, unknown = _renamed(peer, file)
-    config = flat_config(file.config) if peer == "pyslowfast" else {}
-    settings = Settings(peer, config, recipe, file.caffe2)
+    settings = Settings(peer, config_of(peer, file.config), recipe, file.caffe2)
     try:
         model = model_of(settings, tuple(file.state), weights)
         if peer == "mmaction2":
-            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights)
+            weights |= _mmaction2_classifier(weights, model) | _mmaction2_non_local(weights, settings)
             model = model.model_copy(update={"classes": len(weights["projection.weight"])})
         clip = clip_of(settings, model)
+        test, format_ = evaluate_of(settings, model, clip), format_of(settings, model, clip)
         with torch.device("meta"):
             own = build_model(model, clip).state_dict()
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
@@ -111,7 +116,7 @@ def translate(peer: Peer, file: PeerFile, recipe: Recipe | None = None) -> tuple
     if recipe:
         _agree(model, clip, recipe)
     counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
-    converted = Converted(counters | weights, model, clip, tuple(settings.assumed))
+    converted = Converted(counters | weights, model, clip, test, format_, tuple(settings.assumed))
     return converted, _compare(converted, own, unknown)
 
 
@@ -145,9 +150,11 @@ def _mmaction2_classifier(weights: dict[str, Tensor], model: Model) -> dict[str,
     return {"projection.weight": weight, "projection.bias": bias}
 
 
-def _mmaction2_non_local(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MMAction2's attention is not scaled by the square root of its width, and its last convolution has no bias."""
-    queries = {name: tensor for name, tensor in weights.items() if ".theta." in name}
+def _mmaction2_non_local(weights: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """MMAction2's last convolution has no bias; `use_scale=False` is no division by the square root of the width."""
+    softmax = non_local_option(settings.config, "mode") != "dot_product"
+    unscaled = softmax and non_local_option(settings.config, "use_scale") is False
+    queries = {name: tensor for name, tensor in weights.items() if unscaled and ".theta." in name}
     scaled = {name: tensor * len(tensor) ** 0.5 for name, tensor in queries.items()}
     outputs = {name: tensor for name, tensor in weights.items() if name.endswith(".out.weight")}
     biases = {name.replace(".weight", ".bias"): torch.zeros(len(tensor)) for name, tensor in outputs.items()}
@@ -168,7 +175,8 @@ def _agree(model: Model, clip: Clip, recipe: Recipe) -> None:
     """Raises InputError if the recipe's network or input differs from the checkpoint's."""
     found, asked = _decisive(model), _decisive(recipe.model)
     other = [f"model.{key} is {found.get(key)}, not {asked.get(key)}" for key in asked if found.get(key) != asked[key]]
-    if clip != recipe.clip:
+    frames = {"T", "tau", "alpha", "sampling"}  # the recipe decides how videos of other frame rates are sampled
+    if clip.model_dump(include=frames) != recipe.clip.model_dump(include=frames):
         other.append(f"clip is {clip}, not {recipe.clip}")
     if other:
         raise InputError(f"is another network: {'; '.join(other)}", recipe.name, "use the recipe of its training")
@@ -176,7 +184,7 @@ def _agree(model: Model, clip: Clip, recipe: Recipe) -> None:
 
 def _decisive(model: Model) -> dict[str, Any]:
     """The settings on which a model's outputs depend, with explicit defaults."""
-    keys = {"pathways", "depth", "width", "classes", "head", "non_local", "pixels"}
+    keys = {"pathways", "depth", "width", "classes", "head", "multi_label", "non_local", "pixels"}
     blocks = _temporal_blocks(model.res4_temporal_blocks, model.depth)
     fields: dict[str, Any] = {"res4_temporal_blocks": blocks}
     if model.pathways == "slowfast":
@@ -187,7 +195,7 @@ def _decisive(model: Model) -> dict[str, Any]:
         fields |= {"fast_depth": fast_depth, "fast_width": model.fast_width, "fast_input": model.fast_input}
         fields["fast_res4_temporal_blocks"] = fast_blocks
     if model.head == "detect":
-        keys |= {"roi_size", "roi_aligned", "res5_dilation"}
+        keys |= {"roi_size", "roi_aligned", "res5_dilation", "head_temporal_pool"}
     return {**model.model_dump(include=keys), **fields}
 
 
@@ -199,14 +207,14 @@ def _temporal_blocks(asked: int | None, depth: int) -> int:
 def _resolved(peer: Peer, source: Path, converted: Converted, recipe: Recipe | None) -> Recipe:
     if recipe:
         return recipe.model_copy(update={"finetune": None})
-    format_ = AVA if converted.model.head == "detect" else KINETICS
     name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in source.stem)
     tree = {
         "name": f"{peer}/{name}",
         "description": f"Converted from {peer}'s {source.name}.",
-        "data": {"name": format_.name, "format": format_.name},
+        "data": {"name": converted.format, "format": converted.format, "source": converted.format},
         "model": converted.model.model_dump(),
         "clip": converted.clip.model_dump(),
+        "evaluate": converted.test.model_dump(),
     }
     return parse_recipe(tree, str(source))
 

@@ -44,8 +44,15 @@ def read_peer_file(path: Path) -> PeerFile:
     tensors = {str(name): tensor for name, value in state.items() if (tensor := _as_tensor(value)) is not None}
     if not tensors:
         raise InputError("contains no weights", path, f"checkpoints have them under one of {', '.join(STATE_KEYS)}")
-    config = content.get("cfg")
-    return PeerFile(tensors, config if isinstance(config, str) else "", path.suffix == ".pkl")
+    return PeerFile(tensors, _config(content), path.suffix == ".pkl")
+
+
+def _config(content: Mapping[Any, Any]) -> str:
+    """The text of the training configuration: PySlowFast has it under `cfg`, MMAction2 in `meta`."""
+    meta = content.get("meta")
+    places = (content, meta) if isinstance(meta, Mapping) else (content,)
+    found = (place.get(key) for place in places for key in ("cfg", "config"))
+    return next((text for text in found if isinstance(text, str)), "")
 
 
 def _read_torch(path: Path) -> Any:

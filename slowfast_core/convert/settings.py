@@ -2,7 +2,8 @@
 
 Weight shapes determine the network: depth, widths, kernels, laterals, classes. The peer determines the frames of the
 Slow pathway, the normalisation of pixels and the pooling of boxes. Other settings (mainly T, tau and alpha) come from
-the configuration in PySlowFast's files or from a recipe given by the user, or are assumed and reported as such.
+the configuration in the files of PySlowFast and MMAction2, or from a recipe given by the user, or are assumed and
+reported as such.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from slowfast_core.convert.config import Config, transform
 from slowfast_core.convert.names import Peer
-from slowfast_core.documents import read_yaml
+from slowfast_core.convert.supported import DILATIONS, ROI, check_supported, per_stage
 from slowfast_core.errors import InputError
 from slowfast_core.recipe.load import Recipe
 from slowfast_core.recipe.schema import DEPTHS, Clip, Model, NonLocal, Pixels
@@ -33,7 +35,7 @@ class Settings:
     """Sources of the settings of one checkpoint; `assumed` lists the settings without a source."""
 
     peer: Peer
-    config: dict[str, Any]  # PySlowFast's configuration, with keys such as `DATA.MEAN`
+    config: Config  # with keys such as `DATA.MEAN` (PySlowFast) or `model.roi_head.type` (MMAction2)
     recipe: Recipe | None  # given by the user
     caffe2: bool
     assumed: list[str] = field(default_factory=list)
@@ -48,18 +50,6 @@ class Settings:
         return guess
 
 
-def flat_config(text: str) -> dict[str, Any]:
-    """PySlowFast's YAML as dotted keys; empty if it cannot be parsed."""
-    try:
-        tree = read_yaml(text, "cfg")
-    except InputError:
-        return {}
-    sections = tree.items() if isinstance(tree, dict) else ()
-    return {
-        f"{s}.{key}": value for s, section in sections if isinstance(section, dict) for key, value in section.items()
-    }
-
-
 def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
     """The network of the weights `state`, which has our names; `names` are the peer's."""
     two = any(name.startswith("trunk.fast.") for name in state)
@@ -72,10 +62,13 @@ def model_of(settings: Settings, names: tuple[str, ...], state: State) -> Model:
         fields |= _fast_fields(state, depth, width, blocks) | _lateral_fields(state)
         fields["slow_frames"] = "strided" if settings.peer == "mmaction2" else "linspace"
     fields["head"] = _head(settings, names, classes)
+    if fields["head"] == "classify":
+        fields |= {"head_pool": _head_pool(settings), "multi_label": _multi_label(settings, classes)}
+    check_supported(settings.peer, settings.config, fields["head"] == "detect")
     if fields["head"] == "detect":
         fields |= _box_fields(settings)
     fields["pixels"] = IMAGENET if settings.peer == "mmaction2" else _pixels(settings, classes)
-    if non_local := _non_local(settings, state, fields["head"]):
+    if non_local := _non_local(settings, names, state, fields["head"]):
         fields["non_local"] = non_local
     return Model(**fields)
 
@@ -85,14 +78,57 @@ def clip_of(settings: Settings, model: Model) -> Clip:
     config = settings.config
     if "DATA.NUM_FRAMES" in config and "DATA.SAMPLING_RATE" in config:
         alpha = int(config.get("SLOWFAST.ALPHA", 8)) if model.pathways == "slowfast" else 1
-        return Clip(
-            T=int(config["DATA.NUM_FRAMES"]) // alpha, tau=int(config["DATA.SAMPLING_RATE"]) * alpha, alpha=alpha
-        )
+        T, tau = int(config["DATA.NUM_FRAMES"]) // alpha, int(config["DATA.SAMPLING_RATE"]) * alpha
+        if data_set(config) == "ssv2":
+            return Clip(T=T, tau=tau, alpha=alpha, sampling="segments")
+        # Charades is a list of extracted frames, which are counted whatever their rate.
+        fps = None if is_charades(settings, model) else config.get("DATA.TARGET_FPS", 30)
+        return Clip(T=T, tau=tau, alpha=alpha, fps=fps)
+    if sampled := _mmaction2_clip(config, model):
+        return sampled
     if settings.recipe is not None:
         return settings.recipe.clip
     clip = _usual_clip(settings.peer, model)
+    clip = clip.model_copy(update=_usual_sampling(settings.peer, model))
     settings.assumed.append(f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}")
     return clip
+
+
+def data_set(config: Config) -> str:
+    """The data set on which a model of PySlowFast is tested, in lower case."""
+    return str(config.get("TEST.DATASET") or config.get("TRAIN.DATASET", "")).lower()
+
+
+def is_charades(settings: Settings, model: Model) -> bool:
+    """Whether the model is tested on Charades; without a configuration, the number of its classes decides."""
+    if settings.config:
+        return data_set(settings.config) == "charades"
+    return model.classes == CHARADES
+
+
+def _usual_sampling(peer: Peer, model: Model) -> dict[str, Any]:
+    """How the model zoos sample: MMAction2 counts frames except in AVA, the others sample at 30 frames a second."""
+    if peer == "mmaction2":
+        return {"fps": 30.0} if model.head == "detect" else {"short": "loop"}
+    if model.classes == SOMETHING:
+        return {"sampling": "segments"}
+    return {} if model.classes == CHARADES else {"fps": 30.0}
+
+
+def _mmaction2_clip(config: Config, model: Model) -> Clip | None:
+    """The clip of MMAction2's test pipeline; None without a configuration."""
+    sample = transform(config, "SampleFrames") or transform(config, "SampleAVAFrames")
+    frames, interval = sample.get("clip_len"), sample.get("frame_interval", 1)
+    if not frames:
+        return None
+    short = "loop" if sample.get("out_of_bound_opt", "loop") == "loop" and model.head == "classify" else "repeat"
+    fields = {"short": short, "fps": 30.0 if model.head == "detect" else sample.get("target_fps")}
+    if model.pathways == "slow":
+        return Clip(T=frames, tau=interval, alpha=1, **fields)
+    stride, alpha = config.get("model.backbone.resample_rate", 8), config.get("model.backbone.speed_ratio", 8)
+    if stride != alpha:
+        raise ValueError(f"the Fast pathway takes every {stride / alpha:g}th frame of its clip")
+    return Clip(T=frames // alpha, tau=interval * alpha, alpha=alpha, **fields)
 
 
 def _usual_clip(peer: Peer, model: Model) -> Clip:
@@ -157,15 +193,52 @@ def _head(settings: Settings, names: tuple[str, ...], classes: int) -> str:
     return settings.lookup("", "head", "detect") if classes == AVA else "classify"
 
 
+def _head_pool(settings: Settings) -> str:
+    """Only PySlowFast's multigrid models and those of MMAction2 pool all cells in tests."""
+    if settings.peer == "pytorchvideo":
+        return "convolutional_logits"
+    multigrid = settings.config.get("MULTIGRID.SHORT_CYCLE")
+    return "convolutional" if settings.peer == "pyslowfast" and not multigrid else "global"
+
+
+def _multi_label(settings: Settings, classes: int) -> bool:
+    """Whether scores are sigmoids; only PySlowFast's configuration records it."""
+    if "MODEL.HEAD_ACT" in settings.config:
+        return bool(settings.config["MODEL.HEAD_ACT"] == "sigmoid")
+    if settings.recipe:
+        return settings.recipe.model.multi_label
+    if settings.peer == "pyslowfast" and not settings.config and classes == CHARADES:
+        return settings.lookup("", "multi_label", guess=True)
+    return False
+
+
 def _box_fields(settings: Settings) -> dict[str, Any]:
     """Settings of RoIAlign, which in torchvision and Caffe2 has no half-pixel shift by default."""
+    config = settings.config
     if settings.peer == "mmaction2":
-        return {"res5_dilation": 1, "roi_size": 8, "roi_aligned": True}
+        return _mmaction2_box_fields(settings)
     fields: dict[str, Any] = {"res5_dilation": 2, "roi_size": 7, "roi_aligned": False}
     if settings.peer == "pyslowfast":
-        fields["roi_size"] = settings.config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
+        fields["res5_dilation"] = (per_stage(config.get(f"RESNET.{DILATIONS}")) or (2,))[-1]
+        fields["roi_size"] = config.get("DETECTION.ROI_XFORM_RESOLUTION", 7)
         fields["roi_aligned"] = settings.lookup("DETECTION.ALIGNED", "roi_aligned", not settings.caffe2)
     return fields
+
+
+def _mmaction2_box_fields(settings: Settings) -> dict[str, Any]:
+    config = settings.config
+    means = {"avg": "mean", "max": "max"}
+    if config:
+        temporal_pool = means[config.get(f"{ROI}temporal_pool_mode") or "avg"]
+    else:
+        temporal_pool = settings.lookup("", "head_temporal_pool", "mean")
+    dilations = config.get("model.backbone.slow_pathway.dilations") or config.get("model.backbone.dilations") or [1]
+    return {
+        "res5_dilation": dilations[-1],
+        "roi_size": config.get(f"{ROI}output_size", 8),
+        "roi_aligned": config.get(f"{ROI}aligned", True),
+        "head_temporal_pool": temporal_pool,
+    }
 
 
 def _pixels(settings: Settings, classes: int) -> Pixels:
@@ -182,8 +255,8 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
     config = settings.config
     if config.get("DETECTION.ENABLE"):
         return "bgr" if config.get("AVA.BGR") else "rgb"
-    read_as_bgr = str(config.get("TRAIN.DATASET", "")).lower() in ("charades", "ssv2")
-    if "DATA.REVERSE_INPUT_CHANNEL" in config or "TRAIN.DATASET" in config:
+    read_as_bgr = data_set(config) in ("charades", "ssv2")
+    if "DATA.REVERSE_INPUT_CHANNEL" in config or data_set(config):
         return "bgr" if read_as_bgr != bool(config.get("DATA.REVERSE_INPUT_CHANNEL")) else "rgb"
     if classes not in (CHARADES, SOMETHING):
         return "rgb"
@@ -193,7 +266,13 @@ def _order(settings: Settings, classes: int) -> Literal["rgb", "bgr"]:
     return "bgr"
 
 
-def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
+def non_local_option(config: Config, name: str) -> Any:
+    """An option of MMAction2's `NonLocal3d`; None if the configuration has its default."""
+    places = (f"model.backbone.{path}non_local_cfg.{name}" for path in ("", "slow_pathway."))
+    return next((config[key] for key in places if key in config), None)
+
+
+def _non_local(settings: Settings, names: tuple[str, ...], state: State, head: str) -> NonLocal | None:
     """Positions of non-local blocks, and their attention, which only PySlowFast's configuration records."""
     found = re.compile(r"trunk\.\w+\.stages\.([12])\.nonlocal(\d+)\.")
     places = {tuple(map(int, m.groups())) for name in state if (m := found.match(name))}
@@ -201,7 +280,12 @@ def _non_local(settings: Settings, state: State, head: str) -> NonLocal | None:
         return None
     res3, res4 = (tuple(sorted(block for s, block in places if s == stage)) for stage in (1, 2))
     pool = settings.config.get("NONLOCAL.POOL")
-    usual = "softmax" if settings.peer == "mmaction2" else "dot_product"
+    if settings.peer == "mmaction2":
+        if any("non_local_block.g.conv." in name for name in names):  # with pooling, it is in a sequence: `g.0.conv`
+            raise ValueError("its non-local blocks do not pool (sub_sample=False)")
+        attention = "dot_product" if non_local_option(settings.config, "mode") == "dot_product" else "softmax"
+        return NonLocal(res3=res3, res4=res4, attention=attention, pool_time=1, pool_after=True)
+    usual = "dot_product"
     attention = settings.config.get("NONLOCAL.INSTANTIATION", usual)
     asked = settings.recipe.model.non_local if settings.recipe else None
     if asked and not settings.config:

@@ -1,17 +1,17 @@
 """Frame mAP of AVA, as computed by ActivityNet's `get_ava_performance.py`, and the official csv of detections.
 
-The protocol, in the order in which the official code applies it:
+The protocol, in the order in which the official code applies it; PySlowFast's omits what is marked with a star:
  1. rows of classes that are not in the label map are removed from ground truth and detections;
- 2. the 50 detections with the highest scores are kept in each key frame (P and M of facts/formats.md omit this step:
-    `per_frame=None`);
- 3. excluded key frames are removed from both, as are detections with an empty or inverted box;
+ 2. * the 50 detections with the highest scores are kept in each key frame;
+ 3. excluded key frames are removed from both, as are detections with an empty or inverted box, and * detections in key
+    frames without any row of ground truth; rows of classes that are not in the label map count here;
  4. in each key frame, in order of decreasing score, a detection is matched to the box of its class with the largest
     overlap. It is a hit when their IoU is at least 0.5 and no earlier detection matched that box, otherwise a false
-    positive: the box with the second largest overlap is not tried. Detections in a key frame without ground truth are
-    false positives, too;
+    positive: the box with the second largest overlap is not tried;
  5. AP of a class is the area under its precision-recall curve over all key frames, where each precision is raised to
     the maximum at that recall or higher. Classes without ground truth have no AP (NaN) and do not count in the mean.
-The official order of equal scores depends on its sort; here they are ordered by key frame, then as given.
+The official order of equal scores depends on its sort. Here false positives precede hits of the same score, also where
+the 50 best are chosen, so that nothing is gained by equal scores.
 
 Shapes: G boxes of ground truth, D detections, B people, C classes. Boxes are x1 y1 x2 y2, one row for each class.
 """
@@ -22,7 +22,7 @@ import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ from slowfast_core.tracking.gate import Evidence
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
+Protocol = Literal["activitynet", "pyslowfast"]
+PER_FRAME = 50  # detections that the official code counts in a key frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class DetectionResult:
     hits: Ints  # [C] correct detections
     frames: int  # key frames with ground truth
     frames_missed: int  # with ground truth, but without any detection
-    frames_unknown: int  # with detections, but without ground truth; if many, the two lists do not match
+    frames_unknown: int  # with detections, but without listed ground truth; if many, the two lists do not match
     worst: tuple[Example, ...]  # false positives with the highest scores
     best: tuple[Example, ...]  # hits with the highest scores
     ranked: RankedDetections
@@ -134,24 +136,28 @@ def evaluate_detections(
     names: Sequence[str],
     excluded: Collection[KeyFrame] = (),
     iou: float = 0.5,
-    per_frame: int | None = 50,
+    protocol: Protocol = "activitynet",
     examples: int = 10,
 ) -> DetectionResult:
-    """Evaluate by the official protocol. Raises InputError when no listed class has ground truth."""
+    """Evaluate by `protocol`. Raises InputError when no listed class has ground truth."""
     listed = np.array([bool(name) for name in names])
+    annotated = {key for key, each in truth.items() if len(each.classes)}
     truth = {key: _listed(truth[key], listed) for key in sorted(truth.keys() - set(excluded))}
     truth = {key: each for key, each in truth.items() if len(each.classes)}
     if not truth:
         raise InputError("no box of a listed class", "ground truth", "check the label map and the exclusions")
-    kept = {key: _kept(detections[key], listed, per_frame) for key in sorted(detections.keys() - set(excluded))}
-    kept = {key: each for key, each in kept.items() if len(each.scores)}
+    unknown = [key for key in detections.keys() - set(excluded) - truth.keys() if len(detections[key].scores)]
+    scored = detections.keys() - set(excluded)
+    scored = scored & annotated if protocol == "activitynet" else scored
     no_truth = GroundTruth(np.empty((0, 4)), np.empty(0, dtype=np.int64))
-    hits = {key: hits_of(each, truth.get(key, no_truth), iou) for key, each in kept.items()}
+    most = PER_FRAME if protocol == "activitynet" else None
+    judged = {key: _judged(detections[key], truth.get(key, no_truth), listed, iou, most) for key in sorted(scored)}
+    kept = {key: each for key, (each, _) in judged.items() if len(each.scores)}
 
-    hit = np.concatenate([np.empty(0, dtype=bool), *hits.values()])
+    hit = np.concatenate([np.empty(0, dtype=bool), *(hits for _, hits in judged.values())])
     scores = np.concatenate([np.empty(0), *(each.scores for each in kept.values())])
     classes = np.concatenate([np.empty(0, dtype=np.int64), *(each.classes for each in kept.values())])
-    order = np.argsort(-scores, kind="stable")
+    order = np.lexsort((hit, -scores))
     truths = np.bincount(np.concatenate([each.classes for each in truth.values()]), minlength=len(names))
     precision = [average_precision(hit[order][classes[order] == c], n) for c, n in enumerate(truths)]
     keys = list(kept)
@@ -178,7 +184,7 @@ def evaluate_detections(
         hits=np.bincount(classes[hit], minlength=len(names)),
         frames=len(truth),
         frames_missed=len(truth.keys() - kept.keys()),
-        frames_unknown=len(kept.keys() - truth.keys()),
+        frames_unknown=len(unknown),
         worst=first(~hit),
         best=first(hit),
         ranked=RankedDetections(videos[order], classes[order], scores[order], hit[order], truth_classes),
@@ -223,12 +229,18 @@ def _listed(truth: GroundTruth, listed: Bools) -> GroundTruth:
     return GroundTruth(truth.boxes[chosen], truth.classes[chosen])
 
 
-def _kept(found: Detections, listed: Bools, per_frame: int | None) -> Detections:
-    """Detections that remain after steps 1 to 3 of the protocol, by decreasing score."""
+def _judged(
+    found: Detections, truth: GroundTruth, listed: Bools, iou: float, most: int | None
+) -> tuple[Detections, Bools]:
+    """Detections of a key frame that remain after steps 1 to 3, by decreasing score, and whether each is a hit."""
     found = found[listed[_in_range(found.classes, len(listed))]]
-    found = found[np.argsort(-found.scores, kind="stable")[:per_frame]]
+    found = found[np.argsort(-found.scores, kind="stable")]
     upright = np.all(found.boxes[:, :2] < found.boxes[:, 2:], axis=1)
-    return found[upright]
+    hit = np.zeros(len(found.scores), dtype=bool)
+    hit[upright] = hits_of(found[upright], truth, iou)
+    order = np.lexsort((hit, -found.scores))[:most]  # false positives first among equal scores
+    order = order[upright[order]]
+    return found[order], hit[order]
 
 
 def _in_range(classes: Ints, count: int) -> Ints:

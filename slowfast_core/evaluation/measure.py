@@ -137,8 +137,9 @@ def _multi_label(predictions: Predictions) -> Measured:
 
 def _detection(predictions: Predictions) -> Measured:
     names = predictions.origin.labels
+    test = predictions.origin.evaluate
     truth, found = detections_of(predictions)
-    result = evaluate_detections(truth, found, names, iou=predictions.origin.evaluate.iou)
+    result = evaluate_detections(truth, found, names, iou=test.iou, protocol=test.protocol)
     ranked = result.ranked
     numbers = {video: n for n, video in enumerate(sorted({*ranked.videos, *(video for video, _ in ranked.truths)}))}
     videos = np.array([numbers[video] for video in ranked.videos], dtype=np.int64)

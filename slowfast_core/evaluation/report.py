@@ -360,7 +360,7 @@ def _facts(measured: Measured) -> tuple[tuple[str, str], ...]:
         return (("views", f"{test.clips} clips x {test.crops} crops of {test.size} pixels, {test.aggregation}"),)
     boxes = sum(len(boxes) for boxes in predictions.table["boxes"])
     origin = "predicted by a person detector" if test.boxes == "predicted" else "from the ground truth"
-    return (("boxes", f"{boxes:,}, {origin}"),)
+    return (("boxes", f"{boxes:,}, {origin}"), ("protocol", predictions.origin.evaluate.protocol))
 
 
 def _counted(shares: Floats) -> int:

@@ -114,7 +114,7 @@ class Scorer:
         started = time.perf_counter()
         try:
             info = self.probe(path)
-            clips = evaluation_indices(self.clip, info.frames, self.test.clips)
+            clips = evaluation_indices(self.clip, info.frames, self.test.clips, self.test.starts, info.fps)
             unique = sorted({i for indices in clips for i in indices})
             frames = torch.from_numpy(self.decode(path, unique))
         except DecodeError as error:
@@ -143,7 +143,7 @@ class Scorer:
         """Detect actions at `key` seconds in those of the relative `boxes` that are in view: sigmoids `[K, A]`."""
         started = time.perf_counter()
         info = self.probe(path)
-        indices = centred_indices(self.clip, round(key * info.fps), info.frames)
+        indices = centred_indices(self.clip, round(key * info.fps), info.frames, info.fps)
         frames = torch.from_numpy(self.decode(path, indices))
         decoded = time.perf_counter()
         view = whole_view(info.width, info.height, self.test.size)

@@ -19,6 +19,7 @@ class NonLocalBlock(nn.Module):
         super().__init__()
         inner = channels // 2
         self.softmax = section.attention == "softmax"
+        self.pool_after = section.pool_after
         self.pool = nn.MaxPool3d((section.pool_time, 2, 2))
         self.theta = nn.Conv3d(channels, inner, 1)
         self.phi = nn.Conv3d(channels, inner, 1)
@@ -27,10 +28,14 @@ class NonLocalBlock(nn.Module):
         self.bn = nn.BatchNorm3d(channels)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        pooled_BCTHW = self.pool(x_BCTHW)
         queries_BQD = self.theta(x_BCTHW).flatten(2).transpose(1, 2)
-        keys_BDK = self.phi(pooled_BCTHW).flatten(2)
-        values_BKD = self.g(pooled_BCTHW).flatten(2).transpose(1, 2)
+        if self.pool_after:
+            keys_BDTHW, values_BDTHW = self.pool(self.phi(x_BCTHW)), self.pool(self.g(x_BCTHW))
+        else:
+            pooled_BCTHW = self.pool(x_BCTHW)
+            keys_BDTHW, values_BDTHW = self.phi(pooled_BCTHW), self.g(pooled_BCTHW)
+        keys_BDK = keys_BDTHW.flatten(2)
+        values_BKD = values_BDTHW.flatten(2).transpose(1, 2)
         pairs_BQK = queries_BQD @ keys_BDK
         if self.softmax:
             weights_BQK = (pairs_BQK * keys_BDK.shape[1] ** -0.5).softmax(dim=2)

@@ -32,10 +32,10 @@ def _bin_weights(low_K: Tensor, high_K: Tensor, size: int, cells: int) -> Tensor
     if low_K.numel() == 0:
         return low_K.new_zeros(0, size, cells)
     bin_K = (high_K - low_K) / size
-    samples_K = bin_K.ceil().clamp(min=1)
-    most = int(samples_K.max())
+    samples_K = bin_K.ceil().clamp(min=0)  # an empty or inverted box has no samples, and features of 0
+    most = max(int(samples_K.max()), 1)
     step = torch.arange(most, device=low_K.device, dtype=low_K.dtype)
-    within_KP = (step + 0.5) / samples_K[:, None]
+    within_KP = (step + 0.5) / samples_K[:, None].clamp(min=1)
     bins_S = torch.arange(size, device=low_K.device, dtype=low_K.dtype)
     points_KSP = low_K[:, None, None] + (bins_S[None, :, None] + within_KP[:, None, :]) * bin_K[:, None, None]
     counted_KSP = (points_KSP >= -1) & (points_KSP <= cells) & (step < samples_K[:, None])[:, None, :]
@@ -43,4 +43,4 @@ def _bin_weights(low_K: Tensor, high_K: Tensor, size: int, cells: int) -> Tensor
     cell_W = torch.arange(cells, device=low_K.device, dtype=low_K.dtype)
     bilinear_KSPW = (1 - (points_KSP[..., None] - cell_W).abs()).clamp(min=0)
     summed_KSW = (bilinear_KSPW * counted_KSP[..., None]).sum(dim=2)
-    return summed_KSW / samples_K[:, None, None]
+    return summed_KSW / samples_K[:, None, None].clamp(min=1)

@@ -7,8 +7,11 @@ res5 map of each pathway; the head turns them into logits.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from slowfast_core.model.blocks import Pathway, stage_channels
 from slowfast_core.model.frames import CHANNELS, FastFrames, SlowFrames
@@ -18,6 +21,7 @@ from slowfast_core.recipe.schema import Clip, Model
 
 SLOW_TIMES = (1, 1, 1, 3, 3)  # temporal kernel sizes of conv1, res2..res5
 FAST_TIMES = (5, 3, 3, 3, 3)
+WINDOW = 7  # side of the res5 map of a view of 224 pixels
 
 
 class SlowFast(nn.Module):
@@ -87,15 +91,45 @@ def _res5(model: Model) -> tuple[int, int]:
 
 
 class Classifier(nn.Module):
-    """Global average pooling per pathway, concatenation, dropout, fully connected layer: logits `[B, classes]`."""
+    """Average pooling per pathway, concatenation, dropout, fully connected layer: logits `[B, classes]`.
 
-    def __init__(self, trunk: SlowFast | OnePathway, classes: int, dropout: float) -> None:
+    P windows. In tests with a convolutional `head_pool`, each window of cells has logits of its own. The result is
+    their mean, or the logits of the mean of their scores.
+    """
+
+    def __init__(self, trunk: SlowFast | OnePathway, model: Model) -> None:
         super().__init__()
         self.trunk = trunk
-        self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(trunk.channels, classes)
+        self.pool = model.head_pool
+        self.multi_label = model.multi_label
+        self.dropout = nn.Dropout(model.dropout)
+        self.projection = nn.Linear(trunk.channels, model.classes)
 
     def forward(self, fast_BCTHW: Tensor) -> Tensor:
-        pooled = [x_BCTHW.mean(dim=(2, 3, 4)) for x_BCTHW in self.trunk.features(fast_BCTHW)]
+        features = self.trunk.features(fast_BCTHW)
+        if self.pool != "global" and not self.training:
+            pooled_BCP = torch.cat([_window_means(x_BCTHW) for x_BCTHW in features], dim=1)
+            logits_BPA: Tensor = self.projection(pooled_BCP.transpose(1, 2))
+            if self.pool == "convolutional_logits":
+                return logits_BPA.mean(dim=1)
+            return logits_of_mean_score(logits_BPA, self.multi_label)
+        pooled = [x_BCTHW.mean(dim=(2, 3, 4)) for x_BCTHW in features]
         logits: Tensor = self.projection(self.dropout(torch.cat(pooled, dim=1)))
         return logits
+
+
+def _window_means(x_BCTHW: Tensor) -> Tensor:
+    """Mean over time and over each window of the map `[B, C, P]`; a map below the window's size is one window."""
+    map_BCHW = x_BCTHW.mean(dim=2)
+    height, width = map_BCHW.shape[2:]
+    return functional.avg_pool2d(map_BCHW, (min(WINDOW, height), min(WINDOW, width)), stride=1).flatten(2)
+
+
+def logits_of_mean_score(logits_BPA: Tensor, multi_label: bool) -> Tensor:
+    """The logits `[B, A]` whose softmax, or sigmoid for `multi_label`, is the mean of those of the P windows."""
+    if logits_BPA.shape[1] == 1:
+        return logits_BPA[:, 0]
+    if multi_label:
+        yes_BPA, no_BPA = functional.logsigmoid(logits_BPA), functional.logsigmoid(-logits_BPA)
+        return yes_BPA.logsumexp(dim=1) - no_BPA.logsumexp(dim=1)
+    return logits_BPA.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits_BPA.shape[1])

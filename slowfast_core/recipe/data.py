@@ -99,6 +99,8 @@ class PersonBoxes(Section):
     The files are csv as in PySlowFast and PyTorchVideo, or pickles as in MMAction2.
     """
 
+    added_later = frozenset({"negatives"})
+
     train: str | None = None
     """File of boxes for training: boxes that overlap a true box by more than `iou` are added, with its actions. null:
     none."""
@@ -108,6 +110,9 @@ class PersonBoxes(Section):
     """Lowest detector score of a box that is used."""
     iou: Share = 0.9
     """Intersection over union with a true box above which a box is used for training."""
+    negatives: bool = False
+    """Train on the other boxes of `train`, too, without any action, as PySlowFast does with its files
+    `include_negative`."""
 
     @property
     def files(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -65,6 +65,23 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added when results of the stages already existed."""
+
+    def inputs(self) -> dict[str, Any]:
+        """The values of all fields, as inputs of a stage.
+
+        Fields that were added later count only if they are not at their default, so that earlier results stay valid.
+        """
+        values = self.model_dump(by_alias=True)
+        for name, field in type(self).model_fields.items():
+            key, value = field.alias or name, getattr(self, name)
+            if name in self.added_later and value == field.get_default():
+                del values[key]
+            elif isinstance(value, Section):
+                values[key] = value.inputs()
+        return values
+
     @model_serializer(mode="wrap")
     def _without_credentials(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Remove credentials from addresses, because they are only used to connect and never written."""
@@ -73,6 +90,8 @@ class Section(BaseModel):
 
 class Clip(Section):
     """Frames of a clip: T Slow frames, tau source frames apart, and alpha * T Fast frames (paper, section 3)."""
+
+    added_later = frozenset({"sampling", "fps", "short"})
 
     T: Positive = 4
     """Frames of the Slow pathway."""
@@ -83,6 +102,11 @@ class Clip(Section):
     sampling: Literal["dense", "segments"] = "dense"
     """`dense`: T * tau consecutive source frames. `segments`: one frame from each of T * alpha equal parts of the
     video, for any tau; needs evaluate.clips 1 and a classifier."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """Frame rate at which T * tau frames are counted: a clip takes T * tau / fps seconds of a video of any frame rate,
+    and its frames are spread evenly over them, as in PySlowFast. null: tau counts the frames of the video."""
+    short: Literal["repeat", "loop"] = "repeat"
+    """Past the end of a video: `repeat` its last frame, or `loop` to its first frame, as in MMAction2."""
 
     @model_validator(mode="after")
     def _whole_fast_stride(self) -> Clip:
@@ -105,7 +129,7 @@ class Clip(Section):
 
     def every(self, n: int) -> Clip:
         """Return the same clip with tau counted in the frames of a store that keeps every n-th frame."""
-        return self.model_copy(update={"tau": self.tau // n})
+        return self.model_copy(update={"tau": self.tau // n, "fps": self.fps and self.fps / n})
 
 
 class Pixels(Section):
@@ -129,6 +153,8 @@ class Pixels(Section):
 class NonLocal(Section):
     """Non-local blocks of the Slow pathway."""
 
+    added_later = frozenset({"pool_after"})
+
     res3: tuple[Count, ...] = ()
     """Indices (from 0) of the blocks of res3 that are followed by a non-local block."""
     res4: tuple[Count, ...] = (1, 3, 5)
@@ -137,10 +163,14 @@ class NonLocal(Section):
     """Normalization of the attention weights."""
     pool_time: Literal[1, 2] = 2
     """Stride of the temporal max-pooling of keys and values; their spatial stride is 2."""
+    pool_after: bool = False
+    """Pool keys and values after their convolutions, as in MMAction2, instead of before."""
 
 
 class Model(Section):
     """The network."""
+
+    added_later = frozenset({"head_pool", "head_temporal_pool"})
 
     pathways: Literal["slowfast", "slow", "fast"] = "slowfast"
     """Both pathways, or only one of them (paper, Table 5a)."""
@@ -184,6 +214,13 @@ class Model(Section):
     """`classify`: classes of a clip. `detect`: actions of people in boxes; exactly for formats with boxes (`ava`)."""
     multi_label: bool = False
     """Classifier with one sigmoid per class instead of a softmax over all classes."""
+    head_pool: Literal["global", "convolutional", "convolutional_logits"] = "global"
+    """Pooling over space before the classifier of `classify`. `global`: the mean of all cells. `convolutional`: tests
+    classify each window of 7 x 7 cells (one in a view of 224, four in one of 256) and average the scores, as PySlowFast
+    does. `convolutional_logits`: they average the logits, as PyTorchVideo does. Training uses the mean of all cells."""
+    head_temporal_pool: Literal["mean", "max"] = "mean"
+    """Pooling over time before RoIAlign, in the `detect` network. `max`: as in MMAction2's models of 26.41 and 26.65
+    mAP."""
     roi_size: Positive = 7
     """Side of the region features of `detect`, in cells."""
     roi_aligned: bool = True
@@ -208,6 +245,10 @@ class Model(Section):
             raise ValueError("non_local needs the Slow pathway, pathways is 'fast'")
         if self.multi_label and self.head == "detect":
             raise ValueError("multi_label needs head 'classify'; detection always has one sigmoid per class")
+        if self.head_temporal_pool != "mean" and self.head != "detect":
+            raise ValueError("head_temporal_pool needs head 'detect'; a classifier averages over time")
+        if self.head_pool != "global" and self.head != "classify":
+            raise ValueError("head_pool needs head 'classify'; detection pools each region")
         if self.fast_input == "half" and self.head == "detect":
             raise ValueError("fast_input 'half' needs head 'classify', head is 'detect'")
         return self
@@ -242,6 +283,19 @@ class Multigrid(Section):
 class Train(Section):
     """The training."""
 
+    added_later = frozenset(
+        {
+            "cosine_after_warmup",
+            "cosine_end",
+            "crop_area",
+            "crop_aspect",
+            "jitter_scale",
+            "schedule_per",
+            "warmup_per",
+            "warmup_scaling",
+        }
+    )
+
     epochs: Positive = 256
     """Passes over the training split."""
     batch: Positive = 64
@@ -261,10 +315,22 @@ class Train(Section):
     Epochs increase from above 0."""
     absolute_steps: bool = False
     """The rates in `steps` are learning rates, not multiples of `learning_rate`."""
+    cosine_after_warmup: bool = False
+    """The cosine starts at the end of the warm-up instead of at the start of the training."""
+    cosine_end: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine, for a batch of `reference_batch`. Below `learning_rate`."""
+    schedule_per: Literal["iteration", "epoch"] = "iteration"
+    """When the schedule changes the learning rate, apart from the warm-up."""
     warmup_epochs: float = Field(34, ge=0)
     """Epochs of warm-up. At most `epochs`. 0: no warm-up."""
     warmup_from: float = Field(0.01, ge=0)
     """Learning rate at the start of the warm-up."""
+    warmup_scaling: bool = True
+    """Scale `warmup_from` with the batch like `learning_rate`, for warmup `override`. The paper starts at the same rate
+    for all batches."""
+    warmup_per: Literal["iteration", "epoch"] = "iteration"
+    """When the warm-up changes the learning rate. `epoch`: the last of `warmup_epochs` has the full rate, as in
+    MMAction2."""
     warmup: Literal["override", "compose"] = "override"
     """`override`: linear from `warmup_from` to the schedule's rate at the end of the warm-up. `compose`: the schedule
     times a factor that rises linearly from warmup_from / learning_rate to 1."""
@@ -292,7 +358,15 @@ class Train(Section):
     clip_gradient: float = Field(0.0, ge=0)
     """Largest norm of the gradient. 0: no clipping."""
     jitter: tuple[Positive, Positive] = (256, 320)
-    """[shortest, longest] short side in pixels to which clips are scaled, drawn uniformly."""
+    """[shortest, longest] short side in pixels to which clips are scaled."""
+    jitter_scale: Literal["uniform", "inverse"] = "uniform"
+    """Distribution of the short side. `inverse`: its reciprocal is uniform, as in PySlowFast for Charades,
+    Something-Something and AVA."""
+    crop_area: tuple[Part, Part] | None = None
+    """[smallest, largest] share of the picture that a random crop takes, instead of `jitter`, as in MMAction2 for
+    Kinetics. null: crops of `crop` pixels after `jitter`."""
+    crop_aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    """[smallest, largest] width / height of a crop by `crop_area`, which is then resized to a square."""
     crop: Positive = 224
     """Side of the random crop, in pixels."""
     flip: bool = True
@@ -332,6 +406,10 @@ class Train(Section):
     def _usable(self) -> Train:
         if self.jitter[0] > self.jitter[1]:
             raise ValueError(f"jitter must be [shortest, longest], is {list(self.jitter)}")
+        for name in ("crop_area", "crop_aspect"):
+            low, high = getattr(self, name) or (0, 0)
+            if low > high:
+                raise ValueError(f"{name} must be [smallest, largest], is {[low, high]}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.clips_per_video % self.repeat:
@@ -341,6 +419,12 @@ class Train(Section):
             raise ValueError("schedule 'steps' needs steps, [epoch, rate] pairs; other schedules have none")
         if epochs != sorted(set(epochs)) or any(epoch <= 0 for epoch in epochs):
             raise ValueError(f"the epochs of steps must increase from above 0, are {epochs}")
+        if self.schedule != "cosine" and (self.cosine_end or self.cosine_after_warmup):
+            raise ValueError("cosine_end and cosine_after_warmup need schedule 'cosine'")
+        if self.cosine_end >= self.learning_rate:
+            raise ValueError(f"cosine_end {self.cosine_end} is not below learning_rate {self.learning_rate}")
+        if self.cosine_after_warmup and self.warmup_epochs >= self.epochs:
+            raise ValueError("cosine_after_warmup needs warmup_epochs below epochs")
         if self.final == "best" and not self.validate_every:
             raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
@@ -357,8 +441,15 @@ class Evaluate(Section):
     Detection evaluates one clip around each key frame.
     """
 
+    added_later = frozenset({"boxes", "aggregation", "starts", "protocol"})
+
     clips: Positive = 10
     """Clips per video, evenly spaced. 1 for clip.sampling `segments`."""
+    starts: Literal["uniform", "pyslowfast", "offset", "rounded"] = "uniform"
+    """First frames of the clips, where D is the number of frames that a clip leaves. `uniform`: D * i / (clips - 1),
+    rounded down (paper). `pyslowfast`: D * i / clips, rounded up; the last clip ends early. `offset`: i times D /
+    (clips - 1) rounded down, PySlowFast's USE_OFFSET_SAMPLING. `rounded`: D * i / (clips - 1) to the nearest, where the
+    unused frames after a clip's last one count as left: MMAction2, and PySlowFast for Charades."""
     crops: Literal[1, 3] = 3
     """Square crops per clip along the longer side: the middle one, or one at each end too."""
     size: Positive = 256
@@ -369,6 +460,9 @@ class Evaluate(Section):
     """Combination of the scores of a video's views."""
     iou: float = Field(0.5, gt=0, lt=1)
     """Intersection over union from which a detection matches a true box."""
+    protocol: Literal["activitynet", "pyslowfast"] = "activitynet"
+    """mAP of detection. `activitynet`: the official one, with the 50 best detections of each key frame that has any
+    annotation. `pyslowfast`: all detections count, and those in key frames without annotations are wrong."""
     boxes: Literal["truth", "predicted"] | None = None
     """Boxes of people that are scored in detection. null: `predicted` if the data has predicted boxes, else `truth`."""
 

@@ -62,11 +62,7 @@ def evaluate(recipe: Recipe, extracted: Path, training: Path, output: Path, at: 
 
 def evaluate_inputs(recipe: Recipe, data_version: str, weights: str) -> dict[str, Any]:
     """Everything the scores depend on."""
-    # Fields that were added later count only if they differ from these defaults, so that old results stay valid.
-    defaults = {"boxes": None, "aggregation": "mean"}
-    views = recipe.evaluate.model_dump()
-    views = {name: value for name, value in views.items() if name not in defaults or value != defaults[name]}
-    settings = {"evaluate": views, "precision": recipe.compute.precision}
+    settings = {"evaluate": recipe.evaluate.inputs(), "precision": recipe.compute.precision}
     return {**settings, "data_version": data_version, "weights": weights}
 
 

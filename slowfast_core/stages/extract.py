@@ -86,8 +86,13 @@ def extract_inputs(data: Data, clip: Clip, validated: Path) -> dict[str, Any]:
         "validated": read_result(validated).digest,
         "format": data.format,
         "store": _fields(data.store),
-        "span": clip.span if data.annotation_format.has_boxes else None,
+        "span": _span(clip) if data.annotation_format.has_boxes else None,
     }
+
+
+def _span(clip: Clip) -> int | list[float]:
+    """The length of a clip: in frames of the video, or in frames of the rate `clip.fps`."""
+    return clip.span if clip.fps is None else [clip.span, clip.fps]
 
 
 def _fields(store: Store) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def _cut(data: Data, clip: Clip, rows: pd.DataFrame, ingested: Path, name: str, 
         start = round(first["start"] * fps)
         stop = needed = start + int(first["frames"])
     else:
-        margin = clip.span / 2 / (data.store.fps or fps) + MARGIN_SECONDS
+        margin = clip.span / 2 / (clip.fps or data.store.fps or fps) + MARGIN_SECONDS
         start = max(math.floor((rows["key"].min() - margin) * fps), 0)
         stop = math.ceil((rows["key"].max() + margin) * fps) + 1
         needed = math.floor(rows["key"].max() * fps)

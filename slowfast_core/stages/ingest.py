@@ -114,6 +114,7 @@ def _list_source(data: Data) -> Source:
         excluded=excluded,
         person_boxes=boxes,
         person_box_iou=data.person_boxes.iou,
+        person_box_negatives=data.person_boxes.negatives,
     )
     annotations = data.annotation_format.read(given)
     objects = {item.object: videos.objects(item.object) for item in annotations.items if item.object}
@@ -129,7 +130,7 @@ def _list_source(data: Data) -> Source:
         "objects": {item.key: item.identity for item in named},
     }
     if digests:  # otherwise omitted, so that results without such files stay valid
-        inputs["sidecar_files"] = [digests, data.person_boxes.model_dump(), data.key_seconds]
+        inputs["sidecar_files"] = [digests, data.person_boxes.inputs(), data.key_seconds]
     return Source(store, annotations, objects, list(filter(videos.is_folder, objects)), named, inputs)
 
 

@@ -93,12 +93,12 @@ def train_inputs(recipe: Recipe, extracted: Path, init_from: Path | None) -> dic
     """Everything the weights depend on."""
     data_version = read_result(extracted).data_version or ""
     parent = recorded_digest(init_from) if init_from else None
-    start = recipe.train.model_dump(exclude=NOT_IN_THE_WEIGHTS)
+    start = {name: value for name, value in recipe.train.inputs().items() if name not in NOT_IN_THE_WEIGHTS}
     kept = {"workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "precision", "compile", "deterministic"}
     compute = recipe.compute.model_dump(include=kept)
     inputs: dict[str, Any] = {
-        "clip": recipe.clip.model_dump(exclude={"sampling"} if recipe.clip.sampling == "dense" else None),
-        "model": recipe.model.model_dump(),
+        "clip": recipe.clip.inputs(),
+        "model": recipe.model.inputs(),
         "train": start,
         "compute": compute,
     }

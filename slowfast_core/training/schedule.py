@@ -44,7 +44,9 @@ def learning_rate(train: Train, epoch: float, cycles: Sequence[LongCycle] = ()) 
     if epoch >= train.warmup_epochs:
         return _scheduled(train, epoch, cycles)
     done = epoch / train.warmup_epochs
-    first = train.warmup_from * _scale(train)
+    if train.warmup_per == "epoch":
+        done = min(math.floor(epoch) / max(train.warmup_epochs - 1, 1), 1.0)
+    first = train.warmup_from * (_scale(train) if train.warmup_scaling else 1)
     if train.warmup == "compose":
         factor = train.warmup_from / train.learning_rate
         return _scheduled(train, epoch, cycles) * (factor + (1 - factor) * done)
@@ -92,8 +94,13 @@ def _scheduled(train: Train, epoch: float, cycles: Sequence[LongCycle]) -> float
     peak = train.learning_rate * _scale(train)
     if cycles:
         return peak * cycle_at(cycles, epoch).rate_factor
+    if train.schedule_per == "epoch":
+        epoch = math.floor(epoch)
     if train.schedule == "cosine":
-        return peak * 0.5 * (math.cos(math.pi * epoch / train.epochs) + 1)
+        start = train.warmup_epochs if train.cosine_after_warmup else 0
+        end = train.cosine_end * _scale(train)
+        angle = math.pi * max(epoch - start, 0) / (train.epochs - start)
+        return end + (peak - end) * 0.5 * (math.cos(angle) + 1)
     passed = [rate for step, rate in train.steps if step <= epoch]
     if not passed:
         return peak

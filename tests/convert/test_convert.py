@@ -60,7 +60,7 @@ def logits(network: torch.nn.Module, *boxes: Tensor, frames: int = 32) -> Tensor
 
 
 def decisive(model: Model) -> dict[str, Any]:
-    return model.model_dump(exclude={"dropout", "zero_init_last_bn"})
+    return model.model_dump(exclude={"dropout", "zero_init_last_bn", "head_pool"})
 
 
 ROUND_TRIPS = {
@@ -193,8 +193,34 @@ def test_detection_of_mmaction2_has_an_unused_class_and_an_undilated_res5(tmp_pa
     torch.testing.assert_close(found, logits(network, boxes_K5))
 
 
-def test_attention_of_mmaction2_is_not_scaled(tmp_path: Path) -> None:
-    model = changed(**MMACTION2, non_local=NonLocal(res3=(1,), res4=(2, 5), pool_time=1))
+def mmaction2_block(x_BCTHW: Tensor, weights: dict[str, Tensor], scale: bool) -> Tensor:
+    """mmcv's NonLocal3d in its mode `embedded_gaussian`, position by position: pooled after the convolutions."""
+
+    def convolved(name: str) -> Tensor:
+        return torch.einsum("dc,bcthw->bdthw", weights[f"{name}.weight"].flatten(1), x_BCTHW) + weights[
+            f"{name}.bias"
+        ].reshape(1, -1, 1, 1, 1)
+
+    def pooled(y_BDTHW: Tensor) -> Tensor:
+        windows = y_BDTHW.unfold(3, 2, 2).unfold(4, 2, 2)
+        return windows.flatten(5).max(dim=5).values.flatten(2)
+
+    theta_BDQ, phi_BDK, g_BDK = convolved("theta").flatten(2), pooled(convolved("phi")), pooled(convolved("g"))
+    pairs_BQK = torch.einsum("bdq,bdk->bqk", theta_BDQ, phi_BDK) / (theta_BDQ.shape[1] ** 0.5 if scale else 1)
+    shares_BQK = (pairs_BQK - pairs_BQK.amax(dim=2, keepdim=True)).exp()
+    attention_BQK = shares_BQK / shares_BQK.sum(dim=2, keepdim=True)
+    y_BDTHW = torch.einsum("bqk,bdk->bdq", attention_BQK, g_BDK).unflatten(2, x_BCTHW.shape[2:])
+    out_BCTHW = torch.einsum("cd,bdthw->bcthw", weights["out.weight"].flatten(1), y_BDTHW)
+    shape = (1, -1, 1, 1, 1)
+    normal = (out_BCTHW - weights["bn.running_mean"].reshape(shape)) / (
+        weights["bn.running_var"].reshape(shape) + 1e-5
+    ).sqrt()
+    return x_BCTHW + normal * weights["bn.weight"].reshape(shape) + weights["bn.bias"].reshape(shape)
+
+
+@pytest.mark.parametrize("scale", [True, False, None])  # None: a file without configuration has mmcv's default, True
+def test_non_local_blocks_of_mmaction2_pool_after_their_convolutions(scale: bool | None, tmp_path: Path) -> None:
+    model = changed(**MMACTION2, non_local=NonLocal(res3=(1,), res4=(2, 5), pool_time=1, pool_after=True))
     network = random_network(model, CLIP)
     for name, tensor in network.state_dict().items():
         if name.endswith("out.bias"):
@@ -203,17 +229,31 @@ def test_attention_of_mmaction2_is_not_scaled(tmp_path: Path) -> None:
             tensor.mul_(30)  # attention that is far from uniform
     source = write(tmp_path / "m.pth", "mmaction2", network)
     content = torch.load(source, weights_only=False)
-    state = content["state_dict"]
-    for name in list(state):
-        if name.endswith("conv_out.conv.bias"):
-            del state[name]
-        elif ".theta." in name:
-            state[name] = state[name] / len(state[name]) ** 0.5
+    content["state_dict"] = {n: t for n, t in content["state_dict"].items() if not n.endswith("conv_out.conv.bias")}
+    if scale is not None:
+        slow = f"slow_pathway=dict(non_local_cfg=dict(sub_sample=True, use_scale={scale}, mode='embedded_gaussian'))"
+        content["meta"]["cfg"] = f"model = dict(backbone=dict(type='ResNet3dSlowFast', {slow}))"
     torch.save(content, source)
     convert("mmaction2", source, tmp_path / "out")
     recipe, ours = converted(tmp_path / "out")
     assert recipe.model.non_local == model.non_local
-    torch.testing.assert_close(logits(ours), logits(network))
+    block, theirs = (each.trunk.slow.stages[2].nonlocal5 for each in (ours, network))
+    x_BCTHW = torch.randn(1, block.theta.in_channels, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected_BCTHW = mmaction2_block(x_BCTHW, theirs.state_dict(), scale is not False)
+        torch.testing.assert_close(block(x_BCTHW), expected_BCTHW, rtol=1e-4, atol=1e-5)
+
+
+def test_non_local_blocks_of_mmaction2_without_pooling_are_refused(tmp_path: Path) -> None:
+    network = random_network(changed(**MMACTION2, non_local=NonLocal(res4=(2,), pool_time=1)), CLIP)
+    source = write(tmp_path / "m.pth", "mmaction2", network)
+    content = torch.load(source, weights_only=False)  # only pooled convolutions are in a sequence, with a number
+    content["state_dict"] = {
+        name.replace("phi.0.", "phi.").replace("g.0.", "g."): t for name, t in content["state_dict"].items()
+    }
+    torch.save(content, source)
+    with pytest.raises(InputError, match="sub_sample"):
+        convert("mmaction2", source, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("suffix", "aligned"), [(".pyth", True), (".pkl", False)])
@@ -234,7 +274,8 @@ def test_the_lateral_kernel_is_read_from_the_weights(suffix: str, kernel: int, c
     peer: Peer = "mmaction2" if suffix == ".pth" else "pyslowfast"
     _, report = convert(peer, write(tmp_path / f"m{suffix}", peer, network), tmp_path / "out")
     recipe, _ = converted(tmp_path / "out")
-    assert (recipe.model.lateral_kernel, recipe.clip) == (kernel, clip)
+    sampling = {"short": "loop"} if peer == "mmaction2" else {"fps": 30.0}
+    assert (recipe.model.lateral_kernel, recipe.clip) == (kernel, clip.model_copy(update=sampling))
     assert report.assumed == (f"clip {clip.T}x{clip.tau}, alpha {clip.alpha}",)
 
 
@@ -243,7 +284,7 @@ def test_the_configuration_in_a_pyslowfast_file_is_used(tmp_path: Path) -> None:
     config = CONFIG.format(alpha=4, detect=False, data=", REVERSE_INPUT_CHANNEL: true")
     _, report = convert("pyslowfast", write(tmp_path / "m.pyth", "pyslowfast", network, config), tmp_path / "out")
     recipe, _ = converted(tmp_path / "out")
-    assert recipe.clip == Clip(T=8, tau=8, alpha=4)
+    assert recipe.clip == Clip(T=8, tau=8, alpha=4, fps=30)
     assert recipe.model.head == "classify"
     assert recipe.model.pixels.order == "bgr"
     assert recipe.model.non_local == NonLocal(attention="softmax", pool_time=2)

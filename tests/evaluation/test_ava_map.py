@@ -45,19 +45,22 @@ def plain_ap(truths: Mapping[KeyFrame, GroundTruth], all_found: Mapping[KeyFrame
     total = sum(map(len, wanted.values()))
     if not total:
         return math.nan
-    ranked = [
+    ranked = sorted(
         (-s, key, place, tuple(b))
         for key, d in all_found.items()
         for place, (b, k, s) in enumerate(zip(d.boxes, d.classes, d.scores, strict=True))
         if k == c
-    ]
-    taken, right, points = set(), 0, []
-    for n, (_, key, _, box) in enumerate(sorted(ranked), start=1):
+    )
+    taken, judged = set(), []
+    for negative, key, _, box in ranked:
         overlaps = [plain_iou(box, other) for other in wanted.get(key, [])]
         best = overlaps.index(max(overlaps)) if overlaps else -1
-        if overlaps and overlaps[best] >= 0.5 and (key, best) not in taken:
-            taken.add((key, best))
-            right += 1
+        hit = bool(overlaps) and overlaps[best] >= 0.5 and (key, best) not in taken
+        taken |= {(key, best)} if hit else set()
+        judged.append((negative, hit))
+    right, points = 0, []
+    for n, (_, hit) in enumerate(sorted(judged), start=1):  # of equal scores, the wrong ones first
+        right += hit
         points.append((right, right / n))
     return sum(max((p for r, p in points if r >= level), default=0.0) for level in range(1, total + 1)) / total
 
@@ -119,7 +122,9 @@ def test_an_unlisted_class_is_ignored() -> None:
 def test_a_second_detection_of_a_box_is_a_false_positive() -> None:
     result = evaluate_detections({ONE: truth((A, 0))}, {ONE: found((A, 0, 0.4), (A, 0, 0.9))}, ["walk"])
     assert (result.mean_average_precision, result.hits[0], result.found[0]) == (1.0, 1, 2)
-    late = evaluate_detections({ONE: truth((A, 0), (B, 0))}, {ONE: found(*2 * [(A, 0, 0.9)], (B, 0, 0.1))}, ["walk"])
+    late = evaluate_detections(
+        {ONE: truth((A, 0), (B, 0))}, {ONE: found((A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.1))}, ["walk"]
+    )
     assert late.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
 
 
@@ -137,8 +142,10 @@ def test_an_iou_of_one_half_is_a_hit(right_edge: float, hit: bool) -> None:
     assert bool(result.hits[0]) is hit
 
 
-def test_a_detection_in_a_frame_without_ground_truth_is_a_false_positive() -> None:
-    result = evaluate_detections({ONE: truth((A, 0))}, {TWO: found((A, 0, 0.9)), ONE: found((A, 0, 0.8))}, ["walk"])
+def test_a_detection_in_a_frame_without_ground_truth_is_a_false_positive_only_in_pyslowfast() -> None:
+    truths, detections = {ONE: truth((A, 0))}, {TWO: found((A, 0, 0.9)), ONE: found((A, 0, 0.8))}
+    assert evaluate_detections(truths, detections, ["walk"]).mean_average_precision == 1.0
+    result = evaluate_detections(truths, detections, ["walk"], protocol="pyslowfast")
     assert result.mean_average_precision == 0.5
     assert (result.frames_unknown, result.frames_missed) == (1, 0)
 
@@ -152,8 +159,52 @@ def test_excluded_frames_do_not_count() -> None:
 def test_the_fifty_best_of_a_frame_are_kept() -> None:
     detections = {ONE: found((A, 0, 0.1), *[(C, 0, 0.5)] * 50)}
     assert evaluate_detections({ONE: truth((A, 0))}, detections, ["walk"]).mean_average_precision == 0.0
-    everything = evaluate_detections({ONE: truth((A, 0))}, detections, ["walk"], per_frame=None)
+    everything = evaluate_detections({ONE: truth((A, 0))}, detections, ["walk"], protocol="pyslowfast")
     assert everything.mean_average_precision == pytest.approx(1 / 51)
+
+
+# (key frame, box, class, score), without score for ground truth. Class 2 is not in the label map.
+Row = tuple[KeyFrame, Box, int] | tuple[KeyFrame, Box, int, float]
+THREE, FOUR = ("video", 904), ("other", 902)
+TRUTH: list[Row] = [(ONE, A, 0), (ONE, B, 0), (ONE, B, 1), (TWO, A, 0), (TWO, C, 1), (THREE, A, 2)]
+FOUND: list[Row] = [(ONE, A, 0, 0.9), (ONE, C, 0, 0.85), (ONE, B, 0, 0.7), (TWO, A, 0, 0.6), (TWO, C, 1, 0.5)]
+# Measured with the code of ActivityNet (82304fa) and of PySlowFast (287ec00) on csv files of these rows: mAP of both.
+# Both sort the hit before the wrong detection of the same score in "ties" and find 0.5833; wrong ones come first here.
+TIES = ((1 + 2 / 3) / 3 + 1 / 2) / 2
+CASES: dict[str, tuple[list[Row], list[KeyFrame], float, float]] = {
+    "ties": ([(ONE, A, 0, 0.5), (ONE, C, 0, 0.4), (TWO, A, 0, 0.4), (ONE, B, 1, 0.4)], [], TIES, TIES),
+    "cap": ([*FOUND, *[(ONE, C, 1, 0.75)] * 49, (ONE, B, 1, 0.3)], [], 0.2828798186, 0.4362745098),
+    "duplicates": ([*FOUND, (ONE, A, 0, 0.8), (TWO, A, 0, 0.55), (TWO, C, 1, 0.45)], [], 0.6166666667, 0.6166666667),
+    "no truth": ([*FOUND, (FOUR, A, 0, 0.95), (FOUR, A, 1, 0.95)], [], 0.6666666667, 0.425),
+    "excluded": ([*FOUND, (TWO, C, 0, 0.99)], [TWO], 0.4166666667, 0.4166666667),
+    "unlisted": ([*FOUND, (THREE, A, 0, 0.95), (THREE, A, 2, 0.99), (TWO, A, 2, 0.99)], [], 0.55, 0.55),
+    "empty": ([(FOUR, A, 0, 0.9)], [], 0, 0),
+    "inverted": (
+        [*FOUND, (ONE, A[2:] + A[:2], 0, 0.99), *[(TWO, B[2:] + B[:2], 1, 0.9)] * 50],
+        [],
+        0.2777777778,
+        0.6666666667,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_protocols_give_the_figures_of_their_code(case: str) -> None:
+    rows, excluded, official, pyslowfast = CASES[case]
+    truths = {key: truth(*[(box, c) for k, box, c in TRUTH if k == key]) for key in (ONE, TWO, THREE)}
+    detections = {key: found(*[row[1:] for row in rows if row[0] == key]) for key in {row[0] for row in rows}}
+    for protocol, expected in (("activitynet", official), ("pyslowfast", pyslowfast)):
+        result = evaluate_detections(truths, detections, ["walk", "sit", ""], excluded, protocol=protocol)
+        assert result.mean_average_precision == pytest.approx(expected, abs=1e-9)
+
+
+def test_nothing_is_gained_by_equal_scores() -> None:
+    """The wrong ones of equal scores come first, in the ranking and among the 50 best of a key frame."""
+    equal = {ONE: found((A, 0, 0.5), (C, 0, 0.5), (B, 0, 0.5))}
+    result = evaluate_detections({ONE: truth((A, 0), (B, 0))}, equal, ["walk"])
+    assert result.mean_average_precision == pytest.approx(2 / 3)
+    many = {ONE: found((A, 0, 0.5), *[(C, 0, 0.5)] * 50)}
+    assert evaluate_detections({ONE: truth((A, 0))}, many, ["walk"]).mean_average_precision == 0.0
 
 
 def test_an_inverted_box_is_dropped() -> None:
@@ -181,8 +232,12 @@ def test_no_ground_truth_and_unknown_classes_are_refused() -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_agrees_with_plain_loops(seed: int) -> None:
     truths, detections = random_case(seed)
-    result = evaluate_detections(truths, detections, ["a", "b", "c", "d"])
+    result = evaluate_detections(truths, detections, ["a", "b", "c", "d"], protocol="pyslowfast")
     expected = [plain_ap(truths, detections, c) for c in range(4)]
+    known = {key: each for key, each in detections.items() if key in truths}
+    official = evaluate_detections(truths, detections, ["a", "b", "c", "d"])
+    expected_official = [plain_ap(truths, known, c) for c in range(4)]
+    np.testing.assert_allclose(official.average_precision, expected_official, rtol=1e-12)
     np.testing.assert_allclose(result.average_precision, expected, rtol=1e-12)
     assert result.mean_average_precision == pytest.approx(np.nanmean(expected))
 

@@ -83,6 +83,16 @@ def test_a_linear_map_gives_the_positions_of_the_bins() -> None:
     torch.testing.assert_close(aligned[0, 0, 0], torch.tensor([2.5, 4.5, 6.5, 8.5]))
 
 
+@pytest.mark.parametrize("box", [(40, 40, 40, 60), (20, 60, 60, 20), (60, 20, 20, 60), (30, 30, 30, 30)])
+def test_an_empty_or_inverted_box_gives_0(box: tuple[float, ...]) -> None:
+    """As Mask R-CNN's RoIAlign, which takes ceil(bin size) samples, that is none."""
+    maps, whole = torch.rand(1, 2, 8, 8), (20.0, 20.0, 60.0, 60.0)
+    both = torch.tensor([[0, *box], [0, *whole]])
+    empty, other = roi_align(maps, both, 3, 1 / 16)
+    assert (empty == 0).all()
+    torch.testing.assert_close(other, reference(maps, both[1:], 3, 1 / 16)[0])
+
+
 def test_no_boxes_give_an_empty_result() -> None:
     assert roi_align(torch.randn(2, 3, 8, 8), torch.empty(0, 5), 7, 1 / 16).shape == (0, 3, 7, 7)
 

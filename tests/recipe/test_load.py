@@ -332,3 +332,9 @@ def test_the_branch_is_tracked_where_its_recipe_is(section: dict[str, Any], tmp_
     assert changed.finetune.tracking.uri == changed.tracking.uri == "http://mlflow:5000"
     assert changed.finetune.tracking.experiment == section.get("tracking", {}).get("experiment", "slowfast")
     assert parse_recipe(changed.to_json()) == changed
+
+
+def test_fields_that_were_added_later_are_inputs_only_if_they_are_set() -> None:
+    assert "sampling" not in load_recipe("demo").clip.inputs()
+    changed = load_recipe("demo", ["clip.sampling=segments", "evaluate.clips=1"])
+    assert changed.clip.inputs() == {"T": 4, "tau": 8, "alpha": 4, "sampling": "segments"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
-from slowfast_core.recipe.load import Recipe
+from slowfast_core.data.loading.sampling import evaluation_indices
+from slowfast_core.recipe.load import Clip, Recipe
 from slowfast_core.recipe.reference import render, sections, type_text
 from slowfast_core.recipe.schema import Address, Count, Part, Positive, Share
 
@@ -51,3 +53,19 @@ def test_sections_are_those_of_a_recipe() -> None:
 )
 def test_types_are_readable(annotation: Any, text: str) -> None:
     assert type_text(annotation) == text
+
+
+def test_the_page_of_protocols_names_existing_fields() -> None:
+    page = (PAGE.parent / "parity.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:clip|data|evaluate|model|train)\.[\w.]+)[`:]", page))
+    known = {f"{path}.{name}" for path, section in sections(Recipe) for name in section.model_fields}
+    assert len(named) > 25
+    assert named <= known
+
+
+def test_the_page_of_protocols_has_the_starts_of_each_rule() -> None:
+    page = (PAGE.parent / "parity.md").read_text(encoding="utf-8")
+    clip = Clip(T=8, tau=8, alpha=4)
+    for starts in ("uniform", "pyslowfast", "offset", "rounded"):
+        first = [indices[0] for indices in evaluation_indices(clip, 300, 10, starts)]
+        assert f"| `{starts}` | {' '.join(map(str, first))} |" in page

@@ -44,7 +44,7 @@ def _read(given: ReaderInput) -> Annotations:
     items = [item for item in items if (item.video, item.second) not in excluded]
     given.check_splits(items)
     if "train" in given.person_boxes:
-        items = _with_train_boxes(items, given.person_boxes["train"], given.person_box_iou)
+        items = _with_train_boxes(items, given.person_boxes["train"], excluded, given)
     if "val" in given.person_boxes:
         items = _with_val_boxes(items, given.person_boxes["val"], excluded, given)
     if names is None:
@@ -172,13 +172,23 @@ def _item(rows: Sequence[_Row], default: Split, given: ReaderInput) -> Item:
     )
 
 
-def _with_train_boxes(items: Sequence[Item], predicted: PersonBoxes, iou: float) -> list[Item]:
-    """Add to the `train` items the predicted boxes that match a true box (paper, section 5)."""
+def _with_train_boxes(
+    items: Sequence[Item], predicted: PersonBoxes, excluded: Collection[KeyFrame], given: ReaderInput
+) -> list[Item]:
+    """Add to the `train` items the predicted boxes that match a true box (paper, section 5).
+
+    With `person_box_negatives`, the other predicted boxes are added without actions, also in key frames of their own.
+    """
     _check_match(items, predicted, "train")
-    return [_with_matching(item, predicted, iou) if item.split == "train" else item for item in items]
+    extended = [_with_matching(item, predicted, given) if item.split == "train" else item for item in items]
+    if given.person_box_negatives:
+        for item, people in _only_predicted(items, predicted, "train", excluded, given):
+            boxes = [box for *box, _ in people]
+            extended.append(replace(item, boxes=boxes, box_labels=[[] for _ in boxes]))
+    return extended
 
 
-def _with_matching(item: Item, predicted: PersonBoxes, iou: float) -> Item:
+def _with_matching(item: Item, predicted: PersonBoxes, given: ReaderInput) -> Item:
     import numpy as np
 
     boxes, box_labels = list(item.boxes or ()), list(item.box_labels or ())
@@ -187,9 +197,10 @@ def _with_matching(item: Item, predicted: PersonBoxes, iou: float) -> Item:
         return item
     iou_DG = box_iou(np.array(found), np.array(boxes))
     for box, true, overlap in zip(found, iou_DG.argmax(axis=1).tolist(), iou_DG.max(axis=1).tolist(), strict=True):
-        if overlap > iou and box not in boxes:
+        matches = overlap > given.person_box_iou
+        if (matches or given.person_box_negatives) and box not in boxes:
             boxes.append(box)
-            box_labels.append(box_labels[true])
+            box_labels.append(box_labels[true] if matches else [])
     return replace(item, boxes=boxes, box_labels=box_labels)
 
 
@@ -198,7 +209,8 @@ def _with_val_boxes(
 ) -> list[Item]:
     """Set the predicted boxes of the `val` items, and add items for key frames that have only predicted boxes.
 
-    By the official protocol, detections in those key frames are false positives: omitting them would raise the mAP.
+    Detections in those key frames are false positives in PySlowFast's protocol; the official one ignores them
+    (evaluate.protocol).
     """
     _check_match(items, predicted, "val")
     scored = [
@@ -207,16 +219,23 @@ def _with_val_boxes(
         else item
         for item in items
     ]
+    for item, people in _only_predicted(items, predicted, "val", excluded, given):
+        scored.append(replace(item, boxes=[], box_labels=[], proposals=people))
+    return scored
+
+
+def _only_predicted(
+    items: Sequence[Item], predicted: PersonBoxes, split: Split, excluded: Collection[KeyFrame], given: ReaderInput
+) -> Iterator[tuple[Item, list[list[float]]]]:
+    """Yield an item without boxes, and the predicted boxes, for each key frame of the split without annotations."""
     annotated = {(item.video, item.second) for item in items}
-    of_video = {item.video: item for item in items if item.split == "val"}
+    of_video = {item.video: item for item in items if item.split == split}
     for video, second in sorted(predicted.found):
         known = (video, second) in annotated or (video, second) in excluded
         if video in of_video and _is_valid(second, given) and not known:
             key = second - given.first_second
             alike = replace(of_video[video], id=f"{video}_{second:04d}", start=key, end=key, second=second, key=key)
-            proposals = predicted.found[video, second]
-            scored.append(replace(alike, labels=[], boxes=[], box_labels=[], proposals=proposals))
-    return scored
+            yield replace(alike, labels=[]), predicted.found[video, second]
 
 
 def _check_match(items: Iterable[Item], predicted: PersonBoxes, split: Split) -> None:

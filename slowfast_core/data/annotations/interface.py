@@ -68,6 +68,7 @@ class ReaderInput:
     excluded: Sequence[TextFile] = ()  # lists of key frames that are not used
     person_boxes: Mapping[Split, PersonBoxes] = field(default_factory=dict)
     person_box_iou: float = 0.9  # a predicted box with a larger IoU gets the actions of the true box
+    person_box_negatives: bool = False  # other predicted boxes are used for training, without actions
 
     def held_out(self, videos: Iterable[str]) -> frozenset[str]:
         """The `val` share of videos without a split: deterministic, at least one of several remains for `train`."""

@@ -26,6 +26,7 @@ from slowfast_core.data.loading.sampling import (
     centred_indices,
     evaluation_indices,
     labels_within,
+    random_area_view,
     random_view,
     resized_clip,
     spatial_views,
@@ -138,9 +139,9 @@ class TrainingClips(Dataset[list[Sample] | int]):
         row = self.rows[index]
         width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
         if row["boxes"] is not None:
-            indices = centred_indices(self.clip, round(row["key"] * row["fps"]), total)
+            indices = centred_indices(self.clip, round(row["key"] * row["fps"]), total, row["fps"])
         else:
-            indices = evaluation_indices(self.clip, total, 1)[0]
+            indices = evaluation_indices(self.clip, total, 1, fps=row["fps"])[0]
         return self._samples(index, [(indices, spatial_views(width, height, size, 1)[0])])
 
     def blank(self) -> Sample:
@@ -158,12 +159,17 @@ class TrainingClips(Dataset[list[Sample] | int]):
         width, height, total = int(row["width"]), int(row["height"]), int(row["frames"])
         clip = resized_clip(self.clip, pick.frames, random) if pick.frames else self.clip
         if row["boxes"] is not None:
-            indices = centred_indices(clip, round(row["key"] * row["fps"]), total)
+            indices = centred_indices(clip, round(row["key"] * row["fps"]), total, row["fps"])
         else:
-            indices = training_indices(clip, total, random)
-        (shortest, longest), crop = self.train.jitter, pick.side or self.train.crop
-        jitter = (round(shortest * crop / self.train.crop), longest)
-        return indices, random_view(width, height, jitter, crop, self.train.flip, random)
+            indices = training_indices(clip, total, random, row["fps"])
+        train, crop = self.train, pick.side or self.train.crop
+        if train.crop_area:
+            return indices, random_area_view(
+                width, height, train.crop_area, train.crop_aspect, crop, train.flip, random
+            )
+        jitter = (round(train.jitter[0] * crop / train.crop), train.jitter[1])
+        inverse = train.jitter_scale == "inverse"
+        return indices, random_view(width, height, jitter, crop, train.flip, random, inverse)
 
     def _samples(self, index: int, drawn: list[tuple[list[int], View]]) -> list[Sample] | int:
         """Samples of one row from one decoding, or the row's number if it does not decode."""
@@ -187,7 +193,7 @@ class TrainingClips(Dataset[list[Sample] | int]):
         """Labels of a clip; for videos with timed actions, the actions that overlap with the clip."""
         labels, spans = row["labels"], row.get("spans")
         if spans is not None:
-            labels = labels_within(spans, indices[0] / row["fps"], indices[-1] / row["fps"])
+            labels = labels_within(spans, min(indices) / row["fps"], max(indices) / row["fps"])
         return torch.zeros(1, self.classes).index_fill_(1, torch.tensor(labels, dtype=torch.long), 1)
 
     def _boxes(self, row: dict[Hashable, Any], view: View) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from slowfast_core.data.annotations.boxes import Box
 from slowfast_core.recipe.load import Clip
+
+Starts = Literal["uniform", "pyslowfast", "offset", "rounded"]
 
 
 class Pick(NamedTuple):
@@ -38,23 +41,68 @@ class View:
             raise ValueError(f"empty view: {self}")
 
 
-def clip_indices(clip: Clip, start: int, frames: int) -> list[int]:
-    """Frames of the Fast pathway from `start` on; the last frame is repeated past the end of the video."""
-    return [min(start + i * clip.fast_stride, frames - 1) for i in range(clip.fast_frames)]
+def covered(clip: Clip, fps: float | None) -> float:
+    """Number of frames that a clip covers in a video of the frame rate `fps`, which is used if clip.fps is set."""
+    if clip.fps is None:
+        return clip.span
+    if fps is None:
+        raise ValueError("a clip with clip.fps needs the frame rate of the video")
+    return max(clip.span * fps / clip.fps, 1.0)
 
 
-def training_indices(clip: Clip, frames: int, random: np.random.Generator) -> list[int]:
+def clip_indices(clip: Clip, start: float, frames: int, fps: float | None = None) -> list[int]:
+    """Frames of the Fast pathway of a clip from `start` on, in a video of `frames` frames.
+
+    With clip.fps, they are spread evenly from the first to the last frame that the clip covers, rounded down.
+    """
+    first = math.ceil(start)
+    if clip.fps is None:
+        steps = [i * clip.fast_stride for i in range(clip.fast_frames)]
+    else:
+        length = covered(clip, fps)
+        last = math.floor(start + length - 1) - first
+        gap = (length - 1) / max(clip.fast_frames - 1, 1)
+        steps = [min(int(i * gap), last) for i in range(clip.fast_frames)]
+    if clip.short == "loop":
+        return [(first + step) % frames for step in steps]
+    return [min(first + step, frames - 1) for step in steps]
+
+
+def training_indices(clip: Clip, frames: int, random: np.random.Generator, fps: float | None = None) -> list[int]:
     """Frames of the Fast pathway for training: a span at a random start, or a random frame of each segment."""
     if clip.sampling == "segments":
         return [int(random.integers(first, last + 1)) for first, last in _segments(clip, frames)]
-    return clip_indices(clip, random_start(clip, frames, random), frames)
+    if clip.fps is None:
+        return clip_indices(clip, random_start(clip, frames, random), frames)
+    return clip_indices(clip, random.uniform(0, max(frames - covered(clip, fps), 0)), frames, fps)
 
 
-def evaluation_indices(clip: Clip, frames: int, clips: int) -> list[list[int]]:
+def evaluation_indices(
+    clip: Clip, frames: int, clips: int, starts: Starts = "uniform", fps: float | None = None
+) -> list[list[int]]:
     """Frames of the Fast pathway for each test clip: spans across the video, or the middle frame of each segment."""
     if clip.sampling == "segments":
         return [[(first + last) // 2 for first, last in _segments(clip, frames)]]
-    return [clip_indices(clip, start, frames) for start in uniform_starts(clip, frames, clips)]
+    return [clip_indices(clip, start, frames, fps) for start in starts_of(clip, frames, clips, starts, fps)]
+
+
+def starts_of(clip: Clip, frames: int, clips: int, starts: Starts, fps: float | None) -> list[float]:
+    """Starts of the test clips by the rule `starts` of the recipe (Evaluate.starts)."""
+    if starts == "uniform" and clip.fps is None:
+        return [*uniform_starts(clip, frames, clips)]
+    length = covered(clip, fps)
+    if starts == "rounded" and clip.fps is None:
+        length = (clip.fast_frames - 1) * clip.fast_stride + 1
+    left = max(frames - length, 0)
+    if starts == "pyslowfast":
+        return [left * i / clips for i in range(clips)]
+    if clips == 1:
+        return [left // 2]
+    if starts == "offset":
+        return [i * (left // (clips - 1)) for i in range(clips)]
+    if starts == "rounded":
+        return [round(left / (clips - 1) * i) for i in range(clips)]
+    return [left * i // (clips - 1) for i in range(clips)]
 
 
 def _segments(clip: Clip, frames: int) -> list[tuple[int, int]]:
@@ -91,21 +139,62 @@ def uniform_starts(clip: Clip, frames: int, clips: int) -> list[int]:
     return [last * i // (clips - 1) for i in range(clips)]
 
 
-def centred_indices(clip: Clip, centre: int, frames: int) -> list[int]:
+def centred_indices(clip: Clip, centre: int, frames: int, fps: float | None = None) -> list[int]:
     """Frames of the Fast pathway around a key frame, clamped to the video (paper, section 5)."""
-    first = centre - clip.span // 2
-    return [min(max(first + i * clip.fast_stride, 0), frames - 1) for i in range(clip.fast_frames)]
+    steps = [i * clip.fast_stride - clip.span // 2 for i in range(clip.fast_frames)]
+    if clip.fps is not None:  # steps of 1 / clip.fps seconds; the other codebases extract AVA's frames at 30 a second
+        steps = [round(step * covered(clip, fps) / clip.span) for step in steps]
+    return [min(max(centre + step, 0), frames - 1) for step in steps]
 
 
 def random_view(
-    width: int, height: int, jitter: tuple[int, int], crop: int, flip: bool, random: np.random.Generator
+    width: int,
+    height: int,
+    jitter: tuple[int, int],
+    crop: int,
+    flip: bool,
+    random: np.random.Generator,
+    inverse: bool = False,
 ) -> View:
-    """Random view: short side uniform in `jitter`, a random `crop` x `crop` box, mirrored with probability 1/2."""
-    short_side = int(random.integers(jitter[0], jitter[1] + 1))
+    """Random view: a short side in `jitter`, a random `crop` x `crop` box, mirrored with probability 1/2.
+
+    The short side is uniform, or its reciprocal is, if `inverse`.
+    """
+    if inverse:
+        short_side = round(1 / random.uniform(1 / jitter[1], 1 / jitter[0]))
+    else:
+        short_side = int(random.integers(jitter[0], jitter[1] + 1))
     scale = short_side / min(width, height)
     side = min(crop / scale, width, height)
     x, y = random.uniform(0, width - side), random.uniform(0, height - side)
     return View(x, y, side, side, crop, crop, flip and bool(random.random() < 0.5))
+
+
+def random_area_view(
+    width: int,
+    height: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    crop: int,
+    flip: bool,
+    random: np.random.Generator,
+) -> View:
+    """A random box of a share of the picture in `area` and of width / height in `aspect`, as `crop` x `crop` pixels.
+
+    The area is uniform and the logarithm of the aspect, too. After ten boxes that do not fit, the middle square is
+    taken (RandomResizedCrop).
+    """
+    for _ in range(10):
+        ratio = math.exp(random.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        size = random.uniform(*area) * width * height
+        across, down = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            x, y = int(random.integers(0, width - across + 1)), int(random.integers(0, height - down + 1))
+            break
+    else:
+        across = down = min(width, height)
+        x, y = (width - across) // 2, (height - down) // 2
+    return View(x, y, across, down, crop, crop, flip and bool(random.random() < 0.5))
 
 
 def spatial_views(width: int, height: int, size: int, crops: int) -> list[View]:

@@ -10,6 +10,7 @@ from slowfast_core.data.annotations.interface import Annotations, Item, ReaderIn
 from slowfast_core.data.annotations.text_file import TextFile
 from slowfast_core.data.annotations.videos import Videos
 from slowfast_core.errors import InputError
+from slowfast_core.recipe.load import load_recipe
 
 MAP = TextFile("map.pbtxt", 'item {\n  name: "bend/bow {at} the \\"waist\\""\n  id: 1\n}\nitem { name: "run" id: 4 }\n')
 TRAIN = (
@@ -234,6 +235,30 @@ def test_predicted_boxes_of_train_get_the_labels_of_the_annotated_box_they_overl
     assert "one_0904" not in items
     wider = items_of(person_boxes={"train": boxes}, person_box_iou=0.85)
     assert far[:4] in (wider["one_0902"].boxes or [])
+
+
+def test_predicted_boxes_of_train_without_a_match_may_be_negatives() -> None:
+    """As PySlowFast's load of its file with negatives: all boxes, of all key frames, with the actions they have."""
+    near, far, idle = [0.1, 0.2, 0.5, 0.88, 0.9], [0.1, 0.2, 0.46, 0.88, 0.9], [0.4, 0.2, 0.8, 0.9, 0.99]
+    boxes = predicted(one_0902=[near, far, idle], one_0904=[near, far], two_1700=[near], three_0902=[near])
+    items = items_of(person_boxes={"train": boxes}, person_box_negatives=True)
+    frame = items["one_0902"]
+    assert frame.boxes == [[0.1, 0.2, 0.5, 0.9], [0.4, 0.2, 0.8, 0.9], near[:4], far[:4]]
+    assert frame.box_labels == [[0, 3], [], [0, 3], []]
+    only = items["one_0904"]
+    assert (only.split, only.second, only.boxes, only.box_labels) == ("train", 904, [near[:4], far[:4]], [[], []])
+    assert (only.labels, only.proposals) == ([], None)
+    assert not {"two_1700", "three_0902"} & set(items)  # `two` is a video of val, and `three` is not annotated
+    excluded = [TextFile("x.csv", "one,904\n")]
+    assert "one_0904" not in items_of(person_boxes={"train": boxes}, person_box_negatives=True, excluded=excluded)
+
+
+def test_recipes_of_pyslowfast_train_with_negatives() -> None:
+    for name, score, size in (("slowfast_8x8_r50_pyslowfast", 0.8, 224), ("slow_4x16_r50_pyslowfast", 0.9, 256)):
+        recipe = load_recipe(f"ava22/{name}")
+        boxes = recipe.data.person_boxes
+        assert (boxes.negatives, boxes.min_score, recipe.evaluate.size) == (True, score, size)
+    assert load_recipe("kinetics400/slowfast_8x8_r50_pyslowfast_multigrid").evaluate.size == 224
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from slowfast_core.data.loading.sampling import (
+    Starts,
     View,
     boxes_in_view,
     centred_indices,
     clip_indices,
     evaluation_indices,
     labels_within,
+    random_area_view,
     random_start,
     random_view,
     spatial_views,
@@ -19,7 +21,7 @@ from slowfast_core.data.loading.sampling import (
     uniform_starts,
     whole_view,
 )
-from slowfast_core.recipe.load import Clip
+from slowfast_core.recipe.load import Clip, load_recipe
 
 SPAN_64 = Clip(T=4, tau=16, alpha=8)  # 32 frames, every second one
 
@@ -189,3 +191,114 @@ def test_boxes_are_clipped_at_the_border_and_removed_beyond_it() -> None:
 
 def test_no_boxes_give_an_empty_list() -> None:
     assert boxes_in_view([], 200, 100, View(0, 0, 200, 100, 50, 100)) == []
+
+
+SPAN_64_AT_30 = SPAN_64.model_copy(update={"fps": 30.0})
+# Written down from the sources of the other codebases for 300 frames at 30 fps, not computed here.
+STARTS = {
+    "uniform": [0, 26, 52, 78, 104, 131, 157, 183, 209, 236],
+    "pyslowfast": [0, 24, 48, 71, 95, 118, 142, 166, 189, 213],
+    "offset": [0, 26, 52, 78, 104, 130, 156, 182, 208, 234],
+    "rounded": [0, 26, 53, 79, 105, 132, 158, 184, 211, 237],
+}
+
+
+@pytest.mark.parametrize(
+    ("clip", "starts"), [(c, s) for c in (SPAN_64, SPAN_64_AT_30) for s in STARTS if (c.fps, s) != (30.0, "rounded")]
+)
+def test_test_clips_start_where_each_codebase_starts_them(clip: Clip, starts: Starts) -> None:
+    found = [indices[0] for indices in evaluation_indices(clip, 300, 10, starts, 30.0)]
+    assert found == STARTS[starts]
+
+
+def test_clips_of_mmaction2_start_at_the_nearest_frames() -> None:
+    assert [indices[0] for indices in evaluation_indices(SPAN_64, 300, 10, "rounded")] == STARTS["rounded"]
+    assert evaluation_indices(SPAN_64, 300, 1, "rounded")[0][0] == 118  # (300 - 63) // 2
+    assert [indices[0] for indices in evaluation_indices(SPAN_64, 40, 10, "rounded")] == [0] * 10
+
+
+def test_frames_of_a_clip_at_a_frame_rate_are_spread_evenly_and_rounded_down() -> None:
+    # PySlowFast: torch.linspace(0, 63, 32).long() in the frames from 24 to 86 (23.6 to 86.6), clamped to the last.
+    expected = [24 + min(i * 63 // 31, 62) for i in range(32)]
+    assert evaluation_indices(SPAN_64_AT_30, 300, 10, "pyslowfast", 30.0)[1] == expected
+    slow = Clip(T=8, tau=8, alpha=1, fps=30)
+    assert evaluation_indices(slow, 64, 1, "uniform", 30.0) == [[0, 9, 18, 27, 36, 45, 54, 63]]
+
+
+@pytest.mark.parametrize(("fps", "covered_frames"), [(25.0, 53), (30.0, 64), (60.0, 128), (12.5, 26)])
+def test_a_clip_at_a_frame_rate_covers_the_same_time_of_any_video(fps: float, covered_frames: int) -> None:
+    indices = clip_indices(SPAN_64_AT_30, 0, 1000, fps)
+    assert len(indices) == 32
+    assert abs(indices[-1] + 1 - covered_frames) <= 1
+    instants = np.array(indices) / fps
+    assert np.abs(instants - np.linspace(0, 63 / 30, 32)).max() <= 1.5 / fps
+    random = np.random.default_rng(0)
+    drawn = [training_indices(SPAN_64_AT_30, round(10 * fps), random, fps) for _ in range(300)]
+    assert min(each[0] for each in drawn) <= 3 * fps / 25
+    assert 10 * fps - 1 - 3 * fps / 25 <= max(each[-1] for each in drawn) < 10 * fps
+    with pytest.raises(ValueError, match="frame rate"):
+        clip_indices(SPAN_64_AT_30, 0, 1000)
+
+
+@pytest.mark.parametrize("fps", [25.0, 30.0, 60.0])
+def test_a_key_frame_at_a_frame_rate_has_the_same_instants_around_it(fps: float) -> None:
+    centre = round(5 * fps)
+    instants = (np.array(centred_indices(SPAN_64_AT_30, centre, round(10 * fps), fps)) - centre) / fps
+    assert np.abs(instants - np.arange(-32, 32, 2) / 30).max() <= 0.5 / fps
+    if fps == 30:
+        assert centred_indices(SPAN_64_AT_30, centre, 300, fps) == centred_indices(SPAN_64, centre, 300)
+
+
+@pytest.mark.parametrize("clip", [SPAN_64, SPAN_64_AT_30])
+def test_a_short_video_may_loop(clip: Clip) -> None:
+    looped = clip_indices(clip.model_copy(update={"short": "loop"}), 0, 40, 30.0)
+    assert looped == [i % 40 for i in clip_indices(clip, 0, 64, 30.0)]
+    assert looped[:20] == clip_indices(clip, 0, 40, 30.0)[:20]
+
+
+def test_a_store_of_every_second_frame_has_the_same_instants() -> None:
+    whole = np.array(evaluation_indices(SPAN_64_AT_30, 500, 10, "pyslowfast", 50.0)) / 50
+    half = np.array(evaluation_indices(SPAN_64_AT_30.every(2), 250, 10, "pyslowfast", 25.0)) / 25
+    assert np.abs(whole - half).max() <= 2 / 25
+
+
+def test_the_reciprocal_of_the_short_side_may_be_uniform() -> None:
+    random = np.random.default_rng(0)
+    views = [random_view(400, 256, (256, 340), 100, False, random, inverse=True) for _ in range(4000)]
+    sides = np.array([256 * 100 / view.width for view in views])
+    assert (sides.min().round(), sides.max().round()) == (256, 340)
+    # the median of a uniform reciprocal between 1/340 and 1/256 is the harmonic mean; a uniform side has 298
+    assert np.median(sides) == pytest.approx(2 / (1 / 256 + 1 / 340), abs=2)
+    assert np.mean(1 / sides) == pytest.approx((1 / 256 + 1 / 340) / 2, rel=2e-3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(340, 256), (256, 340)])
+def test_crops_by_area_have_uniform_areas_and_log_uniform_aspects(width: int, height: int) -> None:
+    random = np.random.default_rng(0)
+    views = [random_area_view(width, height, (0.08, 1), (3 / 4, 4 / 3), 224, True, random) for _ in range(4000)]
+    areas = np.array([view.width * view.height / (width * height) for view in views])
+    aspects = np.array([view.width / view.height for view in views])
+    assert areas.min() == pytest.approx(0.08, abs=0.01)
+    assert areas.max() > 0.9
+    small = areas < 0.5  # boxes that always fit, so that no draw was rejected
+    assert np.median(areas[small]) == pytest.approx(0.29, abs=0.015)
+    assert np.median(np.log(aspects[small])) == pytest.approx(0, abs=0.02)
+    assert np.abs(np.log(aspects)).max() == pytest.approx(np.log(4 / 3), abs=0.02)
+    for view in views:
+        assert 0 <= view.x <= view.x + view.width <= width
+        assert 0 <= view.y <= view.y + view.height <= height
+        assert (view.out_width, view.out_height) == (224, 224)
+    assert {view.flip for view in views} == {True, False}
+
+
+def test_a_picture_that_no_crop_by_area_fits_gives_its_middle_square() -> None:
+    view = random_area_view(1000, 10, (0.9, 1), (3 / 4, 4 / 3), 224, False, np.random.default_rng(0))
+    assert view == View(495, 0, 10, 10, 224, 224)
+
+
+def test_recipes_draw_crops_like_their_codebase() -> None:
+    assert load_recipe("kinetics400/slowfast_8x8_r50_mmaction2").train.crop_area == (0.08, 1.0)
+    charades, something = "charades/slowfast_16x8_r50_pyslowfast", "something/slowfast_16x8_r50_v2"
+    for name in (charades, something, "ava22/slowfast_8x8_r50_pyslowfast"):
+        assert load_recipe(name).train.jitter_scale == "inverse"
+    assert load_recipe("kinetics400/slowfast_8x8_r50_pyslowfast").train.jitter_scale == "uniform"
