@@ -285,11 +285,13 @@ class Train(Section):
 
     added_later = frozenset(
         {
+            "color_jitter",
             "cosine_after_warmup",
             "cosine_end",
             "crop_area",
             "crop_aspect",
             "jitter_scale",
+            "lighting_jitter",
             "schedule_per",
             "warmup_per",
             "warmup_scaling",
@@ -369,6 +371,12 @@ class Train(Section):
     """[smallest, largest] width / height of a crop by `crop_area`, which is then resized to a square."""
     crop: Positive = 224
     """Side of the random crop, in pixels."""
+    color_jitter: float = Field(0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation of a clip change in random order by factors within 1 +- this. 0: none.
+    PySlowFast's AVA.TRAIN_USE_COLOR_AUGMENTATION has 0.4."""
+    lighting_jitter: float = Field(0.0, ge=0)
+    """Standard deviation of random changes along the principal components of ImageNet's colors. 0: none. PySlowFast's
+    AVA.TRAIN_USE_COLOR_AUGMENTATION has 0.1."""
     flip: bool = True
     """Mirror half of the clips. Set false where left and right distinguish classes."""
     clips_per_video: Positive = 1
