@@ -285,11 +285,16 @@ class Train(Section):
 
     added_later = frozenset(
         {
+            "clip_gradient_by",
+            "color_jitter",
             "cosine_after_warmup",
             "cosine_end",
             "crop_area",
             "crop_aspect",
             "jitter_scale",
+            "frozen_trunk",
+            "lighting_jitter",
+            "optimizer",
             "schedule_per",
             "warmup_per",
             "warmup_scaling",
@@ -347,16 +352,22 @@ class Train(Section):
     """Apply weight decay to the parameters of batch norm."""
     decay_bias: bool = True
     """Apply weight decay to biases."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`adamw`: AdamW with betas 0.9 and 0.999; `momentum` and `nesterov` have no effect on it."""
+    frozen_trunk: bool = False
+    """Train only the classifier: all other weights keep their start values. Needs batch_norm `frozen`."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD. `nesterov` needs a value above 0."""
     nesterov: bool = True
     """Nesterov momentum."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of SGD."""
+    """Weight decay of the optimizer."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the cross-entropy loss."""
     clip_gradient: float = Field(0.0, ge=0)
-    """Largest norm of the gradient. 0: no clipping."""
+    """Largest norm or value of the gradient. 0: no clipping."""
+    clip_gradient_by: Literal["norm", "value"] = "norm"
+    """`norm`: scale the whole gradient. `value`: clip each of its values on its own."""
     jitter: tuple[Positive, Positive] = (256, 320)
     """[shortest, longest] short side in pixels to which clips are scaled."""
     jitter_scale: Literal["uniform", "inverse"] = "uniform"
@@ -369,6 +380,12 @@ class Train(Section):
     """[smallest, largest] width / height of a crop by `crop_area`, which is then resized to a square."""
     crop: Positive = 224
     """Side of the random crop, in pixels."""
+    color_jitter: float = Field(0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation of a clip change in random order by factors within 1 +- this. 0: none.
+    PySlowFast's AVA.TRAIN_USE_COLOR_AUGMENTATION has 0.4."""
+    lighting_jitter: float = Field(0.0, ge=0)
+    """Standard deviation of random changes along the principal components of ImageNet's colors. 0: none. PySlowFast's
+    AVA.TRAIN_USE_COLOR_AUGMENTATION has 0.1."""
     flip: bool = True
     """Mirror half of the clips. Set false where left and right distinguish classes."""
     clips_per_video: Positive = 1
@@ -429,6 +446,8 @@ class Train(Section):
             raise ValueError("final 'best' needs validate_every")
         if self.multigrid and self.schedule != "steps":
             raise ValueError("multigrid needs schedule 'steps'")
+        if self.frozen_trunk and self.batch_norm != "frozen":
+            raise ValueError(f"frozen_trunk needs batch_norm 'frozen', is {self.batch_norm!r}")
         if self.batch_norm == "frozen" and self.precise_norm_batches:
             what = f"precise_norm_batches {self.precise_norm_batches} would recompute the statistics"
             raise ValueError(f"{what} that batch_norm 'frozen' keeps; set it to 0, or use another batch_norm")

@@ -30,7 +30,7 @@ from slowfast_core.training.meter import Meter
 from slowfast_core.training.plan import Plan
 from slowfast_core.training.schedule import scaling_line, warnings
 from slowfast_core.training.state import begin
-from slowfast_core.training.step import Outcome, decisions_of, forward_loss, score_held_out
+from slowfast_core.training.step import Outcome, clip_gradient, decisions_of, forward_loss, score_held_out
 
 LOG_STEPS = 10  # steps per line of the log; the last line of an epoch may cover fewer
 PRECISE_EPOCH = 1_000_000  # precise batch norm draws its batches in the order of this epoch, which is never trained
@@ -163,7 +163,7 @@ class Worker:
             losses.append(outcome.loss.detach())
         if self.train.clip_gradient:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.network.parameters(), self.train.clip_gradient)
+            clip_gradient(state.network, self.train)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         if workers > 1 and self.train.batch_norm == "groups":

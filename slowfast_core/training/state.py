@@ -54,6 +54,8 @@ def begin(job: Job, device: torch.device, smallest: Callable[[int], int]) -> Sta
         report = start_from(network, load_weights(job.init_weights, job.init_digest), job.init_classifier)
         notes.append(f"start weights: {report}")
     network = with_norm(network.to(device), recipe.train, device)
+    if recipe.train.frozen_trunk:
+        network.get_submodule("trunk").requires_grad_(requires_grad=False)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.compute.precision == "fp16")
     state = State(network, make_optimizer(network, recipe.train), scaler, notes=notes)
     path, skipped = newest_checkpoint(job.checkpoints)

@@ -78,8 +78,8 @@ def _logits(network: nn.Module, precision: Precision, clips_BCTHW: Tensor, *boxe
     return logits_KA.float()
 
 
-def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
-    """SGD with momentum; by default the weights and biases of batch norm have no weight decay."""
+def make_optimizer(network: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW; by default the weights and biases of batch norm have no weight decay."""
     norm_types = (nn.BatchNorm3d, nn.SyncBatchNorm)
     norms = [p for m in network.modules() if isinstance(m, norm_types) for p in m.parameters(recurse=False)]
     norm_ids = {id(p) for p in norms}
@@ -88,14 +88,18 @@ def make_optimizer(network: nn.Module, train: Train) -> torch.optim.SGD:
     undecayed_ids = {id(p) for p in undecayed}
     decayed = [p for p in network.parameters() if id(p) not in undecayed_ids]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
     fused = all(p.device.type == "cuda" for p in network.parameters())
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=train.learning_rate,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        fused=fused,
-    )
+    rate = train.learning_rate
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=fused)
+    return torch.optim.SGD(groups, lr=rate, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
+
+
+def clip_gradient(network: nn.Module, train: Train) -> None:
+    """Limit the norm of the whole gradient, or each of its values, to `clip_gradient`."""
+    clip = nn.utils.clip_grad_norm_ if train.clip_gradient_by == "norm" else nn.utils.clip_grad_value_
+    clip(network.parameters(), train.clip_gradient)
 
 
 def score_held_out(

@@ -17,7 +17,7 @@ from slowfast_core.data.loading.sampling import View
 from slowfast_core.model.build import build_model
 from slowfast_core.recipe.load import Clip, Model, Train
 from slowfast_core.recipe.schema import Precision
-from slowfast_core.training.step import boxes_of, forward_loss, make_optimizer
+from slowfast_core.training.step import boxes_of, clip_gradient, forward_loss, make_optimizer
 
 CPU = torch.device("cpu")
 CLIP = Clip(T=1, tau=2, alpha=2)
@@ -184,3 +184,27 @@ def test_steps_learn_to_distinguish_two_clips(precision: Precision) -> None:
         losses.append(outcome.mean.item())
     assert losses[0] == pytest.approx(math.log(3), rel=0.2)
     assert losses[-1] < 0.2
+
+
+def test_adamw_decays_weights_apart_from_the_gradient() -> None:
+    """The first step of AdamW by its formula: w - rate * (decay * w + g / (|g| + eps))."""
+    network = nn.Linear(2, 1, bias=False)
+    start, gradient = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.3, -4.0]])
+    network.weight.data.copy_(start)
+    network.weight.grad = gradient.clone()
+    make_optimizer(network, TRAIN.model_copy(update={"optimizer": "adamw"})).step()
+    torch.testing.assert_close(network.weight.data, start - 0.1 * (0.5 * start + gradient.sign()))
+
+
+@pytest.mark.parametrize(("by", "clipped"), [("norm", [0.6, -0.8]), ("value", [1.0, -1.0])])
+def test_gradients_are_clipped_by_norm_or_by_value(by: str, clipped: list[float]) -> None:
+    network = nn.Linear(2, 1, bias=False)
+    network.weight.grad = torch.tensor([[3.0, -4.0]])
+    clip_gradient(network, TRAIN.model_copy(update={"clip_gradient": 1.0, "clip_gradient_by": by}))
+    torch.testing.assert_close(network.weight.grad, torch.tensor([clipped]), atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_trunk_needs_frozen_batch_norm() -> None:
+    with pytest.raises(ValueError, match="frozen_trunk needs batch_norm 'frozen'"):
+        Train(frozen_trunk=True)
+    assert Train(frozen_trunk=True, batch_norm="frozen").frozen_trunk

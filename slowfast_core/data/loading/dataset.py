@@ -27,6 +27,7 @@ from slowfast_core.data.loading.sampling import (
     evaluation_indices,
     labels_within,
     random_area_view,
+    random_color,
     random_view,
     resized_clip,
     spatial_views,
@@ -162,14 +163,16 @@ class TrainingClips(Dataset[list[Sample] | int]):
             indices = centred_indices(clip, round(row["key"] * row["fps"]), total, row["fps"])
         else:
             indices = training_indices(clip, total, random, row["fps"])
-        train, crop = self.train, pick.side or self.train.crop
+        view = self._view(width, height, pick.side or self.train.crop, random)
+        color = random_color(self.train.color_jitter, self.train.lighting_jitter, random)
+        return indices, replace(view, color=color) if color else view
+
+    def _view(self, width: int, height: int, crop: int, random: np.random.Generator) -> View:
+        train = self.train
         if train.crop_area:
-            return indices, random_area_view(
-                width, height, train.crop_area, train.crop_aspect, crop, train.flip, random
-            )
+            return random_area_view(width, height, train.crop_area, train.crop_aspect, crop, train.flip, random)
         jitter = (round(train.jitter[0] * crop / train.crop), train.jitter[1])
-        inverse = train.jitter_scale == "inverse"
-        return indices, random_view(width, height, jitter, crop, train.flip, random, inverse)
+        return random_view(width, height, jitter, crop, train.flip, random, train.jitter_scale == "inverse")
 
     def _samples(self, index: int, drawn: list[tuple[list[int], View]]) -> list[Sample] | int:
         """Samples of one row from one decoding, or the row's number if it does not decode."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from slowfast_core.data.clip_store.optical_flow import NO_MOTION
-from slowfast_core.data.loading.sampling import View
+from slowfast_core.data.loading.sampling import Color, View
 from slowfast_core.recipe.schema import Pixels
 
+GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AT_ONCE = 64  # frames converted to float at a time, to limit memory
 FLOW_STD = 0.225 * 255  # standard deviation of quantised flow, as for RGB: LIMIT becomes 2.2
 
@@ -57,6 +58,8 @@ def _render(frames: Tensor, view: View, pixels: Pixels) -> Tensor:
         frames_TCHW = functional.grid_sample(frames_TCHW, grid_THW2, padding_mode="border", align_corners=False)
     frames_CTHW = frames_TCHW.transpose(0, 1)
     pictures_CTHW, flow_CTHW = frames_CTHW[:3].div_(255), frames_CTHW[3:]
+    if view.color:
+        pictures_CTHW = recolored(pictures_CTHW, view.color)
     if pixels.order == "bgr":
         pictures_CTHW = pictures_CTHW.flip(0)
     for channel_THW, mean, std in zip(pictures_CTHW, pixels.mean, pixels.std, strict=True):
@@ -64,6 +67,22 @@ def _render(frames: Tensor, view: View, pixels: Pixels) -> Tensor:
     if not len(flow_CTHW):
         return pictures_CTHW
     return torch.cat([pictures_CTHW, _scaled(flow_CTHW, view)])
+
+
+def recolored(pictures_CTHW: Tensor, color: Color) -> Tensor:
+    """RGB pictures of 0..1 with changed colors, which may leave 0..1. Each factor mixes a picture with another one.
+
+    Brightness mixes it with black, saturation with its gray picture, and contrast with the mean of its gray picture.
+    """
+    for name, factor in color.factors:
+        if name == "brightness":
+            pictures_CTHW = pictures_CTHW * factor
+            continue
+        red_THW, green_THW, blue_THW = pictures_CTHW
+        gray_THW = GRAY[0] * red_THW + GRAY[1] * green_THW + GRAY[2] * blue_THW
+        other_THW = gray_THW if name == "saturation" else gray_THW.mean(dim=(1, 2), keepdim=True)
+        pictures_CTHW = pictures_CTHW * factor + other_THW * (1 - factor)
+    return torch.stack([channel_THW + shift for channel_THW, shift in zip(pictures_CTHW, color.shift, strict=True)])
 
 
 def render_batch(frames: Sequence[Tensor], views: Sequence[View], pixels: Pixels, device: torch.device) -> Tensor:

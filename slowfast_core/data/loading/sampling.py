@@ -14,6 +14,10 @@ from slowfast_core.recipe.load import Clip
 
 Starts = Literal["uniform", "pyslowfast", "offset", "rounded"]
 
+# Principal components of the colors of ImageNet's pixels (Krizhevsky et al., 2012), in the order red, green, blue.
+COLOR_VALUES = np.array([0.225, 0.224, 0.229])
+COLOR_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
 
 class Pick(NamedTuple):
     """One sample of a training; 0 for `frames` (of the Fast pathway) or `side` means the recipe's value."""
@@ -25,8 +29,19 @@ class Pick(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Color:
+    """Changes of a clip's colors: factors by name, in their order, and what is added to red, green and blue (0..1)."""
+
+    factors: tuple[tuple[Literal["brightness", "contrast", "saturation"], float], ...]
+    shift: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class View:
-    """A box of the source frame in pixels, resized to `out_height` x `out_width`, and mirrored if `flip`."""
+    """A box of the source frame in pixels, resized to `out_height` x `out_width`, and mirrored if `flip`.
+
+    `color` changes the colors before they are normalised.
+    """
 
     x: float
     y: float
@@ -35,6 +50,7 @@ class View:
     out_height: int
     out_width: int
     flip: bool = False
+    color: Color | None = None
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0 or self.out_height <= 0 or self.out_width <= 0:
@@ -195,6 +211,18 @@ def random_area_view(
         across = down = min(width, height)
         x, y = (width - across) // 2, (height - down) // 2
     return View(x, y, across, down, crop, crop, flip and bool(random.random() < 0.5))
+
+
+def random_color(jitter: float, lighting: float, random: np.random.Generator) -> Color | None:
+    """Random changes of color by the recipe's `color_jitter` and `lighting_jitter`; None if both are 0."""
+    if not jitter and not lighting:
+        return None
+    names: tuple[Literal["brightness", "contrast", "saturation"], ...] = ("brightness", "contrast", "saturation")
+    order = random.permutation(len(names)) if jitter else ()
+    factors = tuple((names[i], 1 + float(random.uniform(-jitter, jitter))) for i in order)
+    amounts = random.normal(0, lighting, 3) * COLOR_VALUES if lighting else np.zeros(3)
+    red, green, blue = (COLOR_VECTORS @ amounts).tolist()
+    return Color(factors, (red, green, blue))
 
 
 def spatial_views(width: int, height: int, size: int, crops: int) -> list[View]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from slowfast_core.data.loading import render as augment
-from slowfast_core.data.loading.sampling import View, spatial_views, whole_view
+from slowfast_core.data.loading.sampling import Color, View, random_color, spatial_views, whole_view
 from slowfast_core.recipe.load import Pixels
 
 CPU = torch.device("cpu")
@@ -137,3 +138,39 @@ def test_long_videos_are_rendered_in_parts(view: View) -> None:
     frames_THWC = torch.randint(0, 256, (2 * augment.AT_ONCE + 3, 20, 30, 5), dtype=torch.uint8)
     one_by_one = [augment.render(frame_THWC[None], view, Pixels()) for frame_THWC in frames_THWC]
     assert torch.equal(augment.render(frames_THWC, view, Pixels()), torch.cat(one_by_one, dim=1))
+
+
+def recolored_pixel_by_pixel(frames_THWC: Tensor, color: Color) -> Tensor:
+    """The same in NumPy on single frames, by the formula of each change: x * factor + other * (1 - factor)."""
+    frames = frames_THWC.numpy().astype(np.float64) / 255
+    for t, frame in enumerate(frames):
+        for name, factor in color.factors:
+            gray = frame @ np.array([0.299, 0.587, 0.114])
+            other = {"brightness": 0.0, "saturation": gray[..., None], "contrast": gray.mean()}[name]
+            frame = frame * factor + other * (1 - factor)
+        frames[t] = frame + np.array(color.shift)
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float()
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_colors_are_changed_before_they_are_normalised(order: Literal["rgb", "bgr"]) -> None:
+    frames_THWC = torch.randint(0, 256, (3, 24, 36, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    color = Color((("contrast", 1.3), ("brightness", 0.7), ("saturation", 0.6)), (0.05, -0.02, 0.1))
+    found_CTHW = augment.render(frames_THWC, View(0, 0, 36, 24, 24, 36, color=color), Pixels(order=order))
+    expected_CTHW = (recolored_pixel_by_pixel(frames_THWC, color) - 0.45) / 0.225
+    close(found_CTHW, expected_CTHW if order == "rgb" else expected_CTHW.flip(0))
+
+
+def test_random_colors_have_the_asked_spread_and_none_by_default() -> None:
+    random = np.random.default_rng(0)
+    assert random_color(0, 0, random) is None
+    assert random.random() == np.random.default_rng(0).random()  # draws nothing
+    drawn = [random_color(0.4, 0.1, random) for _ in range(2000)]
+    colors = [color for color in drawn if color]
+    factors = np.array([factor for color in colors for _, factor in color.factors])
+    assert (factors.min(), factors.max()) == pytest.approx((0.6, 1.4), abs=0.01)
+    assert len({tuple(name for name, _ in color.factors) for color in colors}) == 6
+    # the variance of a channel: sum of (component * value * 0.1) ** 2
+    rows = [(-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)]
+    expected = [0.1 * sum((c * v) ** 2 for c, v in zip(row, (0.225, 0.224, 0.229), strict=True)) ** 0.5 for row in rows]
+    assert np.std([color.shift for color in colors], axis=0) == pytest.approx(expected, rel=0.08)
