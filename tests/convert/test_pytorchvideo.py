@@ -93,9 +93,9 @@ def check_spread(logits: Tensor) -> None:
 @pytest.mark.parametrize(
     ("name", "clip", "parameters"),
     [
-        ("slowfast_r50", Clip(T=8, tau=8, alpha=4), 34_566_488),
-        ("slowfast_r101", Clip(T=8, tau=8, alpha=4), None),
-        ("slowfast_16x8_r101_50_50", Clip(T=16, tau=8, alpha=4), None),
+        ("slowfast_r50", Clip(T=8, tau=8, alpha=4, fps=30), 34_566_488),
+        ("slowfast_r101", Clip(T=8, tau=8, alpha=4, fps=30), None),
+        ("slowfast_16x8_r101_50_50", Clip(T=16, tau=8, alpha=4, fps=30), None),
     ],
 )
 @torch.inference_mode()
